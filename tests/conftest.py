@@ -1,0 +1,13 @@
+"""Test environment: eight virtual CPU devices, no hub, strict shapes."""
+
+import os
+
+# Before jax or transformers is imported: a hub name would otherwise hang for 46 s without a network.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
