@@ -1,0 +1,141 @@
+"""A collection in BEIR format: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selfdistill_jax.data.jsonl import digest, field, read_jsonl, read_lines
+from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Triplet
+from selfdistill_jax.errors import InputError
+
+_VERSION = "beir-1"  # part of the fingerprint: raise it when the same files are read differently
+_LAYOUT = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv"
+
+
+class BeirFolder:
+    """Reads a BEIR folder (https://github.com/beir-cellar/beir/wiki); files may end in ``.gz``.
+
+    Every judgement of the train split with a relevance above 0 is trained on, its negative drawn.
+
+    Raises:
+      InputError: the folder or a file of it is missing. The content is checked while it is read.
+
+    Example:
+      >>> BeirFolder("/no/such/folder")
+      Traceback (most recent call last):
+      ...
+      selfdistill_jax.errors.InputError: /no/such/folder: no such folder; a BEIR folder holds ...
+    """
+
+    corpus_size = None
+
+    def __init__(self, path: str | Path):
+        folder = Path(path).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; {_LAYOUT}")
+        self.name = folder.resolve().name
+        self._corpus = _find(folder / "corpus.jsonl")
+        self._queries = _find(folder / "queries.jsonl")
+        self._qrels = {
+            split: found
+            for split in SPLITS
+            if (found := _find(folder / "qrels" / f"{split}.tsv", required=False))
+        }
+        if not self._qrels:
+            raise InputError(f"{folder}/qrels: no train.tsv, dev.tsv or test.tsv; {_LAYOUT}")
+        self._document_rows: dict[str, int] | None = None
+        self._query_rows: dict[str, int] | None = None
+
+    def fingerprint(self) -> str:
+        return digest(_VERSION, self._corpus, self._queries, *self._qrels.values())
+
+    def describe(self) -> dict[str, Any]:
+        return {"format": "BEIR", "folder": str(self._corpus.parent.resolve())}
+
+    def documents(self) -> Iterator[Document]:
+        rows: dict[str, int] = {}
+        for line, row in read_jsonl(self._corpus):
+            at = {"path": self._corpus, "line": line}
+            id_ = _new_id(field(row, "_id", str, **at), rows, **at)
+            document = Document(
+                id_, field(row, "title", str, default="", **at), field(row, "text", str, default="", **at)
+            )
+            if not document.content:
+                raise InputError(
+                    f"{self._corpus}:{line}: document {id_!r} has neither 'title' nor 'text'"
+                )
+            yield document
+        if not rows:
+            raise InputError(f"{self._corpus}: no documents; {_LAYOUT}")
+        self._document_rows = rows
+
+    def queries(self) -> Iterator[Query]:
+        rows: dict[str, int] = {}
+        for line, row in read_jsonl(self._queries):
+            at = {"path": self._queries, "line": line}
+            id_ = _new_id(field(row, "_id", str, **at), rows, **at)
+            yield Query(id_, field(row, "text", str, **at))
+        if not rows:
+            raise InputError(f"{self._queries}: no queries; {_LAYOUT}")
+        self._query_rows = rows
+
+    def judgements(self, split: str) -> Iterator[Judgement]:
+        path = self._qrels.get(split)
+        if path is None:
+            return
+        for rows, read in (("_document_rows", self.documents), ("_query_rows", self.queries)):
+            if getattr(self, rows) is None:
+                for _ in read():
+                    pass
+        total, unknown = 0, {"documents": [], "queries": []}
+        for line, text in read_lines(path):
+            columns = text.split("\t")
+            if line == 1 and not columns[-1].strip().lstrip("-").isdigit():
+                continue  # the header: query-id, corpus-id, score
+            if len(columns) != 3:
+                raise InputError(
+                    f"{path}:{line}: {len(columns)} columns; expected query-id, corpus-id and "
+                    "score, separated by tabs"
+                )
+            query, document, relevance = columns
+            total += 1
+            try:
+                relevance = int(relevance)
+            except ValueError:
+                raise InputError(
+                    f"{path}:{line}: score is {relevance!r}; expected a whole number"
+                ) from None
+            if document not in self._document_rows:
+                unknown["documents"].append((line, document))
+            elif query not in self._query_rows:
+                unknown["queries"].append((line, query))
+            else:
+                yield Judgement(self._query_rows[query], self._document_rows[document], relevance)
+        for kind, rows in unknown.items():
+            if rows:
+                file = self._corpus if kind == "documents" else self._queries
+                raise InputError(
+                    f"{path}: {len(rows)} of {total} rows name {kind} that are not in {file.name} "
+                    f"(first: line {rows[0][0]}, {rows[0][1]!r}); remove the rows or add the {kind}"
+                )
+
+    def triplets(self) -> Iterator[Triplet]:
+        for judgement in self.judgements("train"):
+            if judgement.relevance > 0:
+                yield Triplet(judgement.query, judgement.document)
+
+
+def _find(path: Path, *, required: bool = True) -> Path | None:
+    for candidate in (path, path.with_name(path.name + ".gz")):
+        if candidate.is_file():
+            return candidate
+    if required:
+        raise InputError(f"{path}: no such file; {_LAYOUT}")
+    return None
+
+
+def _new_id(id_: str, rows: dict[str, int], *, path: Path, line: int) -> str:
+    if id_ in rows:
+        raise InputError(f"{path}:{line}: _id {id_!r} stands there twice; ids must be unique")
+    rows[id_] = len(rows)
+    return id_

@@ -1,0 +1,83 @@
+"""From a reStructuredText docstring to a summary sentence and a plain body."""
+
+import re
+
+BODY_CHARACTERS = 900
+# Sections that hold code or lists of names: they say little about what the object is for.
+_CUT_SECTIONS = {"examples", "example", "references", "see also", "notes and references"}
+_UNDERLINE = re.compile(r"^\s*([-=~^*])\1{2,}\s*$")
+_GOOGLE_SECTION = re.compile(r"^(Examples?|References?|See Also|Usage)\s*:+\s*$", re.IGNORECASE)
+_DIRECTIVE = re.compile(r"^\s*\.\.( |$)")
+_ROLE = re.compile(r":[\w:+.-]+:`([^`]*)`")
+_TARGET = re.compile(r"\s*<[^<>`]*>(?=`)")
+_SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!cf)(?<!vs)\.(?=\s+[A-Z(])")
+
+
+def plain(text: str) -> str:
+    """Inline markup removed, white space folded.
+
+    >>> plain("Like :func:`~jax.numpy.sin`, but ``x`` is *small*.")
+    'Like jax.numpy.sin, but x is small.'
+    """
+    text = _TARGET.sub("", text)
+    text = _ROLE.sub(lambda m: m[1].lstrip("~!"), text)
+    text = re.sub(r"`+_{0,2}|\|(?=\w)|(?<=\w)\|", "", text)
+    text = re.sub(r"(?<!\w)\*{1,2}(\S(?:[^*]*\S)?)\*{1,2}(?!\w)", r"\1", text)
+    return " ".join(text.replace("\\", " ").split())
+
+
+def split_docstring(docstring: str) -> tuple[str, str]:
+    """Returns the summary sentence and the rest, both plain.
+
+    Args:
+      docstring: as `ast.get_docstring` cleans it.
+
+    >>> split_docstring("Sorts an array. Stable.\\n\\nExamples\\n--------\\n>>> sort([2, 1])")
+    ('Sorts an array.', 'Stable.')
+    """
+    paragraphs = re.split(r"\n\s*\n", docstring.strip(), maxsplit=1)
+    first = plain(paragraphs[0])
+    end = _SENTENCE_END.search(first)
+    summary, rest = (first[: end.end()], first[end.end() :]) if end else (first, "")
+    body = plain(f"{rest}\n{_prose(paragraphs[1]) if len(paragraphs) > 1 else ''}")
+    return summary, body
+
+
+def shorten(text: str, characters: int) -> str:
+    """Cuts at a word's end."""
+    if len(text) <= characters:
+        return text
+    return text[:characters].rsplit(" ", 1)[0]
+
+
+def _prose(text: str) -> str:
+    """Drops doctests, directives with their blocks, headings' underlines and sections of code."""
+    kept: list[str] = []
+    lines = text.splitlines()
+    block_indent = None  # of a directive or section whose indented lines are dropped
+    skipping_section = in_doctest = False
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        heading = i + 1 < len(lines) and line.strip() and _UNDERLINE.match(lines[i + 1])
+        if heading:
+            skipping_section = line.strip().lower().rstrip(":") in _CUT_SECTIONS
+            block_indent = None
+        if skipping_section or _UNDERLINE.match(line):
+            continue
+        if block_indent is not None:
+            if not line.strip() or indent > block_indent:
+                continue
+            block_indent = None
+        if _DIRECTIVE.match(line) or _GOOGLE_SECTION.match(line.strip()):
+            block_indent = indent
+            continue
+        if line.lstrip().startswith(">>>"):
+            in_doctest = True
+        if in_doctest:
+            in_doctest = bool(line.strip())
+            continue
+        if line.rstrip().endswith("::"):
+            block_indent = indent  # a literal block follows
+            line = line.rstrip()[:-1]
+        kept.append(line)
+    return "\n".join(kept)

@@ -1,0 +1,63 @@
+"""What a collection is to the rest of the house: documents, queries, judgements, triplets.
+
+A row number is a position in `Source.documents` or `Source.queries`; everything refers to rows.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+SPLITS = ("train", "dev", "test")
+DRAWN = -1  # a triplet's negative that is drawn anew in training
+
+
+class Document(NamedTuple):
+    id: str
+    title: str
+    text: str
+
+    @property
+    def content(self) -> str:
+        """What is encoded and indexed: title and text, joined as BEIR's own tools join them."""
+        return f"{self.title} {self.text}".strip()
+
+
+class Query(NamedTuple):
+    id: str
+    text: str
+
+
+class Judgement(NamedTuple):
+    query: int
+    document: int
+    relevance: int
+
+
+class Triplet(NamedTuple):
+    query: int
+    positive: int
+    negative: int = DRAWN
+    positive_score: float = float("nan")  # a teacher's, where the file has them
+    negative_score: float = float("nan")
+
+
+class Source(Protocol):
+    """Reads one collection; nothing is read before it is asked for."""
+
+    name: str
+    corpus_size: int | None  # so many documents in front are searched in evaluation; None: all
+
+    def fingerprint(self) -> str:
+        """Hex digest: changes when the content or this reader's understanding of it changes."""
+
+    def describe(self) -> dict[str, Any]:
+        """Where it comes from (files, versions), for the record of a run."""
+
+    def documents(self) -> Iterator[Document]: ...
+
+    def queries(self) -> Iterator[Query]: ...
+
+    def judgements(self, split: str) -> Iterator[Judgement]:
+        """The relevance judgements of a split; empty where there is none."""
+
+    def triplets(self) -> Iterator[Triplet]:
+        """What is trained on."""

@@ -1,0 +1,45 @@
+"""Opens the collection that a run's two settings name."""
+
+import difflib
+from pathlib import Path
+
+from selfdistill_jax.data.beir import BeirFolder
+from selfdistill_jax.data.pydocs import PyDocs
+from selfdistill_jax.data.source import Source
+from selfdistill_jax.data.triplets import TripletFile, TripletsOver
+from selfdistill_jax.errors import InputError
+
+EMBEDDED = {"pydocs": PyDocs}
+
+
+def open_source(*, dataset: str = "", triplets: str = "") -> Source:
+    """Returns what is trained on and evaluated on.
+
+    Args:
+      dataset: an embedded collection's name or a BEIR folder; empty means pydocs, or with
+        ``triplets`` the held-out part of that file.
+      triplets: a triplet file to train on instead of the dataset's own pairs.
+
+    Raises:
+      InputError: nothing by that name.
+    """
+    if triplets and not dataset:
+        return TripletFile(triplets)
+    collection = _open(dataset or "pydocs")
+    if not triplets:
+        return collection
+    size = sum(1 for _ in collection.documents())
+    return TripletsOver(collection, TripletFile(triplets, held_out=False), corpus_size=size)
+
+
+def _open(dataset: str) -> Source:
+    if dataset in EMBEDDED:
+        return EMBEDDED[dataset]()
+    if not Path(dataset).expanduser().exists():
+        near = difflib.get_close_matches(dataset, EMBEDDED, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"{dataset}: no such folder, and no embedded collection ({', '.join(EMBEDDED)})"
+            f"{hint or '; give the path of a BEIR folder'}"
+        )
+    return BeirFolder(dataset)

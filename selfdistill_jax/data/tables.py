@@ -1,0 +1,196 @@
+"""A collection as tensorflow-datasets tables (no TensorFlow): built once, read by row.
+
+Four builder configs, ``documents``, ``queries``, ``judgements`` and ``triplets``, since the rows of
+one tfds config have one shape. Rows keep the source's order, so a row number is an index.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from selfdistill_jax.data.cache import new_folder
+from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Source, Triplet
+from selfdistill_jax.errors import InputError
+
+_VERSION = "1.0.0"  # of the layout on disk
+_INFO = "collection.json"
+_CHUNK = 4096  # rows read at once: 29,000 rows/s against 15,000 one by one
+
+_FEATURES = {
+    "documents": {name: tfds.features.Text() for name in Document._fields},
+    "queries": {name: tfds.features.Text() for name in Query._fields},
+    "judgements": {name: np.int32 for name in Judgement._fields},
+    "triplets": {
+        "query": np.int32,
+        "positive": np.int32,
+        "negative": np.int32,
+        "positive_score": np.float32,
+        "negative_score": np.float32,
+    },
+}
+
+
+class RetrievalTables(tfds.core.GeneratorBasedBuilder):
+    """tfds builder of one table of a `Source`; ``file_format="array_record"`` is what needs no TF."""
+
+    VERSION = tfds.core.Version(_VERSION)
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in _FEATURES]  # noqa: RUF012
+
+    def __init__(self, *, source: Source, config: str, data_dir: str):
+        self._source = source
+        super().__init__(config=config, data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(_FEATURES[self.builder_config.name]),
+            disable_shuffling=True,  # with integer keys: rows stay in the source's order
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        del dl_manager
+        table = self.builder_config.name
+        if table != "judgements":
+            return {"all": self._generate_examples(getattr(self._source, table)())}
+        splits = {split: list(self._source.judgements(split)) for split in SPLITS}
+        # tfds cannot write an empty split.
+        return {split: self._generate_examples(rows) for split, rows in splits.items() if rows}
+
+    def _generate_examples(self, rows) -> Iterator[tuple[int, dict[str, Any]]]:
+        for key, row in enumerate(rows):
+            yield key, row._asdict()
+
+
+class Collection:
+    """A built collection, opened; see `open_collection`.
+
+    Attributes:
+      name: for people.
+      fingerprint: hex digest of the content.
+      description: where it comes from.
+      document_ids: ids of the documents that evaluation searches, in row order.
+      query_ids: ids of all queries.
+      splits: the splits that have judgements.
+    """
+
+    def __init__(self, folder: Path):
+        info = json.loads((folder / _INFO).read_text())
+        self.folder = folder
+        self.name: str = info["name"]
+        self.fingerprint: str = info["fingerprint"]
+        self.description: dict[str, Any] = info["description"]
+        self._tables = {
+            table: tfds.builder_from_directory(
+                str(folder / "retrieval_tables" / table / _VERSION)
+            )
+            for table in _FEATURES
+            if table not in info["empty"]
+        }
+        judgements = self._tables.get("judgements")
+        self.splits = tuple(s for s in SPLITS if judgements and s in judgements.info.splits)
+        ids = [row["id"].decode() for row in self._rows("documents")]
+        self.num_documents = len(ids)
+        self.document_ids = ids[: info["corpus_size"]]
+        self.query_ids = [row["id"].decode() for row in self._rows("queries")]
+
+    def _rows(self, table: str, split: str = "all") -> Iterator[dict[str, Any]]:
+        if table not in self._tables:
+            return
+        data = self._tables[table].as_data_source(split=split)
+        for start in range(0, len(data), _CHUNK):
+            yield from data.__getitems__(list(range(start, min(start + _CHUNK, len(data)))))
+
+    def document_contents(self) -> Iterator[str]:
+        """Title and text of every document, in row order."""
+        for row in self._rows("documents"):
+            yield Document(**{k: v.decode() for k, v in row.items()}).content
+
+    def query_texts(self) -> Iterator[str]:
+        return (row["text"].decode() for row in self._rows("queries"))
+
+    def judgements(self, split: str) -> list[Judgement]:
+        if split not in self.splits:
+            return []
+        return [
+            Judgement(*(int(row[f]) for f in Judgement._fields))
+            for row in self._rows("judgements", split)
+        ]
+
+    def triplets(self) -> dict[str, np.ndarray]:
+        """Column name -> array, one entry a triplet (int32 rows, float32 scores)."""
+        rows = list(self._rows("triplets"))
+        return {
+            name: np.array([row[name] for row in rows], _FEATURES["triplets"][name])
+            for name in Triplet._fields
+        }
+
+    def qrels(self, split: str) -> dict[str, dict[str, int]]:
+        """Query id -> document id -> relevance, as TREC's tools want it."""
+        qrels: dict[str, dict[str, int]] = {}
+        for query, document, relevance in self.judgements(split):
+            judged = qrels.setdefault(self.query_ids[query], {})
+            judged[self.document_ids[document]] = relevance
+        return qrels
+
+
+def open_collection(source: Source, cache: Path) -> Collection:
+    """Opens a source's tables, building them in the cache first if they are not there.
+
+    Args:
+      source: what to read; its whole content is checked while building.
+      cache: the cache folder; tables go to ``collections/<name>-<fingerprint>``.
+
+    Raises:
+      InputError: whatever the source finds wrong; nothing is left in the cache then.
+    """
+    fingerprint = source.fingerprint()
+    folder = cache / "collections" / f"{source.name}-{fingerprint[:16]}"
+    if not folder.is_dir():
+        build_tables(source, folder, fingerprint)
+    return Collection(folder)
+
+
+def build_tables(source: Source, folder: Path, fingerprint: str) -> None:
+    """Writes all tables of a source into a new folder."""
+    tfds.disable_progress_bar()
+    with new_folder(folder) as new:
+        empty = []
+        for table in _FEATURES:
+            if not _has_rows(source, table):
+                empty.append(table)
+                continue
+            builder = RetrievalTables(source=source, config=table, data_dir=str(new))
+            try:
+                builder.download_and_prepare()
+            except Exception as error:
+                # tfds wraps what a reader raises; the reader's own line is what a person needs.
+                raise _cause(error) from None
+        info = {
+            "name": source.name,
+            "fingerprint": fingerprint,
+            "description": source.describe(),
+            "corpus_size": source.corpus_size,
+            "empty": empty,
+        }
+        (new / _INFO).write_text(json.dumps(info, indent=2))
+
+
+def _has_rows(source: Source, table: str) -> bool:
+    if table == "judgements":
+        return any(next(source.judgements(split), None) for split in SPLITS)
+    return next(getattr(source, table)(), None) is not None
+
+
+def _cause(error: BaseException) -> BaseException:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, InputError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return error
+
+

@@ -1,0 +1,91 @@
+"""The token cache: every text tokenised once, one flat memory-mapped array a table."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from selfdistill_jax.data.cache import new_folder
+from selfdistill_jax.data.tokenizer import Tokenizer, cut
+
+_CHUNK = 2048
+_VERSION = "1"
+
+
+class TokenTable:
+    """Rows of token ids; row i is ``ids[offsets[i]:offsets[i + 1]]``.
+
+    Args:
+      ids: ``[total]`` int32, may be memory-mapped.
+      offsets: ``[rows + 1]`` int64.
+    """
+
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray):
+        self._ids, self._offsets = ids, offsets
+
+    @classmethod
+    def from_texts(cls, tokenizer: Tokenizer, texts: Iterable[str], *, limit: int) -> "TokenTable":
+        rows: list[np.ndarray] = []
+        texts = iter(texts)
+        while chunk := list(islice(texts, _CHUNK)):
+            rows += tokenizer.encode(chunk, limit=limit)
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        return cls(np.concatenate([*rows, np.zeros(0, np.int32)]), offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def lengths(self, limit: int) -> np.ndarray:
+        """``[rows]`` int32: tokens of each row when cut at ``limit``."""
+        return np.minimum(np.diff(self._offsets), limit).astype(np.int32)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "TokenTable":
+        """A table of these rows, in memory."""
+        parts = [self._ids[self._offsets[r] : self._offsets[r + 1]] for r in rows]
+        offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts], dtype=np.int64)])
+        return TokenTable(np.concatenate([*parts, np.zeros(0, np.int32)]), offsets)
+
+    def padded(
+        self, rows: Sequence[int] | np.ndarray, *, limit: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """These rows cut at ``limit`` and padded with 0.
+
+        Returns:
+          ``[n, width]`` int32 ids and ``[n]`` int32 lengths.
+
+        Raises:
+          ValueError: a row is longer than ``width`` after the cut.
+        """
+        out = np.zeros((len(rows), width), np.int32)
+        lengths = np.zeros(len(rows), np.int32)
+        for i, row in enumerate(rows):
+            ids = cut(self._ids[self._offsets[row] : self._offsets[row + 1]], limit)
+            out[i, : len(ids)] = ids
+            lengths[i] = len(ids)
+        return out, lengths
+
+
+def cached_tokens(
+    folder: Path, tokenizer: Tokenizer, texts: Callable[[], Iterable[str]], *, limit: int
+) -> TokenTable:
+    """The token table in ``folder``, made from ``texts()`` if it is not there yet.
+
+    Args:
+      folder: names the content; the tokenizer's fingerprint and the limit are added to it.
+      tokenizer: of the encoder.
+      texts: called only when the table has to be made.
+      limit: the most tokens kept of a text, the encoder's position table: shorter limits are taken
+        from the same table.
+    """
+    folder = folder.with_name(
+        f"{folder.name}-{tokenizer.fingerprint[:16]}-{limit}-v{_VERSION}"
+    )
+    if not folder.is_dir():
+        table = TokenTable.from_texts(tokenizer, texts(), limit=limit)
+        with new_folder(folder) as new:
+            np.save(new / "ids.npy", table._ids)
+            np.save(new / "offsets.npy", table._offsets)
+    ids = np.load(folder / "ids.npy", mmap_mode="r")
+    return TokenTable(ids, np.load(folder / "offsets.npy"))
