@@ -2,7 +2,7 @@
 
 import os
 
-# Before jax or transformers is imported: a hub name would otherwise hang for 46 s without a network.
+# Before jax or transformers is imported: without a network a hub name would hang for 46 s.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"

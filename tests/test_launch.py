@@ -24,7 +24,26 @@ AWKWARD = [
 
 # Notes how it was called; where $WORKER names a home folder, does there what ssh and scp would do.
 FAKE_GCLOUD = f"""#!{sys.executable} -S
-import json, os, subprocess, sys, time
+import ctypes, json, os, subprocess, sys, time
+
+def on_worker(command):
+    # A child stays behind to reap what the command leaves running, as a machine's init does: where
+    # there is none, in a container, `tail --pid` would wait for a zombie.
+    read, write = os.pipe()
+    if os.fork():
+        sys.exit(int(os.read(read, 9)))
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+    status = subprocess.run(["bash", "-c", command], cwd=worker).returncode
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.write(write, str(status).encode())
+    try:
+        while True:
+            os.wait()
+    except ChildProcessError:
+        os._exit(0)
+
 argv = sys.argv[1:]
 with open(os.environ["GCLOUD_LOG"], "a") as log:
     log.write(json.dumps(argv) + "\\n")
@@ -38,8 +57,7 @@ if verb == "describe":
     sys.exit(not os.environ.get("STATE"))
 worker = os.environ.get("WORKER")
 if worker and verb == "ssh":
-    command = next(a for a in argv if a.startswith("--command=")).removeprefix("--command=")
-    sys.exit(subprocess.run(["bash", "-c", command], cwd=worker).returncode)
+    on_worker(next(a for a in argv if a.startswith("--command=")).removeprefix("--command="))
 if worker and verb == "scp":
     *sources, target = [a for a in argv[4:] if not a.startswith("--")]
     local = lambda path: os.path.join(worker, path.partition(":")[2]) if ":" in path else path
@@ -469,8 +487,8 @@ def test_all_on_a_worker(place, worker):
     assert "costs money" not in run.stderr
 
 
-def test_a_failed_training_keeps_the_machine(place, worker, monkeypatch):
-    monkeypatch.setenv("PLAN", '{"0": "exit 3"}')
+def test_a_failed_training_keeps_the_machine(place, monkeypatch):
+    monkeypatch.setenv("FAIL", "tail")
     run = tpu(place, "--project=p", "all")
     assert run.returncode == 1
     assert verbs(place)[-1] == "ssh"
@@ -481,10 +499,11 @@ def test_a_failed_training_keeps_the_machine(place, worker, monkeypatch):
     )
 
 
-def test_a_lost_connection_leaves_the_run_and_run_follows_it(place, worker, monkeypatch):
+def test_run_follows_a_run_that_is_under_way(place, worker, monkeypatch):
+    """After a lost connection the training goes on; its status is had from the next `run`."""
     worker.mkdir()
     executable(worker / ".venv" / "bin" / "python", FAKE_TRAINER)
-    monkeypatch.setenv("PLAN", '{"0": "wait for go exit 0"}')
+    monkeypatch.setenv("PLAN", '{"0": "wait for go exit 3"}')
     with monkeypatch.context() as patch:
         patch.setenv("FAIL", "tail")
         lost = tpu(place, "run", "--", "--config=first")
@@ -498,8 +517,10 @@ def test_a_lost_connection_leaves_the_run_and_run_follows_it(place, worker, monk
     assert again.stdout.readline() == "a run is under way: following it\n"
     assert again.stdout.readline() == "hello from 0\n"
     (place / "go.json").write_text("")
-    again.communicate(timeout=10)
-    assert again.returncode == 0
+    _, err = again.communicate(timeout=10)
+    assert again.returncode == 1
+    assert "training failed" in err
+    assert (worker / "runs" / "pod-1.status").read_text() == "3\n"
     assert notes(place)["pid"] == pid
     assert "--config=first" in notes(place)["argv"]
 

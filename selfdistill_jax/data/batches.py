@@ -44,8 +44,8 @@ class TrainingBatches:
     Args:
       queries: token table of all queries.
       documents: token table of all documents.
-      triplets: columns query, positive, negative, ``[n]`` int32 rows each; a negative of -1 is drawn
-        anew each time.
+      triplets: columns query, positive, negative, ``[n]`` int32 rows each; a negative of -1 is
+        drawn anew each time.
       candidates: ``[n, c]`` document rows to draw negatives from, or None for all documents.
       known: documents that are no negatives of a query.
       seed: of the order and the draws.

@@ -1,5 +1,6 @@
 """A collection in BEIR format: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from selfdistill_jax.errors import InputError
 
 _VERSION = "beir-1"  # part of the fingerprint: raise it when the same files are read differently
 _LAYOUT = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv"
+_HEADER = ["query-id", "corpus-id", "score"]
+_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,9}", re.ASCII)  # fits the tables' int32
 
 
 class BeirFolder:
     """Reads a BEIR folder (https://github.com/beir-cellar/beir/wiki); files may end in ``.gz``.
 
     Every judgement of the train split with a relevance above 0 is trained on, its negative drawn.
+    A document's title may be missing; its text may be empty where there is a title, as in TREC-COVID.
 
     Raises:
       InputError: the folder or a file of it is missing. The content is checked while it is read.
@@ -32,7 +36,8 @@ class BeirFolder:
     def __init__(self, path: str | Path):
         folder = Path(path).expanduser()
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; {_LAYOUT}")
+            problem = "is a file" if folder.exists() else "no such folder"
+            raise InputError(f"{folder}: {problem}; {_LAYOUT}")
         self.name = folder.resolve().name
         self._corpus = _find(folder / "corpus.jsonl")
         self._queries = _find(folder / "queries.jsonl")
@@ -47,24 +52,27 @@ class BeirFolder:
         self._query_rows: dict[str, int] | None = None
 
     def fingerprint(self) -> str:
-        return digest(_VERSION, self._corpus, self._queries, *self._qrels.values())
+        # With the names of the splits: the same rows are another collection as test.tsv.
+        version = " ".join((_VERSION, *self._qrels))
+        return digest(version, self._corpus, self._queries, *self._qrels.values())
 
     def describe(self) -> dict[str, Any]:
-        return {"format": "BEIR", "folder": str(self._corpus.parent.resolve())}
+        folder = self._corpus.parent
+        files = (self._corpus, self._queries, *self._qrels.values())
+        return {
+            "format": _VERSION,
+            "folder": str(folder.resolve()),
+            "files": [str(file.relative_to(folder)) for file in files],
+        }
 
     def documents(self) -> Iterator[Document]:
         rows: dict[str, int] = {}
         for line, row in read_jsonl(self._corpus):
             at = {"path": self._corpus, "line": line}
             id_ = _new_id(field(row, "_id", str, **at), rows, **at)
-            document = Document(
-                id_, field(row, "title", str, default="", **at), field(row, "text", str, default="", **at)
-            )
-            if not document.content:
-                raise InputError(
-                    f"{self._corpus}:{line}: document {id_!r} has neither 'title' nor 'text'"
-                )
-            yield document
+            title = field(row, "title", str, default="", **at)
+            optional = {"default": ""} if title.strip() and "text" in row else {}
+            yield Document(id_, title, field(row, "text", str, **optional, **at))
         if not rows:
             raise InputError(f"{self._corpus}: no documents; {_LAYOUT}")
         self._document_rows = rows
@@ -90,27 +98,26 @@ class BeirFolder:
         total, unknown = 0, {"documents": [], "queries": []}
         for line, text in read_lines(path):
             columns = text.split("\t")
-            if line == 1 and not columns[-1].strip().lstrip("-").isdigit():
-                continue  # the header: query-id, corpus-id, score
+            if not total and [column.strip().lower() for column in columns] == _HEADER:
+                continue
             if len(columns) != 3:
                 raise InputError(
                     f"{path}:{line}: {len(columns)} columns; expected query-id, corpus-id and "
                     "score, separated by tabs"
                 )
-            query, document, relevance = columns
+            query, document, score = columns
             total += 1
-            try:
-                relevance = int(relevance)
-            except ValueError:
+            if not _WHOLE_NUMBER.fullmatch(score.strip()):
                 raise InputError(
-                    f"{path}:{line}: score is {relevance!r}; expected a whole number"
-                ) from None
+                    f"{path}:{line}: score is {score!r}; expected a whole number "
+                    "(only the first line may be a header: query-id, corpus-id, score)"
+                )
             if document not in self._document_rows:
                 unknown["documents"].append((line, document))
             elif query not in self._query_rows:
                 unknown["queries"].append((line, query))
             else:
-                yield Judgement(self._query_rows[query], self._document_rows[document], relevance)
+                yield Judgement(self._query_rows[query], self._document_rows[document], int(score))
         for kind, rows in unknown.items():
             if rows:
                 file = self._corpus if kind == "documents" else self._queries

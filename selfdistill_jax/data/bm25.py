@@ -1,4 +1,4 @@
-"""BM25 over the collection, by the `bm25s` library: a source of negatives and the classic baseline."""
+"""BM25 over the collection, by the `bm25s` library: for negatives and as the baseline."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ import numpy as np
 
 
 class BM25:
-    """An index with the library's defaults: Lucene's variant, k1 = 1.5, b = 0.75, English stop words.
+    """An index: Lucene's variant, k1 = 1.5, b = 0.75, English stop words.
 
     Args:
       texts: of all documents, in row order.
 
     Example:
-      >>> scores, rows = BM25(["sort an array", "open a file", "close a door"]).search(["a file"], 3)
-      >>> rows.tolist()
+      >>> index = BM25(["sort an array", "open a file", "close a door"])
+      >>> index.search(["a file"], 3)[1].tolist()
       [[1, -1, -1]]
     """
 

@@ -22,14 +22,17 @@ def open_source(*, dataset: str = "", triplets: str = "") -> Source:
 
     Raises:
       InputError: nothing by that name.
+
+    Example:
+      >>> open_source().name
+      'pydocs'
     """
     if triplets and not dataset:
         return TripletFile(triplets)
     collection = _open(dataset or "pydocs")
     if not triplets:
         return collection
-    size = sum(1 for _ in collection.documents())
-    return TripletsOver(collection, TripletFile(triplets, held_out=False), corpus_size=size)
+    return TripletsOver(collection, TripletFile(triplets, held_out=False))
 
 
 def _open(dataset: str) -> Source:

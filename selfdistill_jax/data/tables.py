@@ -4,6 +4,8 @@ Four builder configs, ``documents``, ``queries``, ``judgements`` and ``triplets`
 one tfds config have one shape. Rows keep the source's order, so a row number is an index.
 """
 
+import contextlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ _CHUNK = 4096  # rows read at once: 29,000 rows/s against 15,000 one by one
 _FEATURES = {
     "documents": {name: tfds.features.Text() for name in Document._fields},
     "queries": {name: tfds.features.Text() for name in Query._fields},
-    "judgements": {name: np.int32 for name in Judgement._fields},
+    "judgements": dict.fromkeys(Judgement._fields, np.int32),
     "triplets": {
         "query": np.int32,
         "positive": np.int32,
@@ -35,7 +37,7 @@ _FEATURES = {
 
 
 class RetrievalTables(tfds.core.GeneratorBasedBuilder):
-    """tfds builder of one table of a `Source`; ``file_format="array_record"`` is what needs no TF."""
+    """tfds builder of one table of a `Source`, as array_record, which needs no TensorFlow."""
 
     VERSION = tfds.core.Version(_VERSION)
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in _FEATURES]  # noqa: RUF012
@@ -55,7 +57,7 @@ class RetrievalTables(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         table = self.builder_config.name
         if table != "judgements":
-            return {"all": self._generate_examples(getattr(self._source, table)())}
+            return {"rows": self._generate_examples(getattr(self._source, table)())}
         splits = {split: list(self._source.judgements(split)) for split in SPLITS}
         # tfds cannot write an empty split.
         return {split: self._generate_examples(rows) for split, rows in splits.items() if rows}
@@ -84,9 +86,7 @@ class Collection:
         self.fingerprint: str = info["fingerprint"]
         self.description: dict[str, Any] = info["description"]
         self._tables = {
-            table: tfds.builder_from_directory(
-                str(folder / "retrieval_tables" / table / _VERSION)
-            )
+            table: tfds.builder_from_directory(str(folder / "retrieval_tables" / table / _VERSION))
             for table in _FEATURES
             if table not in info["empty"]
         }
@@ -97,7 +97,7 @@ class Collection:
         self.document_ids = ids[: info["corpus_size"]]
         self.query_ids = [row["id"].decode() for row in self._rows("queries")]
 
-    def _rows(self, table: str, split: str = "all") -> Iterator[dict[str, Any]]:
+    def _rows(self, table: str, split: str = "rows") -> Iterator[dict[str, Any]]:
         if table not in self._tables:
             return
         data = self._tables[table].as_data_source(split=split)
@@ -165,7 +165,9 @@ def build_tables(source: Source, folder: Path, fingerprint: str) -> None:
                 continue
             builder = RetrievalTables(source=source, config=table, data_dir=str(new))
             try:
-                builder.download_and_prepare()
+                # tfds announces a download on stdout, which there is none of.
+                with contextlib.redirect_stdout(io.StringIO()):
+                    builder.download_and_prepare()
             except Exception as error:
                 # tfds wraps what a reader raises; the reader's own line is what a person needs.
                 raise _cause(error) from None
@@ -192,5 +194,3 @@ def _cause(error: BaseException) -> BaseException:
             return seen
         seen = seen.__cause__ or seen.__context__
     return error
-
-

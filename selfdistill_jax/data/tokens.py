@@ -79,9 +79,7 @@ def cached_tokens(
       limit: the most tokens kept of a text, the encoder's position table: shorter limits are taken
         from the same table.
     """
-    folder = folder.with_name(
-        f"{folder.name}-{tokenizer.fingerprint[:16]}-{limit}-v{_VERSION}"
-    )
+    folder = folder.with_name(f"{folder.name}-{tokenizer.fingerprint[:16]}-{limit}-v{_VERSION}")
     if not folder.is_dir():
         table = TokenTable.from_texts(tokenizer, texts(), limit=limit)
         with new_folder(folder) as new:

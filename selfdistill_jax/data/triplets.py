@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ from selfdistill_jax.data.jsonl import digest, field, read_jsonl, read_lines
 from selfdistill_jax.data.source import DRAWN, Document, Judgement, Query, Source, Triplet
 from selfdistill_jax.errors import InputError
 
-_VERSION = "triplets-1"
-_DEV, _TEST = 5, 5  # per cent of the queries
+_VERSION = "triplets-1"  # part of the fingerprint: raise it when the same file is read differently
+_COLUMNS = ["query", "positive", "negative"]
+_DEV, _TEST = 50, 50  # per mille of the queries
 
 
 class TripletFile:
@@ -19,7 +21,8 @@ class TripletFile:
     JSONL rows are ``{"query": str, "positive": str, "negative": str}``, optionally with the numbers
     ``positive_score`` and ``negative_score``; TSV rows are the three texts. Without a negative (a
     JSONL row without the field, a TSV of two columns) it is drawn from the other documents. The
-    suffixes ``.jsonl``, ``.tsv`` and these with ``.gz`` are known.
+    suffixes ``.jsonl``, ``.json`` (one object a line too), ``.tsv`` and these with ``.gz`` are known.
+    A first TSV line that names the columns so is a header.
 
     Args:
       path: the file.
@@ -27,7 +30,13 @@ class TripletFile:
         text, so that a row added later moves no other.
 
     Raises:
-      InputError: the file is missing or has an unknown suffix. Rows are checked while they are read.
+      InputError: the file is missing or has an unknown suffix. Rows are checked while read.
+
+    Example:
+      >>> TripletFile("mine.csv")
+      Traceback (most recent call last):
+      ...
+      selfdistill_jax.errors.InputError: mine.csv: unknown suffix '.csv'; expected .jsonl, ...
     """
 
     corpus_size = None
@@ -37,10 +46,15 @@ class TripletFile:
         self._held_out = held_out
         suffixes = [s for s in self._path.suffixes if s != ".gz"]
         self._kind = suffixes[-1] if suffixes else ""
-        if self._kind not in (".jsonl", ".tsv"):
-            raise InputError(f"{path}: unknown suffix; expected .jsonl or .tsv, or these with .gz")
+        if self._path.is_dir():
+            raise InputError(f"{path}: is a folder; expected a .jsonl or .tsv file of triplets")
+        if self._kind not in (".jsonl", ".json", ".tsv"):
+            raise InputError(
+                f"{path}: unknown suffix {self._kind!r}; expected .jsonl, .json or .tsv, "
+                "or these with .gz"
+            )
         if not self._path.is_file():
-            raise InputError(f"{path}: no such file")
+            raise InputError(f"{path}: no such file; expected a .jsonl or .tsv file of triplets")
         self.name = self._path.name.split(".")[0]
         self._read: tuple[dict[str, int], dict[str, int], list[Triplet]] | None = None
 
@@ -48,7 +62,7 @@ class TripletFile:
         return digest(f"{_VERSION} held_out={self._held_out}", self._path)
 
     def describe(self) -> dict[str, Any]:
-        return {"format": "triplets", "file": str(self._path.resolve())}
+        return {"format": _VERSION, "file": str(self._path.resolve()), "held_out": self._held_out}
 
     def documents(self) -> Iterator[Document]:
         for text, row in self._content()[0].items():
@@ -82,9 +96,9 @@ class TripletFile:
             documents: dict[str, int] = {}
             queries: dict[str, int] = {}
             triplets = []
-            rows = self._jsonl() if self._kind == ".jsonl" else self._tsv()
+            rows = self._tsv() if self._kind == ".tsv" else self._jsonl()
             for line, query, positive, negative, *scores in rows:
-                if positive == negative:
+                if negative is not None and positive.strip() == negative.strip():
                     raise InputError(
                         f"{self._path}:{line}: positive and negative are the same text; "
                         "remove the row"
@@ -123,7 +137,10 @@ class TripletFile:
         width = None
         for line, text in read_lines(self._path):
             columns = text.split("\t")
-            width = width or len(columns)
+            if width is None:
+                width = len(columns)
+                if [column.strip().lower() for column in columns] == _COLUMNS[:width]:
+                    continue
             if len(columns) != width or width not in (2, 3):
                 raise InputError(
                     f"{self._path}:{line}: {len(columns)} columns; expected "
@@ -139,13 +156,22 @@ class TripletsOver:
     """Trains on a triplet file, evaluates on a collection.
 
     The file's texts follow the collection's, so that rows stay valid; `corpus_size` documents in
-    front are the collection's own, and only those are searched.
+    front are the collection's own, and only those are searched. Nothing is held out of the file: open
+    it with ``held_out=False``.
+
+    Example:
+      >>> TripletsOver(PyDocs(), TripletFile("mine.jsonl", held_out=False))  # doctest: +SKIP
     """
 
-    def __init__(self, collection: Source, triplets: TripletFile, *, corpus_size: int):
+    def __init__(self, collection: Source, triplets: TripletFile):
         self._collection, self._triplets = collection, triplets
-        self.corpus_size = corpus_size
         self.name = f"{collection.name}+{triplets.name}"
+
+    @cached_property
+    def corpus_size(self) -> int:
+        if self._collection.corpus_size is not None:
+            return self._collection.corpus_size
+        return sum(1 for _ in self._collection.documents())
 
     def fingerprint(self) -> str:
         parts = f"{self._collection.fingerprint()} {self._triplets.fingerprint()}"
@@ -181,5 +207,5 @@ class TripletsOver:
 
 
 def _split(query: str) -> str:
-    at = int.from_bytes(hashlib.sha256(query.encode()).digest()[:8], "big") % 100
+    at = int.from_bytes(hashlib.sha256(query.encode()).digest()[:8], "big") % 1000
     return "dev" if at < _DEV else "test" if at < _DEV + _TEST else "train"

@@ -13,7 +13,7 @@ _MASKED = -1e9
 
 
 def key_bias(lengths_N: jax.Array, width: int) -> jax.Array:
-    """``[N, 1, 1, L]`` float32 added to scores: 0 on a text's own tokens, very negative past them."""
+    """``[N, 1, 1, L]`` float32 added to scores: 0 on a text's tokens, very negative past them."""
     inside_NxL = jnp.arange(width)[None, :] < lengths_N[:, None]
     return jnp.where(inside_NxL, 0.0, _MASKED).astype(jnp.float32)[:, None, None, :]
 

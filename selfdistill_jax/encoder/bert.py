@@ -77,7 +77,9 @@ class Embeddings(nn.Module):
         c = self.config
         word = self.param("word", _INIT, (c.vocab_size, c.hidden_size), jnp.float32)
         position = self.param("position", _INIT, (c.max_positions, c.hidden_size), jnp.float32)
-        token_type = self.param("token_type", _INIT, (c.type_vocab_size, c.hidden_size), jnp.float32)
+        token_type = self.param(
+            "token_type", _INIT, (c.type_vocab_size, c.hidden_size), jnp.float32
+        )
         x_NxLxD = word[ids_NxL] + (position[: ids_NxL.shape[1]] + token_type[:1])[None]
         return LayerNorm(c.layer_norm_eps, self.dtype, name="norm")(x_NxLxD)
 

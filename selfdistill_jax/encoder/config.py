@@ -50,7 +50,7 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
       where: the file's name, for error messages.
 
     Raises:
-      InputError: another architecture than BERT, a missing key, or a setting BERT here does not have.
+      InputError: another architecture than BERT, a missing key, or an unsupported setting.
     """
     model_type = raw.get("model_type")
     if model_type != "bert":

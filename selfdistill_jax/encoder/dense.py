@@ -38,9 +38,7 @@ def _backward(residuals, g):
 matmul.defvjp(_forward, _backward)
 
 
-def dense(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: jnp.dtype
-) -> jax.Array:
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Affine map of the last axis.
 
     Args:

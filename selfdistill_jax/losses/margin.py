@@ -1,7 +1,7 @@
 """Margin losses: static, and self-distilled with adaptive or distributed relevance margins.
 
 Similarities are cosines, ``σ(a, b) = (1 + s(a, b)) / 2``, a triplet's margin is
-``m_i = s(q_i, p_i) − s(q_i, n_i)``, and ρ is the error: l2 ``x²``, l1 ``|x|``, soft ``log(1 + e^−x)``.
+``m_i = s(q_i, p_i) − s(q_i, n_i)``, ρ the error: l2 ``x²``, l1 ``|x|``, soft ``log(1 + e^−x)``.
 Source: arXiv 2407.21515. Its released code does not detach the target; ``stop_gradient=True`` does.
 """
 
@@ -151,7 +151,7 @@ def distributed_margin(
 
     Definition:
       ``over="negatives"``: ``mean_ij ρ(m_i − σ(p_i,n_j))``; ``over="positives"``:
-      ``mean_ij ρ(m_j − σ(p_i,n_j))``, which the paper's released code computes through broadcasting.
+      ``mean_ij ρ(m_j − σ(p_i,n_j))``, what the paper's released code computes by broadcasting.
       i and j run over the global batch.
 
     Args:
@@ -171,7 +171,7 @@ def distributed_margin(
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not match, an unknown option, or moments with another error than l2.
+      ValueError: shapes that do not match, an unknown option, moments with another error than l2.
 
     Example:
       >>> import jax.numpy as jnp
@@ -215,7 +215,7 @@ def _by_pairs(margin_B, own_BxD, other_BxD, where_B, error, axis_name) -> jax.Ar
 
 
 def _by_moments(margin_B, own_BxD, other_BxD, where_B, error, axis_name) -> jax.Array:
-    """mean_j (m − (1 + a·b_j)/2)² = m² − m (1 + a·μ) + ¼ (1 + 2 a·μ + aᵀSa), moments over the b_j."""
+    """mean_j (m − (1 + a·b_j)/2)² = m² − m (1 + a·μ) + ¼ (1 + 2 a·μ + aᵀSa)."""
     del error  # l2, checked by the caller
     weight_Bx1 = where_B.astype(margin_B.dtype)[:, None]
     count = jnp.maximum(total(jnp.sum(weight_Bx1), axis_name), 1)

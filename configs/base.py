@@ -1,0 +1,56 @@
+"""Every setting of a run, once, with its default; the other configs change a few of them."""
+
+import ml_collections
+
+# What each loss takes besides the embeddings; every key is passed to the function of that name.
+LOSSES = {
+    "distributed": {
+        "error": "l2",  # l2: x², l1: |x|, soft: log(1 + e^−x)
+        "over": "negatives",  # negatives, or positives as the paper's released code has it
+        "stop_gradient": False,  # treat the target as a constant
+    },
+    "adaptive": {
+        "error": "l2",
+        "in_batch": False,  # compare with the negatives of the whole batch
+        "broadcast": "triplet",  # triplet, or released: the broadcasting of the paper's code
+        "stop_gradient": False,
+    },
+    "static": {"margin": 0.2, "error": "l2", "in_batch": False, "broadcast": "triplet"},
+    "softmax": {"temperature": 0.05},
+}
+
+
+def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of the batches' order and of the negatives drawn
+
+    config.data = data = ml_collections.ConfigDict()
+    data.dataset = ""  # pydocs or a BEIR folder; "": pydocs, or with triplets their held-out part
+    data.triplets = ""  # a JSONL or TSV file to train on instead of the dataset's own pairs
+    data.negatives = "random"  # random or bm25; for triplets that bring no negative
+    data.bm25_candidates = 20  # draw a bm25 negative from so many best documents
+    data.query_length = 32  # tokens a query is cut at in training
+    data.document_length = 128  # tokens a document is cut at, always
+    data.buckets = (16, 32, 64, 96, 128, 256, 512)  # widths texts are padded to
+    data.cache = ""  # folder of tables and tokens; "": the user's cache folder
+
+    config.encoder = encoder = ml_collections.ConfigDict()
+    encoder.init = "sentence-transformers/all-MiniLM-L6-v2"  # folder or hub id to start from
+    encoder.pooling = "source"  # source (what the folder says), cls or mean
+
+    config.loss = ml_collections.ConfigDict({"name": loss, **LOSSES[loss]})
+
+    config.train = train = ml_collections.ConfigDict()
+    train.steps = 60  # optimizer updates
+    train.batch_size = 64  # triplets of an update, over all devices
+    train.learning_rate = 5e-5  # the highest one
+    train.warmup_steps = 6  # from 0 up to it
+    train.decay = "cosine"  # constant, linear or cosine to 0; exponential with decay_rate
+    train.decay_rate = 0.99999  # factor a step, of the exponential decay
+    train.weight_decay = 0.01  # on matrices only
+    train.clip_norm = 1.0  # global norm a gradient is clipped at; 0: never
+    train.dtype = "float32"  # of products and activations: float32 or bfloat16
+    train.checkpoint_every = 20  # steps
+    train.evaluate_every = 30  # steps, on the dev split
+    train.patience = 0  # stop after so many evaluations without a new best; 0: never
+    return config

@@ -1,0 +1,7 @@
+"""Self-distillation: see selfdistill_jax.losses.distributed_margin."""
+
+from configs import base
+
+
+def get_config():
+    return base.get_config("distributed")

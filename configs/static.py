@@ -1,0 +1,7 @@
+"""A constant margin: see selfdistill_jax.losses.static_margin."""
+
+from configs import base
+
+
+def get_config():
+    return base.get_config("static")

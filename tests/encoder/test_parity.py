@@ -1,0 +1,143 @@
+"""The Flax encoder against torch's, from the same files."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from selfdistill_jax.encoder.bert import TokenRows
+from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.encode import init_params, make_encode
+from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
+from selfdistill_jax.encoder.weights import to_params, to_tensors
+from selfdistill_jax.errors import InputError
+
+TINY = EncoderConfig(99, 32, 2, 4, 64, 40)
+RAW = {
+    "model_type": "bert",
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "hidden_act": "gelu",
+}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    params = jax.tree.map(np.asarray, init_params(TINY, jax.random.key(0)))
+    encoder = Encoder(tmp_path, TINY, RAW, params, {}, "mean", 40)
+    write_folder(tmp_path / "model", encoder, card="A test.")
+    return tmp_path / "model"
+
+
+def rows(seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = np.array([1, 2, 7, 19, 40], np.int32)
+    return TokenRows(rng.integers(0, 99, (5, 40)).astype(np.int32), lengths)
+
+
+def test_folder_in_and_out_keeps_every_bit(tiny):
+    encoder = read_folder(str(tiny))
+    assert encoder.pooling == "mean"
+    assert encoder.config == TINY
+    params = init_params(TINY, jax.random.key(0))
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, encoder.params))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_vectors_are_those_of_torch(tiny, pooling):
+    torch = pytest.importorskip("torch", reason="torch is a peer: make peers")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModel.from_pretrained(tiny, add_pooling_layer=False).eval()
+    batch = rows()
+    mask = np.arange(40)[None] < batch.lengths[:, None]
+    with torch.no_grad():
+        hidden = model(
+            torch.tensor(batch.ids, dtype=torch.long), torch.tensor(mask, dtype=torch.long)
+        ).last_hidden_state.numpy()
+    if pooling == "cls":
+        expected = hidden[:, 0]
+    else:
+        expected = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    encode = make_encode(TINY, pooling=pooling)
+    got = jax.jit(encode)(read_folder(str(tiny)).params, batch)
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+def test_padding_does_not_change_a_vector():
+    params = init_params(TINY, jax.random.key(1))
+    encode = make_encode(TINY, pooling="mean")
+    batch = rows()
+    garbage = batch._replace(
+        ids=np.where(np.arange(40)[None] < batch.lengths[:, None], batch.ids, 7)
+    )
+    np.testing.assert_array_equal(encode(params, batch), encode(params, garbage))
+    short = TokenRows(batch.ids[:3, :7], batch.lengths[:3])
+    np.testing.assert_allclose(encode(params, short), encode(params, batch)[:3], atol=1e-6)
+
+
+def test_bfloat16_stays_close_and_differentiates():
+    params = init_params(TINY, jax.random.key(1))
+    exact = make_encode(TINY, pooling="mean")
+    rough = make_encode(TINY, pooling="mean", dtype=jax.numpy.bfloat16)
+    np.testing.assert_allclose(rough(params, rows()), exact(params, rows()), atol=0.03)
+
+    def gradient(encode):
+        return jax.grad(lambda p: encode(p, rows())[:, 0].sum())(params)["layers"]["inner"][
+            "kernel"
+        ]
+
+    np.testing.assert_allclose(
+        gradient(rough), gradient(exact), atol=0.05 * np.abs(gradient(exact)).max()
+    )
+    assert np.abs(gradient(exact)).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (
+            lambda t: t.pop("encoder.layer.1.output.dense.bias"),
+            "1.output.dense.bias.*missing",
+        ),
+        (
+            lambda t: t.update({"embeddings.word_embeddings.weight": np.zeros((98, 32))}),
+            r"shape \[98, 32\].*\[99, 32\]",
+        ),
+    ],
+)
+def test_wrong_weights_are_named(damage, words):
+    tensors = to_tensors(init_params(TINY, jax.random.key(0)), TINY)
+    damage(tensors)
+    with pytest.raises(InputError, match=words):
+        to_params(tensors, TINY, where="x")
+
+
+def test_truncated_weights_are_named(tiny):
+    weights = tiny / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors: not a whole safetensors file"):
+        read_folder(str(tiny))
+
+
+def test_other_architectures_are_named(tiny):
+    (tiny / "config.json").write_text(json.dumps({**RAW, "model_type": "t5"}))
+    with pytest.raises(InputError, match="model_type is 't5'"):
+        read_folder(str(tiny))
+
+
+def test_heads_and_prefix_of_a_language_model_are_understood():
+    params = init_params(TINY, jax.random.key(0))
+    tensors = {f"bert.{k}": v for k, v in to_tensors(params, TINY).items()}
+    tensors |= {"cls.predictions.bias": np.zeros(99), "bert.pooler.dense.bias": np.zeros(32)}
+    got, extra = to_params(tensors, dataclasses.replace(TINY), where="x")
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, got))
+    assert list(extra) == ["pooler.dense.bias"]
