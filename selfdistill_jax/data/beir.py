@@ -19,7 +19,7 @@ class BeirFolder:
     """Reads a BEIR folder (https://github.com/beir-cellar/beir/wiki); files may end in ``.gz``.
 
     Every judgement of the train split with a relevance above 0 is trained on, its negative drawn.
-    A document's title may be missing; its text may be empty where there is a title, as in TREC-COVID.
+    A document may lack a title; with one, its text may be empty.
 
     Raises:
       InputError: the folder or a file of it is missing. The content is checked while it is read.

@@ -38,11 +38,17 @@ def open_source(*, dataset: str = "", triplets: str = "") -> Source:
 def _open(dataset: str) -> Source:
     if dataset in EMBEDDED:
         return EMBEDDED[dataset]()
-    if not Path(dataset).expanduser().exists():
+    path = Path(dataset).expanduser()
+    if not path.exists():
         near = difflib.get_close_matches(dataset, EMBEDDED, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"{dataset}: no such folder, and no embedded collection ({', '.join(EMBEDDED)})"
-            f"{hint or '; give the path of a BEIR folder'}"
+            f"dataset {dataset!r}: no folder and no embedded collection; expected the path of a "
+            f"BEIR folder or one of: {', '.join(EMBEDDED)}{hint}"
         )
-    return BeirFolder(dataset)
+    if path.is_file():
+        raise InputError(
+            f"dataset {dataset!r}: is a file; expected a BEIR folder (a file of triplets is given "
+            "as triplets, not as dataset)"
+        )
+    return BeirFolder(path)

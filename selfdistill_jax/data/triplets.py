@@ -21,8 +21,8 @@ class TripletFile:
     JSONL rows are ``{"query": str, "positive": str, "negative": str}``, optionally with the numbers
     ``positive_score`` and ``negative_score``; TSV rows are the three texts. Without a negative (a
     JSONL row without the field, a TSV of two columns) it is drawn from the other documents. The
-    suffixes ``.jsonl``, ``.json`` (one object a line too), ``.tsv`` and these with ``.gz`` are known.
-    A first TSV line that names the columns so is a header.
+    suffixes ``.jsonl`` and ``.json`` (both one object a line), ``.tsv`` and these with ``.gz`` are
+    known. A first TSV line that names the columns so is a header.
 
     Args:
       path: the file.
@@ -156,8 +156,8 @@ class TripletsOver:
     """Trains on a triplet file, evaluates on a collection.
 
     The file's texts follow the collection's, so that rows stay valid; `corpus_size` documents in
-    front are the collection's own, and only those are searched. Nothing is held out of the file: open
-    it with ``held_out=False``.
+    front are the collection's own, and only those are searched. Open the file with
+    ``held_out=False``: none of it is evaluated on.
 
     Example:
       >>> TripletsOver(PyDocs(), TripletFile("mine.jsonl", held_out=False))  # doctest: +SKIP
@@ -169,8 +169,6 @@ class TripletsOver:
 
     @cached_property
     def corpus_size(self) -> int:
-        if self._collection.corpus_size is not None:
-            return self._collection.corpus_size
         return sum(1 for _ in self._collection.documents())
 
     def fingerprint(self) -> str:

@@ -1,0 +1,95 @@
+"""Exact maximum inner product search over a whole collection, in blocks of documents and queries.
+
+Shape legend: Q queries of one block, N documents of one block, D dimensions, K results.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_SCORES = 2**24  # float32 scores of one block of queries and documents: 64 MB
+
+
+def search(
+    queries: np.ndarray, documents: np.ndarray, *, k: int, block: int = 65536
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the k documents with the highest inner product for each query, by scoring all of them.
+
+    Runs on JAX's default device. Documents are read once, from front to back, one block at a time,
+    so `documents` may be an ``np.memmap`` larger than memory.
+
+    Args:
+      queries: ``[number of queries, D]``, any float type.
+      documents: ``[number of documents, D]``, any float type.
+      k: results per query, clipped to the number of documents.
+      block: documents on the device at one time.
+
+    Returns:
+      Scores ``[queries, k]`` float32, highest first, and document rows ``[queries, k]`` int32.
+      Products and sums are float32. Equal scores are ordered by row, whatever the block size, and
+      equal documents score equal; block size can change a score only by float32 rounding.
+
+    Raises:
+      ValueError: the shapes do not fit, k or block is below 1, or a vector is not finite.
+
+    Example:
+      >>> queries = np.array([[1.0, 0.0]])
+      >>> scores, rows = search(queries, np.array([[0.0, 1.0], [3.0, 1.0], [2.0, 5.0]]), k=2)
+      >>> scores.tolist(), rows.tolist()
+      ([[3.0, 2.0]], [[1, 2]])
+    """
+    if len(np.shape(queries)) != 2 or np.shape(queries)[1:] != np.shape(documents)[1:]:
+        raise ValueError(
+            "queries and documents must be [rows, dimensions] with the same dimensions; "
+            f"got {np.shape(queries)} and {np.shape(documents)}"
+        )
+    if k < 1 or block < 1:
+        raise ValueError(f"k and block must be at least 1; got k={k}, block={block}")
+    num_queries, num_documents = len(queries), len(documents)
+    k = min(k, num_documents)
+    if not num_queries or not num_documents:
+        return np.zeros((num_queries, k), np.float32), np.zeros((num_queries, k), np.int32)
+    block = min(block, num_documents)
+    size = min(max(1, _SCORES // block), num_queries)
+    query_blocks = [
+        jnp.asarray(_rows(queries, start, size)) for start in range(0, num_queries, size)
+    ]
+    empty = jnp.full((size, k), -jnp.inf), jnp.full((size, k), -1, jnp.int32)
+    best = [empty] * len(query_blocks)
+    for start in range(0, num_documents, block):
+        d_NxD = jnp.asarray(_rows(documents, start, block))
+        at = np.int32(start), np.int32(num_documents)  # arrays, so that no value compiles anew
+        best = [_merge(*b, q, d_NxD, *at) for b, q in zip(best, query_blocks, strict=True)]
+    scores, rows = (
+        np.concatenate(jax.device_get(parts))[:num_queries] for parts in zip(*best, strict=True)
+    )
+    # top_k puts NaN first, so one bad vector cannot hide behind good results.
+    if not np.isfinite(scores).all():
+        raise ValueError("a query or document vector is not finite (NaN or infinity)")
+    return scores, rows
+
+
+def _rows(vectors: np.ndarray, start: int, size: int) -> np.ndarray:
+    """Rows from `start` on as float32; zeros behind the end, so that every block has one shape."""
+    rows = np.asarray(vectors[start : start + size], np.float32)
+    return np.pad(rows, ((0, size - len(rows)), (0, 0)))
+
+
+@jax.jit
+def _merge(scores_QxK, rows_QxK, q_QxD, d_NxD, start, num_documents):
+    """The best K of the results so far and of one more block of documents.
+
+    `lax.top_k` orders equal scores by position (also on 700 queries x 6,000 documents as fast as
+    the matmul; np.argpartition gains 7 ms there and would cost a transfer elsewhere). Results so
+    far stand in front and have the lower rows, so equal scores stay ordered by row.
+    """
+    k, block = scores_QxK.shape[1], len(d_NxD)
+    s_QxN = jnp.matmul(q_QxD, d_NxD.T, precision=lax.Precision.HIGHEST)
+    s_QxN = jnp.where(s_QxN == 0, 0.0, s_QxN)  # top_k would place -0.0 below 0.0
+    rows_N = start + jnp.arange(block, dtype=jnp.int32)
+    s_QxN = jnp.where((rows_N < num_documents)[None, :], s_QxN, -jnp.inf)
+    new_scores, column = lax.top_k(s_QxN, min(k, block))
+    scores, column_of_both = lax.top_k(jnp.concatenate([scores_QxK, new_scores], axis=1), k)
+    rows = jnp.concatenate([rows_QxK, start + column], axis=1)
+    return scores, jnp.take_along_axis(rows, column_of_both, axis=1)

@@ -1,0 +1,186 @@
+"""TREC files: runs (what a system retrieved) and relevance judgements (qrels)."""
+
+import contextlib
+import gzip
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from selfdistill_jax.data.jsonl import read_lines
+from selfdistill_jax.errors import InputError
+
+Run = dict[str, dict[str, float]]  # query id -> document id -> score
+Qrels = dict[str, dict[str, int]]  # query id -> document id -> relevance
+
+_RUN_COLUMNS = "query-id Q0 document-id rank score tag"
+_QRELS_COLUMNS = "'query-id 0 document-id relevance' or, with tabs, 'query-id document-id score'"
+
+
+def ranking(documents: Mapping[str, float]) -> list[str]:
+    """Document ids in trec_eval's order: score in float32 falling, equal scores by id falling.
+
+    Example:
+      >>> ranking({"a": 1.0, "b": 1.0, "c": 2.0})
+      ['c', 'b', 'a']
+    """
+    with np.errstate(over="ignore"):  # trec_eval too reads 1e300 as infinite
+        scores = np.array(list(documents.values()), np.float32).tolist()
+    return [id_ for _, id_ in sorted(zip(scores, documents, strict=True), reverse=True)]
+
+
+def run_from_rows(
+    query_ids: Sequence[str], document_ids: Sequence[str], scores: np.ndarray, rows: np.ndarray
+) -> Run:
+    """Names the results of a search.
+
+    Args:
+      query_ids: Q ids.
+      document_ids: of the whole collection, in row order.
+      scores: ``[Q, k]``.
+      rows: ``[Q, k]`` document rows; a negative one is no result and left out.
+
+    Raises:
+      ValueError: the shapes do not fit.
+
+    Example:
+      >>> run_from_rows(["q"], ["a", "b"], np.array([[2.0, 0.0]]), np.array([[1, -1]]))
+      {'q': {'b': 2.0}}
+    """
+    if scores.shape != rows.shape or len(query_ids) != len(rows):
+        raise ValueError(
+            f"scores {scores.shape} and rows {rows.shape} must be [{len(query_ids)} queries, k]"
+        )
+    return {
+        query: {document_ids[r]: s for s, r in zip(*pair, strict=True) if r >= 0}
+        for query, *pair in zip(query_ids, scores.tolist(), rows.tolist(), strict=True)
+    }
+
+
+def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], *, tag: str) -> None:
+    """Writes a run in TREC's six columns, gzipped if the name ends in ``.gz``.
+
+    Queries stand in the order given, documents by `ranking`, ranks from 1, scores with 9 digits,
+    which keep a float32 exactly. The file appears whole or not at all.
+
+    Args:
+      path: of the file; it is replaced if it exists.
+      run: query id -> document id -> score.
+      tag: the system's name.
+
+    Raises:
+      InputError: an id or the tag is empty or holds white space (the format has no quoting), a
+        score is not finite, or the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as raw, contextlib.ExitStack() as stack:
+            file = raw
+            if path.suffix == ".gz":  # no name and no time inside: a run always gives one file
+                file = gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0)
+                stack.enter_context(file)
+            for query, documents in run.items():
+                _check_ids(path, query, tag, *documents)
+                for rank, document in enumerate(ranking(documents), 1):
+                    score = documents[document]
+                    if not math.isfinite(score):
+                        raise InputError(
+                            f"{path}: the score of query {query!r}, document {document!r} is "
+                            f"{score}; expected a finite number"
+                        )
+                    line = f"{query} Q0 {document} {rank} {score:.9g} {tag}\n"
+                    file.write(line.encode())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); give a file in a folder that exists"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _check_ids(path: Path, *ids: str) -> None:
+    for id_ in ids:
+        if id_.split() != [id_]:
+            raise InputError(
+                f"{path}: the id or tag {id_!r} is empty or holds white space, which the columns "
+                "of a TREC run cannot express; rename it"
+            )
+
+
+def read_run(path: str | Path) -> Run:
+    """Reads a TREC run, gzipped if the name ends in ``.gz``; the rank column is not used.
+
+    Raises:
+      InputError: with file and line: not six columns, a score that is no finite number, a document
+        twice for one query, or no line at all.
+    """
+    path, run = Path(path), {}
+    for number, line in read_lines(path):
+        columns = line.split()
+        if len(columns) != 6:
+            raise InputError(
+                f"{path}:{number}: {len(columns)} columns; expected the 6 of a TREC run: "
+                f"{_RUN_COLUMNS}"
+            )
+        query, _, document, _, text, _ = columns
+        try:
+            score = float(text)
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise InputError(f"{path}:{number}: score is {text!r}; expected a finite number")
+        documents = run.setdefault(query, {})
+        if document in documents:
+            raise InputError(
+                f"{path}:{number}: document {document!r} stands twice for query {query!r}; "
+                "remove one of the lines"
+            )
+        documents[document] = score
+    if not run:
+        raise InputError(f"{path}: no lines; expected a TREC run: {_RUN_COLUMNS}")
+    return run
+
+
+def read_qrels(path: str | Path) -> Qrels:
+    """Reads relevance judgements, gzipped if the name ends in ``.gz``.
+
+    The first line decides the format: TREC's four columns (query id, unused, document id,
+    relevance) or BEIR's three, separated by tabs, with or without BEIR's header line.
+
+    Raises:
+      InputError: with file and line: another number of columns, a relevance that is no whole
+        number, two different judgements of one pair, or no judgement at all.
+    """
+    path, qrels, width = Path(path), {}, 0
+    for number, line in read_lines(path):
+        tabs = [column.strip() for column in line.split("\t")]
+        columns = tabs if len(tabs) == 3 else line.split()
+        if not width:
+            width = len(columns)
+            if width == 3 and columns[2].lower() == "score":
+                continue  # BEIR's header: query-id, corpus-id, score
+        if len(columns) != width or width not in (3, 4):
+            raise InputError(
+                f"{path}:{number}: {len(columns)} columns; expected {_QRELS_COLUMNS}, "
+                "the same in every line"
+            )
+        query, document, text = columns[0], columns[-2], columns[-1]
+        try:
+            relevance = int(text)
+        except ValueError:
+            raise InputError(
+                f"{path}:{number}: relevance is {text!r}; expected a whole number"
+            ) from None
+        if qrels.setdefault(query, {}).setdefault(document, relevance) != relevance:
+            raise InputError(
+                f"{path}:{number}: document {document!r} of query {query!r} is judged "
+                f"{relevance} here and {qrels[query][document]} above; remove one of the lines"
+            )
+    if not qrels:
+        raise InputError(f"{path}: no judgements; expected lines of {_QRELS_COLUMNS}")
+    return qrels
