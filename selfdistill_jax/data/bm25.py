@@ -1,4 +1,4 @@
-"""BM25 over the collection, by the `bm25s` library: a source of negatives and the classic baseline."""
+"""BM25 over the collection, by the `bm25s` library: for negatives and as the baseline."""
 
 import logging
 from collections.abc import Sequence
@@ -19,8 +19,9 @@ class BM25:
       b: how much long documents are marked down, 0 to 1.
 
     Example:
-      >>> scores, rows = BM25(["sort an array", "open a file", "close a door"]).search(["a file"], 3)
-      >>> rows.tolist()
+      >>> index = BM25(["sort an array", "open a file", "close a door"])
+      >>> scores, rows = index.search(["a file"], 3)
+      >>> index.search(["a file"], 3)[1].tolist()
       [[1, -1, -1]]
     """
 

@@ -51,7 +51,7 @@ def paired_test(
     Example:
       >>> test = paired_test([0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.6, 0.4])
       >>> test.wins, test.losses, test.ties, round(test.mean_difference, 3), round(test.p_t, 3)
-      (3, 0, 1, 0.15, 0.11)
+      (3, 0, 1, 0.15, 0.103)
     """
     difference = _differences(a, b)
     n = len(difference)

@@ -48,7 +48,9 @@ def test_one_device_and_eight_agree(name):
     np.testing.assert_allclose(b["gradient_norm"], a["gradient_norm"], rtol=1e-5)
     np.testing.assert_allclose(b["margin_quantiles"], a["margin_quantiles"], atol=1e-6)
     start = jax.device_get(init_params(CONFIG, jax.random.key(0)))
-    scale = max(np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (alone, start))))
+    scale = max(
+        np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (alone, start)), strict=True)
+    )
     assert scale > 1e-4  # it did move
     for x, y in zip(*map(jax.tree.leaves, (alone, spread)), strict=True):
         np.testing.assert_allclose(y, x, atol=1e-5 * scale + 1e-7)

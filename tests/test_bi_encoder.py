@@ -1,0 +1,63 @@
+"""BiEncoder on the real all-MiniLM-L6-v2, against sentence-transformers."""
+
+import numpy as np
+import pytest
+
+from selfdistill_jax import BiEncoder
+from selfdistill_jax.data.pydocs import PyDocs
+from selfdistill_jax.encoder.locate import locate
+from selfdistill_jax.errors import InputError
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.fixture(scope="module")
+def model():
+    try:
+        locate(MINILM)
+    except InputError:
+        pytest.skip("the weights are not installed: make weights")
+    return BiEncoder.load(MINILM)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """200 real texts of all lengths, some longer than the model's limit."""
+    contents = [document.content for document in PyDocs().documents()][::53][:96]
+    return [
+        *(" ".join(t.split()[: 3 * i]) or "word" for i, t in enumerate(contents)),
+        *contents,
+        *(" ".join(contents[i : i + 3]) for i in range(8)),
+    ]
+
+
+def test_vectors_are_those_of_sentence_transformers(model, texts, tmp_path):
+    peer = pytest.importorskip(
+        "sentence_transformers", reason="sentence-transformers is a peer: make peers"
+    )
+    assert len(texts) == 200
+    ours = model.encode(texts)
+    model.save(tmp_path / "model")
+    for folder in (locate(MINILM), tmp_path / "model"):
+        theirs = peer.SentenceTransformer(str(folder), device="cpu").encode(texts)
+        assert np.abs(ours - theirs).max() <= 1e-4
+
+
+def test_batching_and_order_do_not_matter(model, texts):
+    some = texts[:20]
+    alone = np.concatenate([model.encode([t]) for t in some[:3]])
+    together = model.encode(some, batch_size=8)
+    np.testing.assert_allclose(together[:3], alone, atol=1e-6)
+    np.testing.assert_allclose(model.encode(some[::-1], batch_size=8)[::-1], together, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
+
+
+def test_saved_folder_gives_the_same_vectors(model, texts, tmp_path):
+    model.save(tmp_path / "model")
+    again = BiEncoder.load(str(tmp_path / "model"))
+    assert again.encoder.max_length == 256
+    np.testing.assert_array_equal(again.encode(texts[:4]), model.encode(texts[:4]))
+
+
+def test_no_texts_give_no_vectors(model):
+    assert model.encode([]).shape[0] == 0
