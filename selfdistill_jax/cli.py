@@ -80,9 +80,7 @@ def _help(main: Callable, values: flags.FlagValues) -> str:
     for flag in sorted(own, key=lambda flag: flag.name):
         default = "" if flag.default is None else f" (default: {flag.default_as_str})"
         lines.append(f"  --{flag.name}")
-        lines += textwrap.wrap(
-            f"{flag.help}{default}", 88, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
+        lines.append(textwrap.indent(textwrap.fill(flag.help + default, 82), " " * 6))
     return "\n".join(lines)
 
 

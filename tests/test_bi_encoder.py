@@ -23,7 +23,7 @@ def model():
 @pytest.fixture(scope="module")
 def texts():
     """200 real texts of all lengths, some longer than the model's limit."""
-    contents = [document.content for document in PyDocs().documents()][::53][:96]
+    contents = [document.content for document in PyDocs().documents()][::40][:96]
     return [
         *(" ".join(t.split()[: 3 * i]) or "word" for i, t in enumerate(contents)),
         *contents,

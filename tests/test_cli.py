@@ -1,8 +1,10 @@
 """Start and end of commands: what goes to which stream, and the exit status."""
 
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -132,7 +134,10 @@ def test_as_a_program_with_absls_own_flags(tmp_path):
 
     def call(*arguments):
         done = subprocess.run(
-            [sys.executable, "-W", "error", script, *arguments], capture_output=True, text=True
+            [sys.executable, "-W", "error", script, *arguments],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])},
         )
         return done.returncode, done.stdout, done.stderr
 

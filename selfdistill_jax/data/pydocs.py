@@ -7,6 +7,7 @@ find it is the docstring's summary sentence, which the document does not contain
 """
 
 import ast
+import gc
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -15,6 +16,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,10 +97,8 @@ class PyDocs:
         for package, root in self._roots.items():
             if not root.is_dir():
                 raise InputError(f"pydocs: {root}: no such folder; expected {package}'s sources")
-            if package in roots:
-                self._versions[package] = _content_version(root)
-            else:
-                self._versions[package] = importlib.metadata.version(package)
+            version = None if package in roots else _installed_version(package)
+            self._versions[package] = version or _content_version(root)
         self._unreadable = 0
 
     def fingerprint(self) -> str:
@@ -129,9 +129,7 @@ class PyDocs:
     @cached_property
     def _entries(self) -> list[_Entry]:
         found: dict[str, _Entry] = {}
-        with warnings.catch_warnings():
-            # A stray backslash in one of the packages is no concern of the reader's.
-            warnings.simplefilter("ignore")
+        with _undisturbed():
             for package, root in self._roots.items():
                 for path in _files(root):
                     tree = _parse(path)
@@ -156,11 +154,35 @@ class PyDocs:
         return entries
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Pauses the collector, which among syntax trees walks all of jax again and again: 5 s, not 10.
+
+    Silences what the parser says of the packages: a stray backslash is no concern of the reader's.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _installed(package: str) -> Path:
     spec = importlib.util.find_spec(package)  # finds a top-level package without importing it
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"pydocs: package {package!r} is not installed; run `make setup`")
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # on the path, but not installed by pip
+        return None
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -216,10 +238,16 @@ def _read_added(call: ast.expr, owner: list[str], group: str) -> Iterator[_Entry
     if not isinstance(call, ast.Call) or getattr(call.func, "id", "") != "add_newdoc":
         return
     try:
-        *place, text = map(ast.literal_eval, call.args)
+        arguments = [ast.literal_eval(argument) for argument in call.args]
     except ValueError:
         return  # built by a program
-    name, text = (place[-1:], text) if isinstance(text, str) else ([place[-1], text[0]], text[1])
+    match arguments:
+        case [*_, str(last), str(text)]:
+            name = [last]
+        case [*_, str(last), (str(attribute), str(text))]:
+            name = [last, attribute]
+        case _:
+            return
     if all(part.isidentifier() and not part.startswith("_") for part in name):
         yield from _entry([*owner, *name], group, name[-1], inspect.cleandoc(text))
 

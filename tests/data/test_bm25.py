@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from selfdistill_jax.data import bm25
 from selfdistill_jax.data.bm25 import BM25
 
 TEXTS = [
@@ -79,7 +81,7 @@ def test_equal_scores_are_ordered_by_row():
     assert rows[0].tolist() == [*range(30), *range(35, 45)]
 
 
-def test_quiet_and_leaves_the_devices_alone(tmp_path):
+def test_quiet_and_leaves_the_devices_alone():
     # bm25s runs a jax function when it is imported and logs through DEBUG.
     code = (
         "import logging; logging.basicConfig(level=0)\n"
@@ -87,6 +89,9 @@ def test_quiet_and_leaves_the_devices_alone(tmp_path):
         "assert 'bm25s' not in sys.modules and 'jax' not in sys.modules\n"
         "m.BM25(['a file', 'an array']).search(['file', ''], 2)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(bm25.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
     assert "bm25s" not in done.stdout + done.stderr
     assert "BM25S" not in done.stderr

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfdistill_jax.errors import InputError
@@ -43,6 +43,7 @@ judgements = st.dictionaries(documents, st.integers(-1, 3), min_size=1)
 scores = st.dictionaries(documents, st.sampled_from([-1.0, 0.0, 0.25, 0.5, 2.0]))  # many ties
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from("123"), judgements, min_size=1),
     st.dictionaries(st.sampled_from("1234"), scores),

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 import pytrec_eval
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfdistill_jax.errors import InputError
@@ -19,6 +19,7 @@ from selfdistill_jax.retrieval.trec import (
 float32s = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcdeéz"), st.sampled_from([0.0, 1.0, 1 + 1e-9, 2.0])))
 def test_ranking_is_trec_evals(documents):
     # For every document alone as the relevant one, trec_eval tells the rank it sees.
@@ -46,6 +47,7 @@ def test_write_run_gives_the_six_columns(tmp_path):
     assert os.listdir(tmp_path) == ["a.trec"]
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcdef"), float32s, min_size=1))
 def test_float32_scores_come_back_exactly(tmp_path_factory, documents):
     path = tmp_path_factory.mktemp("run") / "a.trec"

@@ -1,0 +1,105 @@
+"""Two settings name what is trained on and what is evaluated on."""
+
+import json
+
+import pytest
+
+from selfdistill_jax.data.beir import BeirFolder
+from selfdistill_jax.data.pydocs import PyDocs
+from selfdistill_jax.data.sources import open_source
+from selfdistill_jax.data.triplets import TripletFile
+from selfdistill_jax.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", ["a", "b"]), ("queries", ["is a", "is b", "is c"])):
+        rows = [{"_id": f"{name[0]}{i}", "text": text} for i, text in enumerate(texts)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split, query in (("train", 0), ("dev", 1), ("test", 2)):
+        (folder / "qrels" / f"{split}.tsv").write_text(f"q{query}\tc1\t1\n")
+    return folder
+
+
+@pytest.fixture
+def triplets(tmp_path):
+    path = tmp_path / "own.tsv"
+    path.write_text("is x\tx\ty\nis z\tz\tx\n")
+    return path
+
+
+def test_default_is_pydocs():
+    assert isinstance(open_source(), PyDocs)
+    assert isinstance(open_source(dataset="pydocs"), PyDocs)
+
+
+def test_folder_and_file(folder, triplets):
+    assert isinstance(open_source(dataset=str(folder)), BeirFolder)
+    alone = open_source(triplets=str(triplets))
+    assert isinstance(alone, TripletFile)
+    assert alone.describe()["held_out"] is True
+
+
+def test_triplets_over_a_collection(folder, triplets):
+    collection = BeirFolder(folder)
+    source = open_source(dataset=str(folder), triplets=str(triplets))
+    assert source.name == "mine+own"
+    assert source.corpus_size == 2
+    documents, queries = list(source.documents()), list(source.queries())
+    assert [d.id for d in documents] == ["c0", "c1", "triplets:d0", "triplets:d1", "triplets:d2"]
+    assert documents[:2] == list(collection.documents())
+    assert queries[:3] == list(collection.queries())
+    assert [q.id for q in queries[3:]] == ["triplets:q0", "triplets:q1"]
+    texts = [
+        (queries[t.query].text, documents[t.positive].text, documents[t.negative].text)
+        for t in source.triplets()
+    ]
+    assert texts == [("is x", "x", "y"), ("is z", "z", "x")]
+    # The collection's own training pairs are not trained on; what is evaluated is all its own.
+    assert list(source.judgements("train")) == []
+    for split in ("dev", "test"):
+        assert list(source.judgements(split)) == list(collection.judgements(split)) != []
+
+
+def test_drawn_negatives_stay_drawn(folder, triplets):
+    triplets.write_text("is x\tx\n")
+    source = open_source(dataset=str(folder), triplets=str(triplets))
+    assert [t[:3] for t in source.triplets()] == [(3, 2, -1)]
+
+
+def test_fingerprint_is_of_both(folder, triplets):
+    def fingerprint():
+        return open_source(dataset=str(folder), triplets=str(triplets)).fingerprint()
+
+    first = fingerprint()
+    assert fingerprint() == first
+    triplets.write_text("is x\tx\tz\n")
+    second = fingerprint()
+    (folder / "corpus.jsonl").write_text('{"_id": "c1", "text": "a"}\n')
+    assert len({first, second, fingerprint()}) == 3
+
+
+def test_opening_reads_no_content(folder, triplets):
+    (folder / "corpus.jsonl").write_text("broken")
+    triplets.write_text("broken")
+    source = open_source(dataset=str(folder), triplets=str(triplets))
+    with pytest.raises(InputError, match="malformed JSON"):
+        _ = source.corpus_size
+    with pytest.raises(InputError, match="1 columns"):
+        list(open_source(triplets=str(triplets)).documents())
+
+
+def test_unknown_name(tmp_path, triplets):
+    with pytest.raises(InputError) as caught:
+        open_source(dataset="pydoc")
+    assert str(caught.value) == (
+        "dataset 'pydoc': no folder and no embedded collection; expected the path of a BEIR folder "
+        "or one of: pydocs; did you mean 'pydocs'?"
+    )
+    with pytest.raises(InputError) as caught:
+        open_source(dataset=str(tmp_path / "none"))
+    assert str(caught.value).endswith("or one of: pydocs")
+    with pytest.raises(InputError, match="is a file; expected a BEIR folder"):
+        open_source(dataset=str(triplets))
