@@ -23,7 +23,8 @@ AWKWARD = [
 ]
 
 # Notes how it was called; where $WORKER names a home folder, does there what ssh and scp would do.
-FAKE_GCLOUD = f"""#!{sys.executable} -S
+FAKE_GCLOUD = f"""#!/bin/sh
+'''exec' "{sys.executable}" -S "$0" "$@" #'''
 import ctypes, json, os, subprocess, sys, time
 
 def on_worker(command):
@@ -72,7 +73,8 @@ case "$*" in *" list "*) echo "jax 0.10.2" ;; esac
 """
 
 # The trainer. PLAN gives, for each process number, what it does after noting how it was called.
-FAKE_TRAINER = f"""#!{sys.executable} -S
+FAKE_TRAINER = f"""#!/bin/sh
+'''exec' "{sys.executable}" -S "$0" "$@" #'''
 import json, os, signal, subprocess, sys, time
 argv = sys.argv[1:]
 flags = dict(a[2:].split("=", 1) for a in argv if a.startswith("--") and "=" in a)
