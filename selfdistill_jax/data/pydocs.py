@@ -276,11 +276,13 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> s
     function = node if not isinstance(node, ast.ClassDef) else init[0] if init else None
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
         return node.name
-    if any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+    decorators = " ".join(map(ast.unparse, node.decorator_list))
+    if "property" in decorators:
         return node.name
+    hidden = ("self", "cls") if "classmethod" in decorators else ("self",)
     arguments = function.args
     for group in (arguments.posonlyargs, arguments.args):
-        group[:] = [a for a in group if a.arg not in ("self", "cls")]
+        group[:] = [a for a in group if a.arg not in hidden]
     everything = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
     for argument in (*everything, arguments.vararg, arguments.kwarg):
         if argument is not None:

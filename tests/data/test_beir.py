@@ -175,6 +175,8 @@ def test_first_row_is_not_taken_for_a_header(folder):
     path = folder / "qrels" / "test.tsv"
     path.write_text("q2\td2\tx\n")
     assert refusal(folder).startswith(f"{path}:1: score is 'x'")
+    path.write_text("q2\td2\t1\nquery-id\tcorpus-id\tscore\n")
+    assert refusal(folder).startswith(f"{path}:2: score is 'score'")
 
 
 def test_unknown_ids_are_counted_after_the_split(folder):

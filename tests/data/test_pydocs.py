@@ -146,12 +146,28 @@ class Box:
 
         {BODY}
         """
+
+    @classmethod
+    def of(cls, size):
+        """A box made of a size.
+
+        {BODY}
+        """
+
+
+def register(cls):
+    """Makes a class known here.
+
+    {BODY}
+    """
 '''
         },
     )
     assert [d.text for d in collection.documents()] == [
         f"Box(size, lid=True) {BODY}",
         f"lid {BODY}",
+        f"of(size) {BODY}",
+        f"register(cls) {BODY}",
     ]
 
 

@@ -26,7 +26,8 @@ def folder(tmp_path):
 @pytest.fixture
 def triplets(tmp_path):
     path = tmp_path / "own.tsv"
-    path.write_text("is x\tx\ty\nis z\tz\tx\n")
+    # The one would be held out for dev, the other for test, were the file a collection of its own.
+    path.write_text("query 36\tx\ty\nquery 52\tz\tx\n")
     return path
 
 
@@ -56,7 +57,7 @@ def test_triplets_over_a_collection(folder, triplets):
         (queries[t.query].text, documents[t.positive].text, documents[t.negative].text)
         for t in source.triplets()
     ]
-    assert texts == [("is x", "x", "y"), ("is z", "z", "x")]
+    assert texts == [("query 36", "x", "y"), ("query 52", "z", "x")]
     # The collection's own training pairs are not trained on; what is evaluated is all its own.
     assert list(source.judgements("train")) == []
     for split in ("dev", "test"):
@@ -64,7 +65,7 @@ def test_triplets_over_a_collection(folder, triplets):
 
 
 def test_drawn_negatives_stay_drawn(folder, triplets):
-    triplets.write_text("is x\tx\n")
+    triplets.write_text("query 36\tx\n")
     source = open_source(dataset=str(folder), triplets=str(triplets))
     assert [t[:3] for t in source.triplets()] == [(3, 2, -1)]
 
@@ -75,7 +76,7 @@ def test_fingerprint_is_of_both(folder, triplets):
 
     first = fingerprint()
     assert fingerprint() == first
-    triplets.write_text("is x\tx\tz\n")
+    triplets.write_text("query 36\tx\tz\n")
     second = fingerprint()
     (folder / "corpus.jsonl").write_text('{"_id": "c1", "text": "a"}\n')
     assert len({first, second, fingerprint()}) == 3
