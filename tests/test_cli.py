@@ -123,11 +123,14 @@ def test_as_a_program_with_absls_own_flags(tmp_path):
     script.write_text(
         textwrap.dedent('''
         """The command's text."""
+        from sys import argv
         from absl import flags
         from selfdistill_jax import cli
         K = flags.DEFINE_integer("k", 10, "Results.")
         def main(argv):
             print(K.value, argv[1:])
+        if "parse" in argv:
+            cli.run(main, parse=lambda argv: argv)  # sets no flag: absl's defaults hold
         cli.run(main)
         ''').lstrip()
     )
@@ -142,6 +145,8 @@ def test_as_a_program_with_absls_own_flags(tmp_path):
         return done.returncode, done.stdout, done.stderr
 
     assert call("a", "--k=2") == (0, "2 ['a']\n", "")
+    assert call("--", "--kk=2") == (0, "10 ['--kk=2']\n", "")
+    assert call("parse", "--k=2") == (0, "10 ['parse', '--k=2']\n", "")
     assert call("--kk=2") == (2, "", "error: unknown flag --kk; did you mean --k?\n")
     assert call("--help") == (
         0,

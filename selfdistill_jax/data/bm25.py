@@ -75,5 +75,5 @@ def _top(scores: np.ndarray, k: int) -> np.ndarray:
         threshold = np.partition(scores[found], len(found) - k)[len(found) - k]
         above = np.flatnonzero(scores > threshold)
         level = np.flatnonzero(scores == threshold)[: k - len(above)]
-        found = np.sort(np.concatenate([above, level]))
+        found = np.concatenate([above, level])
     return found[np.argsort(-scores[found], kind="stable")]

@@ -60,8 +60,10 @@ def search(
     best = [empty] * len(query_blocks)
     for start in range(0, num_documents, block):
         d_NxD = jnp.asarray(_rows(documents, start, block))
-        at = np.int32(start), np.int32(num_documents)  # arrays, so that no value compiles anew
-        best = [_merge(*b, q, d_NxD, *at) for b, q in zip(best, query_blocks, strict=True)]
+        best = [
+            _merge(*found, q_QxD, d_NxD, start, num_documents)
+            for found, q_QxD in zip(best, query_blocks, strict=True)
+        ]
     scores, rows = (
         np.concatenate(jax.device_get(parts))[:num_queries] for parts in zip(*best, strict=True)
     )

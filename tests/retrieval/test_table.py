@@ -12,14 +12,15 @@ def test_text():
         "a          0.5000       3",
         "long name               x",
     ]
+    assert format_table([["a", None]], ["system", "m"]).endswith("\na")  # no blanks at the end
 
 
 def test_markdown():
-    table = format_table([["a|b", 0.5]], ["s", "m"], markdown=True)
+    table = format_table([["a|b", 0.5, 1]], ["s", "m", "n"], markdown=True)
     assert table.split("\n") == [
-        "| s    |      m |",
-        "| ---- | -----: |",
-        "| a\\|b | 0.5000 |",
+        "| s    |      m |   n |",
+        "| ---- | -----: | --: |",
+        "| a\\|b | 0.5000 |   1 |",
     ]
 
 

@@ -61,6 +61,7 @@ def test_gz_comes_back_and_is_reproducible(tmp_path):
         write_run(tmp_path / name, run, tag="t")
     assert gzip.decompress((tmp_path / "a.trec.gz").read_bytes()).startswith(b"q Q0 a 1 1 t\n")
     assert (tmp_path / "a.trec.gz").read_bytes() == (tmp_path / "b.trec.gz").read_bytes()
+    assert (tmp_path / "a.trec.gz").read_bytes()[4:8] == bytes(4)  # gzip's time of writing
     assert read_run(tmp_path / "a.trec.gz") == run
 
 
@@ -82,6 +83,14 @@ def test_write_run_refuses_and_leaves_the_old_file(tmp_path, run, tag, message):
     assert "\n" not in str(error.value)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.trec"]
+
+
+def test_who_reads_the_old_file_keeps_it_whole(tmp_path):
+    path = tmp_path / "a.trec"
+    path.write_text("old")
+    with path.open() as file:
+        write_run(path, {"q": {"a": 1.0}}, tag="t")
+        assert file.read() == "old"
 
 
 def test_write_run_into_no_folder(tmp_path):
