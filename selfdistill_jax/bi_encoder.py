@@ -7,49 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selfdistill_jax.data.batches import bucket
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
-from selfdistill_jax.encoder.bert import TokenRows
-from selfdistill_jax.encoder.encode import Encode, Params, make_encode
+from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
-
-WIDTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
-
-
-def encode_tokens(
-    encode: Encode, params: Params, tokens: TokenTable, *, limit: int, batch_size: int = 128
-) -> np.ndarray:
-    """Encodes every row of a token table.
-
-    Rows go longest first in batches of one shape a width, so that few shapes are compiled and the
-    largest fails at the start, not at the end.
-
-    Args:
-      encode: a jitted `make_encode` function.
-      params: its parameters.
-      tokens: the texts.
-      limit: tokens each is cut at.
-      batch_size: rows of a batch; a last, smaller one is filled up to a power of two.
-
-    Returns:
-      ``[rows, D]`` float32 unit vectors in the table's order.
-    """
-    lengths = tokens.lengths(limit)
-    order = np.argsort(-lengths, kind="stable")
-    parts = []
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        width = bucket(int(lengths[rows[0]]), WIDTHS, limit)
-        ids, row_lengths = tokens.padded(rows, limit=limit, width=width)
-        fill = min(batch_size, 1 << (len(rows) - 1).bit_length()) - len(rows)
-        batch = TokenRows(np.pad(ids, ((0, fill), (0, 0))), np.pad(row_lengths, (0, fill)))
-        parts.append((rows, encode(params, batch)))  # dispatched; fetched below
-    out = np.zeros((len(tokens), parts[0][1].shape[1] if parts else 0), np.float32)
-    for rows, vectors in parts:
-        out[rows] = np.asarray(vectors)[: len(rows)]
-    return out
-
+from selfdistill_jax.encoding import encode_tokens, local_mesh
 
 class BiEncoder:
     """One encoder for queries and documents.
@@ -65,7 +27,8 @@ class BiEncoder:
         self.tokenizer = Tokenizer(encoder.folder)
         function = make_encode(encoder.config, pooling=encoder.pooling, dtype=dtype)
         self._encode = jax.jit(function)
-        self._params = jax.device_put(encoder.params)
+        self._mesh = local_mesh()
+        self._params = jax.device_put(encoder.params, jax.NamedSharding(self._mesh, jax.P()))
 
     @classmethod
     def load(cls, name: str, *, pooling: str = "source") -> "BiEncoder":
@@ -76,11 +39,37 @@ class BiEncoder:
         """
         return cls(read_folder(name, pooling=pooling))
 
-    def encode(self, texts: Sequence[str], *, batch_size: int = 128) -> np.ndarray:
-        """Unit vectors ``[n, D]`` float32 of texts, each cut at the model's own maximum length."""
+    def encode(
+        self, texts: Sequence[str], *, batch_size: int = 128, progress: str = ""
+    ) -> np.ndarray:
+        """Encodes texts, each cut at the model's own maximum length (``max_length``).
+
+        Args:
+          texts: any number of them.
+          batch_size: texts encoded at once.
+          progress: label of a progress bar; none is shown without.
+
+        Returns:
+          ``[n, D]`` float32 unit vectors in the order of the texts.
+        """
         limit = self.encoder.max_length
         tokens = TokenTable.from_texts(self.tokenizer, texts, limit=limit)
-        return encode_tokens(self._encode, self._params, tokens, limit=limit, batch_size=batch_size)
+        return self.encode_tokens(tokens, batch_size=batch_size, progress=progress)
+
+    def encode_tokens(
+        self, tokens: TokenTable, *, batch_size: int = 128, progress: str = ""
+    ) -> np.ndarray:
+        """As `encode`, of a token table."""
+        return encode_tokens(
+            self._encode,
+            self._params,
+            tokens,
+            limit=self.encoder.max_length,
+            dimensions=self.encoder.config.hidden_size,
+            mesh=self._mesh,
+            batch_size=batch_size,
+            progress=progress,
+        )
 
     def save(self, path: str | Path, *, card: str = "") -> None:
         """Writes a folder that sentence-transformers and ``AutoModel`` open."""

@@ -20,7 +20,6 @@ class BM25:
 
     Example:
       >>> index = BM25(["sort an array", "open a file", "close a door"])
-      >>> scores, rows = index.search(["a file"], 3)
       >>> index.search(["a file"], 3)[1].tolist()
       [[1, -1, -1]]
     """

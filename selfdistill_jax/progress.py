@@ -1,0 +1,57 @@
+"""Progress of a long loop: a bar on a terminal, a plain line now and then in a log."""
+
+import sys
+import time
+from typing import Any
+
+from absl import logging
+from tqdm import tqdm
+
+_LOG_SECONDS = 15
+
+
+class Progress:
+    """Counts items of a loop; a context manager.
+
+    Args:
+      label: what is done.
+      total: items in all.
+      unit: what an item is called.
+      start: items already done, when a loop is resumed.
+    """
+
+    def __init__(self, label: str, total: int, *, unit: str, start: int = 0):
+        self._label, self._total, self._unit = label, total, unit
+        self._done, self._logged = start, time.monotonic()
+        terminal = sys.stderr.isatty()
+        self._bar = (
+            tqdm(desc=label, total=total, initial=start, unit=unit, dynamic_ncols=True)
+            if terminal
+            else None
+        )
+        self._began, self._start = time.monotonic(), start
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, items: int, **values: str) -> None:
+        """Counts ``items`` more; ``values`` are shown beside the count."""
+        self._done += items
+        if self._bar is not None:
+            self._bar.set_postfix(values, refresh=False)
+            self._bar.update(items)
+            return
+        now = time.monotonic()
+        if now - self._logged >= _LOG_SECONDS or self._done == self._total:
+            self._logged = now
+            rate = (self._done - self._start) / max(now - self._began, 1e-9)
+            left = (self._total - self._done) / max(rate, 1e-9)
+            shown = "".join(f", {name} {value}" for name, value in values.items())
+            logging.info(
+                "%s: %d of %d %s%s, %.0f s left",
+                self._label, self._done, self._total, self._unit, shown, left,
+            )

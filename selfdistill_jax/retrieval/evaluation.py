@@ -1,0 +1,97 @@
+"""From vectors or an index to a run and its values; what training, `evaluate` and `search` share."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from selfdistill_jax.data.bm25 import BM25
+from selfdistill_jax.retrieval.metrics import evaluate, mean
+from selfdistill_jax.retrieval.search import search
+from selfdistill_jax.retrieval.significance import paired_test
+from selfdistill_jax.retrieval.trec import Qrels, Run, run_from_rows, write_run
+
+MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
+
+
+class System(NamedTuple):
+    """What one system retrieved, and its values: measure -> query id -> value."""
+
+    run: Run
+    values: dict[str, dict[str, float]]
+
+    def mean(self, measure: str) -> float:
+        return mean(self.values[measure])
+
+
+def dense_run(
+    queries: np.ndarray,
+    documents: np.ndarray,
+    *,
+    query_ids: Sequence[str],
+    document_ids: Sequence[str],
+    k: int,
+) -> Run:
+    """Exact search of vectors ``[Q, D]`` over vectors ``[N, D]``."""
+    return run_from_rows(query_ids, document_ids, *search(queries, documents, k=k))
+
+
+def bm25_run(
+    queries: Sequence[str],
+    documents: Sequence[str],
+    *,
+    query_ids: Sequence[str],
+    document_ids: Sequence[str],
+    k: int,
+) -> Run:
+    """BM25 of texts over texts."""
+    scores, rows = BM25(documents).search(queries, k)
+    return run_from_rows(query_ids, document_ids, scores, rows)
+
+
+def judge(qrels: Qrels, run: Run) -> System:
+    return System(run, evaluate(qrels, run, MEASURES))
+
+
+def write_results(
+    folder: Path, systems: Mapping[str, System], *, baseline: str, split: str
+) -> dict:
+    """Writes what stands behind a table: a TREC run a system, the values a query, and the tests.
+
+    Args:
+      folder: gets ``<system>.<split>.trec``, ``per_query.<split>.tsv``, ``results.<split>.json``.
+      systems: in the table's order.
+      baseline: every other system is tested against it.
+      split: part of the files' names.
+
+    Returns:
+      What ``results.<split>.json`` holds: system -> means of the measures, and ``tests``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["\t".join(["system", "query", *MEASURES])]
+    for name, system in systems.items():
+        write_run(folder / f"{name}.{split}.trec", system.run, tag=name)
+        lines += [
+            "\t".join([name, query, *(repr(system.values[m][query]) for m in MEASURES)])
+            for query in system.values[MEASURES[0]]
+        ]
+    (folder / f"per_query.{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    results = {
+        "split": split,
+        "queries": len(systems[baseline].values[MEASURES[0]]),
+        "means": {n: {m: s.mean(m) for m in MEASURES} for n, s in systems.items()},
+        "tests": {
+            f"{name} - {baseline}": {
+                m: asdict(paired_test(systems[baseline].values[m], system.values[m]))
+                for m in MEASURES
+            }
+            for name, system in systems.items()
+            if name != baseline
+        },
+    }
+    text = json.dumps(results, indent=2) + "\n"
+    (folder / f"results.{split}.json").write_text(text, encoding="utf-8")
+    return results

@@ -1,0 +1,67 @@
+"""Checkpoints by orbax: the state on the devices, and what the loop has to remember beside it."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from selfdistill_jax.train.step import TrainState
+
+
+class Memory(NamedTuple):
+    """The loop's own state; everything else is a function of the step."""
+
+    best: float = float("-inf")  # of the dev measure
+    best_step: int = -1
+    without_gain: int = 0  # evaluations since
+
+    def seen(self, step: int, value: float) -> "Memory":
+        if value > self.best:
+            return Memory(value, step, 0)
+        return self._replace(without_gain=self.without_gain + 1)
+
+
+class Checkpoints:
+    """Saves in the background and keeps the last two, so that a crash in mid-save costs one.
+
+    Args:
+      folder: of all checkpoints, shared by all processes.
+    """
+
+    def __init__(self, folder: Path):
+        options = ocp.CheckpointManagerOptions(max_to_keep=2)
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def latest(self) -> int | None:
+        """The last step that was saved whole."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, memory: Memory) -> None:
+        if step == self.latest():
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state._asdict()), memory=ocp.args.JsonSave(memory._asdict())
+        )
+        if not self._manager.save(step, args=args, force=True):
+            raise RuntimeError(f"orbax did not save step {step}")
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, Memory]:
+        """Reads a step into the shapes, types and shardings of ``like``."""
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like._asdict()
+        )
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target), memory=ocp.args.JsonRestore()
+        )
+        restored: Any = self._manager.restore(step, args=args)
+        return TrainState(**restored["state"]), Memory(**restored["memory"])
+
+    def preempted(self, step: int) -> bool:
+        """Whether any process of a distributed run was told to end; the same answer on all."""
+        return self._manager.reached_preemption(step)
+
+    def close(self) -> None:
+        """Waits for what is still being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()

@@ -1,0 +1,135 @@
+"""A run's folder: whose it is, what it was made with, whether it is finished."""
+
+import difflib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from selfdistill_jax.errors import InputError
+
+_PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers",
+    "safetensors", "tensorflow-datasets", "ml_collections", "pytrec-eval-terrier", "bm25s",
+    "numpy", "scipy",
+)  # fmt: skip
+RESULT = "result.txt"
+
+
+def open_run(workdir: Path, config: Mapping[str, Any], *, restart: bool) -> None:
+    """Makes a run's folder, or checks that the one that is there belongs to this config.
+
+    Args:
+      workdir: the folder.
+      config: the whole config as plain values.
+      restart: move the old folder aside and begin anew.
+
+    Raises:
+      InputError: the folder holds something else, or a run with another config.
+    """
+    path = workdir / "config.json"
+    if restart and workdir.exists():
+        workdir.rename(_free_name(workdir))
+    if workdir.exists() and any(workdir.iterdir()):
+        if not path.is_file():
+            raise InputError(
+                f"{workdir}: not empty and no run's folder; give another --workdir"
+            )
+        differences = _differences(json.loads(path.read_text()), config)
+        if differences:
+            raise InputError(
+                f"{workdir} holds a run with another config: {'; '.join(differences)}; "
+                "give another --workdir, or --restart to move that run aside"
+            )
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, config)
+
+
+def read_result(workdir: Path) -> str | None:
+    """The table of a finished run, None for an unfinished one."""
+    path = workdir / RESULT
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that a crash leaves the old file or the new one."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def environment(**facts: Any) -> dict[str, Any]:
+    """Versions, machine and devices, and the given facts."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "versions": versions,
+        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
+        "commit": _commit(),
+        **facts,
+    }
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"train": {"steps": 1}}`` to ``{"train.steps": 1}``."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def nearest(name: str, known) -> str:
+    """``; did you mean 'x'?`` or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    old, new = flatten(there), flatten(here)
+    return [
+        f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, "absent") != new.get(key, "absent")
+    ]
+
+
+def _free_name(workdir: Path) -> Path:
+    number = 1
+    while (path := workdir.with_name(f"{workdir.name}.{number}")).exists():
+        number += 1
+    return path
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=folder, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed from a wheel
+    return done.stdout.strip()

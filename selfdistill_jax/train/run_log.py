@@ -1,0 +1,79 @@
+"""What a run writes while it goes on: ``metrics.jsonl`` and TensorBoard events."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorboardX
+
+from selfdistill_jax.errors import InputError
+
+METRICS = "metrics.jsonl"
+
+
+class RunLog:
+    """Appends records; a resumed run drops what lies past its checkpoint, and so repeats nothing.
+
+    Args:
+      workdir: the run's folder.
+      step: where the run begins; records of later steps are dropped.
+      active: False on all processes but the first, which then write nothing.
+    """
+
+    def __init__(self, workdir: Path, *, step: int, active: bool):
+        self._file = self._events = None
+        if not active:
+            return
+        path = workdir / METRICS
+        if path.exists():
+            kept = [line for line, record in _lines(path) if record["step"] <= step]
+            temporary = path.with_name(f".{METRICS}.new")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            os.replace(temporary, path)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1 if step else None
+        )
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Appends one record; arrays become lists, numbers are also sent to TensorBoard."""
+        if self._file is None:
+            return
+        values = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
+        record = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(record) + "\n")
+        for name, value in values.items():
+            if isinstance(value, float):
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._events.close()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """All records of a run."""
+    return [record for _, record in _lines(workdir / METRICS)]
+
+
+def check_finite(step: int, loss: float) -> None:
+    """Raises InputError: the run cannot go on from there, and the checkpoint before it is whole."""
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the loss is {loss} at step {step}; lower config.train.learning_rate "
+            "or set config.train.clip_norm, and run with --restart"
+        )
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break  # the process died while writing it
+        lines.append((line, json.loads(line)))
+    return lines
