@@ -48,6 +48,7 @@ class TrainingBatches:
         drawn anew each time.
       candidates: ``[n, c]`` document rows to draw negatives from, or None for all documents.
       known: documents that are no negatives of a query.
+      pool: document rows that random negatives come from.
       seed: of the order and the draws.
       batch_size: triplets of the global batch.
       query_length, document_length: tokens that texts are cut at.
@@ -62,6 +63,7 @@ class TrainingBatches:
         triplets: dict[str, np.ndarray],
         *,
         known: KnownPositives,
+        pool: range,
         candidates: np.ndarray | None,
         seed: int,
         batch_size: int,
@@ -71,7 +73,8 @@ class TrainingBatches:
         rows: slice = slice(None),
     ):
         self._queries, self._documents = queries, documents
-        self._triplets, self._candidates, self._known = triplets, candidates, known
+        self._triplets, self._candidates = triplets, candidates
+        self._known, self._pool = known, pool
         self._seed, self._rows, self._buckets = seed, rows, tuple(buckets)
         self._limits = {"query": query_length, "document": document_length}
         self._query_lengths = queries.lengths(query_length)
@@ -104,7 +107,7 @@ class TrainingBatches:
             drawn = draw(
                 queries,
                 known=self._known,
-                num_documents=len(self._documents),
+                pool=self._pool,
                 candidates=None if self._candidates is None else self._candidates[picked],
                 seed=(self._seed, step),
             )

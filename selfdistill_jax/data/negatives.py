@@ -20,14 +20,18 @@ class KnownPositives:
     Args:
       queries: ``[n]`` rows of the pairs that are known.
       documents: ``[n]`` rows.
-      num_documents: of the collection.
+      pool: document rows that negatives come from.
+
+    Raises:
+      InputError: a query has no document of the pool left as a negative.
     """
 
-    def __init__(self, queries: np.ndarray, documents: np.ndarray, num_documents: int):
-        self._size = num_documents
+    def __init__(self, queries: np.ndarray, documents: np.ndarray, pool: range):
+        self._size = pool.stop
         self._keys = np.unique(self._key(np.asarray(queries), np.asarray(documents)))
-        rows, counts = np.unique(self._keys // num_documents, return_counts=True)
-        full = rows[counts >= num_documents]
+        inside = self._keys[self._keys % self._size >= pool.start]
+        rows, counts = np.unique(inside // self._size, return_counts=True)
+        full = rows[counts >= len(pool)]
         if len(full):
             raise InputError(
                 f"{len(full)} training queries have every document as a positive; "
@@ -48,7 +52,7 @@ def draw(
     queries: np.ndarray,
     *,
     known: KnownPositives,
-    num_documents: int,
+    pool: range,
     candidates: np.ndarray | None,
     seed: Sequence[int],
 ) -> np.ndarray:
@@ -57,7 +61,7 @@ def draw(
     Args:
       queries: ``[B]`` query rows.
       known: positives that are not taken.
-      num_documents: random negatives are drawn from all of them.
+      pool: document rows that random negatives are drawn from.
       candidates: ``[B, k]`` document rows to draw from instead, -1 where there are fewer; a query
         without any gets a random negative.
       seed: whole numbers that the draw is a function of, such as (seed, step).
@@ -66,9 +70,9 @@ def draw(
       ``[B]`` int32 document rows.
     """
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(num_documents, size=len(queries))
+    drawn = rng.integers(pool.start, pool.stop, size=len(queries))
     while (bad := known.contains(queries, drawn)).any():
-        drawn[bad] = rng.integers(num_documents, size=bad.sum())
+        drawn[bad] = rng.integers(pool.start, pool.stop, size=bad.sum())
     if candidates is not None:
         counts = (candidates >= 0).sum(axis=1)  # they stand in front
         at = rng.integers(np.maximum(counts, 1))
@@ -77,21 +81,29 @@ def draw(
 
 
 def bm25_candidates(
-    index: BM25, texts: Sequence[str], rows: np.ndarray, *, known: KnownPositives, k: int
+    index: BM25,
+    texts: Sequence[str],
+    rows: np.ndarray,
+    *,
+    known: KnownPositives,
+    pool: range,
+    k: int,
 ) -> np.ndarray:
     """The k documents that BM25 ranks highest for each query and that are no known positives.
 
     Args:
-      index: over all documents.
+      index: over the pool's documents.
       texts: ``[n]`` of the queries.
       rows: ``[n]`` the queries' rows.
       known: positives that are left out.
+      pool: document rows that the index holds.
       k: how many.
 
     Returns:
       ``[n, k]`` int32 document rows, best first, -1 behind them where there are fewer.
     """
     _, found = index.search(texts, 2 * k)
+    found = np.where(found >= 0, found + pool.start, DRAWN)
     usable = (found >= 0) & ~known.contains(np.asarray(rows)[:, None], found)
     # Stable: usable ones move to the front and keep BM25's order.
     order = np.argsort(~usable, axis=1, kind="stable")[:, :k]

@@ -74,7 +74,9 @@ class Collection:
       name: for people.
       fingerprint: hex digest of the content.
       description: where it comes from.
-      document_ids: ids of the documents that evaluation searches, in row order.
+      num_documents: all of them.
+      corpus_size: so many in front are what evaluation searches.
+      document_ids: ids of those, in row order.
       query_ids: ids of all queries.
       splits: the splits that have judgements.
     """
@@ -94,7 +96,8 @@ class Collection:
         self.splits = tuple(s for s in SPLITS if judgements and s in judgements.info.splits)
         ids = [row["id"].decode() for row in self._rows("documents")]
         self.num_documents = len(ids)
-        self.document_ids = ids[: info["corpus_size"]]
+        self.corpus_size = info["corpus_size"] or len(ids)
+        self.document_ids = ids[: self.corpus_size]
         self.query_ids = [row["id"].decode() for row in self._rows("queries")]
 
     def _rows(self, table: str, split: str = "rows") -> Iterator[dict[str, Any]]:
@@ -127,6 +130,11 @@ class Collection:
             name: np.array([row[name] for row in rows], _FEATURES["triplets"][name])
             for name in Triplet._fields
         }
+
+    @property
+    def training_pool(self) -> range:
+        """Rows of the documents that negatives come from: never those only evaluation knows."""
+        return range(self.corpus_size % self.num_documents, self.num_documents)
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
         """Query id -> document id -> relevance, as TREC's tools want it."""

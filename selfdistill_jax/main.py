@@ -1,0 +1,146 @@
+"""Trains an encoder for retrieval.
+
+    python -m selfdistill_jax.main --config=configs/distributed.py [--config.train.steps=100 ...]
+
+The same command again goes on with a run that was stopped, and prints the result of a finished one.
+Every setting stands in configs/base.py and is changed by --config.<key>=<value>.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+# Before transformers is imported: it would say at every start that PyTorch is not there.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+import jax
+from absl import flags, logging
+from ml_collections import config_flags
+
+from selfdistill_jax import cli
+from selfdistill_jax.data.cache import cache_folder
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.train.loop import train
+from selfdistill_jax.train.run_folder import flatten, nearest
+
+_FLAGS = flags.FLAGS
+
+
+def _define() -> None:
+    config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
+    flags.DEFINE_string("workdir", None, "The run's folder; runs/<config's name> by default.")
+    flags.DEFINE_bool("restart", False, "Move an old run in the folder aside and begin anew.")
+    flags.DEFINE_bool("distributed", False, "Start jax.distributed: one run of several processes.")
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0; found on TPU pods.")
+    flags.DEFINE_integer("num_processes", None, "Processes of the run; found on TPU pods.")
+    flags.DEFINE_integer("process_id", None, "Number of this one; found on TPU pods.")
+
+
+def main(argv: list[str]) -> int | None:
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}; every setting is a flag")
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(None)  # no date and line number before each line
+    _start_distributed()
+    _keep_compiled()
+    config = _FLAGS.config
+    workdir = Path(_FLAGS.workdir or Path("runs") / _config_path(sys.argv).stem)
+    stopped = _StopSignal()
+    text = train(config, workdir, restart=_FLAGS.restart, stop=stopped)
+    if text is None:
+        return 128 + (stopped.signal or signal.SIGTERM)
+    if jax.process_index() == 0:
+        print(text, end="")
+    return 0
+
+
+def _start_distributed() -> None:
+    names = ("coordinator_address", "num_processes", "process_id")
+    given = {name: _FLAGS[name].value for name in names if _FLAGS[name].value is not None}
+    if given and not _FLAGS.distributed:
+        raise InputError(f"--{next(iter(given))} needs --distributed")
+    if not _FLAGS.distributed:
+        return
+    try:
+        jax.distributed.initialize(**given)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"--distributed: jax.distributed.initialize failed ({error}); give "
+            "--coordinator_address, --num_processes and --process_id, or leave the flag out to "
+            "train on this machine alone"
+        ) from None
+
+
+def _keep_compiled() -> None:
+    """Compiled programs are kept in the user's cache: the next start does without compiling."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+class _StopSignal:
+    """The first Ctrl-C or SIGTERM ends the run after its step, with a checkpoint; the next at once.
+
+    With several processes SIGTERM is left to jax.distributed, which tells all of them.
+    """
+
+    def __init__(self):
+        self.signal: int | None = None
+        for number in (signal.SIGINT, *((signal.SIGTERM,) if jax.process_count() == 1 else ())):
+            signal.signal(number, self._arrived)
+
+    def _arrived(self, number: int, frame) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        logging.info("Stopping after this step; once more to stop at once")
+
+    def __call__(self, step: int) -> bool:
+        # Several processes must agree on a step; only the first one's keyboard is asked there.
+        return self.signal is not None and jax.process_count() == 1
+
+
+def _config_path(argv: list[str]) -> Path:
+    for i, argument in enumerate(argv):
+        name, _, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            return Path((value or argv[i + 1]).split(":")[0])
+    raise InputError("--config is missing; try --config=configs/distributed.py")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Reads the flags; whatever is wrong in a setting becomes one line that names it."""
+    path = _config_path(argv)
+    if not path.is_file():
+        raise InputError(f"--config={path}: no such file")
+    try:
+        rest = _FLAGS(argv)
+    except (AttributeError, KeyError):
+        _FLAGS.unparse_flags()
+        _name_unknown_key(argv, path)
+        raise
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(
+            f"unknown flag --{error.flagname}{nearest(error.flagname, list(_FLAGS))}"
+        ) from None
+    except flags.IllegalFlagValueError as error:
+        raise InputError(str(error).strip().splitlines()[-1]) from None
+    return rest
+
+
+def _name_unknown_key(argv: list[str], path: Path) -> None:
+    given = [a.lstrip("-").partition("=")[0] for a in argv if a.lstrip("-").startswith("config.")]
+    _FLAGS([argv[0], f"--config={path}"])
+    known = flatten(_FLAGS.config.to_dict())
+    groups = _FLAGS.config.to_dict()
+    for key in (name.removeprefix("config.") for name in given):
+        if key not in known and key not in groups:
+            raise InputError(
+                f"--config.{key}: {path} has no such setting{nearest(key, known)}"
+            )
+
+
+if __name__ == "__main__":
+    _define()
+    cli.run(main, parse=_parse)

@@ -1,0 +1,271 @@
+"""The training loop: one for every loss, encoder and collection."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder.encode import Encode, Params, make_encode
+from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
+from selfdistill_jax.encoding import encode_tokens, local_mesh
+from selfdistill_jax.progress import Progress
+from selfdistill_jax.retrieval.evaluation import MEASURES, System
+from selfdistill_jax.train import result
+from selfdistill_jax.train.checkpoint import Checkpoints, Memory
+from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, evaluation_set
+from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
+from selfdistill_jax.train.run_folder import environment, open_run, read_result, write_json
+from selfdistill_jax.train.run_log import RunLog, check_finite
+from selfdistill_jax.train.setup import (
+    DTYPES,
+    Data,
+    check_train,
+    load_data,
+    load_encoder,
+    make_loss_function,
+)
+from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
+
+MODEL = "model"
+SELECTION = MEASURES[0]
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    restart: bool = False,
+    stop: Callable[[int], bool] = lambda step: False,
+) -> str | None:
+    """Trains, or goes on with a run that was stopped, and evaluates the best model.
+
+    Args:
+      config: as of ``configs/base.py``.
+      workdir: the run's folder; holds checkpoints, metrics, the model, the evaluation, the report.
+      restart: move an old run in that folder aside and begin anew.
+      stop: asked after every step; True saves a checkpoint and ends early.
+
+    Returns:
+      The result as text, None when it was stopped before the end.
+
+    Raises:
+      InputError: a wrong setting or file, a folder of another run, or a loss that is not finite.
+    """
+    mesh = make_mesh()
+    check_train(config, mesh.devices.size)
+    loss = make_loss_function(
+        config.loss.name, {k: v for k, v in config.loss.items() if k != "name"}
+    )
+    schedule = make_schedule(
+        learning_rate=config.train.learning_rate,
+        steps=config.train.steps,
+        warmup_steps=config.train.warmup_steps,
+        decay=config.train.decay,
+        decay_rate=config.train.decay_rate,
+    )
+    first = jax.process_index() == 0
+    if first:
+        open_run(workdir, config.to_dict(), restart=restart)
+    _wait("the run's folder is there")
+    if (finished := read_result(workdir)) is not None:
+        return finished
+    encoder = load_encoder(config)
+    data = load_data(config, encoder)
+    if first:
+        facts = environment(
+            seed=config.seed,
+            collection=data.collection.name,
+            collection_fingerprint=data.collection.fingerprint,
+            collection_source=data.collection.description,
+            tokenizer_fingerprint=data.tokenizer.fingerprint,
+        )
+        write_json(workdir / "environment.json", facts)
+    encode = make_encode(
+        encoder.config, pooling=encoder.pooling, dtype=DTYPES[config.train.dtype]
+    )
+    optimizer = make_optimizer(
+        schedule, weight_decay=config.train.weight_decay, clip_norm=config.train.clip_norm
+    )
+    step = make_step(encode, loss, optimizer, mesh)
+    state = put_state(TrainState(encoder.params, jax.jit(optimizer.init)(encoder.params)), mesh)
+    run = _Run(config, workdir, encoder, data, encode)
+    done = run.fit(step, state, schedule, mesh, stop)
+    return run.finish() if done else None
+
+
+class _Run:
+    """What stays the same through a run; the state goes from step to step in `fit`."""
+
+    def __init__(self, config, workdir: Path, encoder: Encoder, data: Data, encode: Encode):
+        self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
+        self.first = jax.process_index() == 0
+        self._encode, self._mesh = jax.jit(encode), local_mesh()
+        self._dev = None
+        if "dev" in data.collection.splits:
+            self._dev = evaluation_set(
+                data.collection,
+                "dev",
+                max_documents=config.evaluation.dev_documents,
+                seed=config.seed,
+            )
+
+    def fit(self, step, state: TrainState, schedule, mesh, stop) -> bool:
+        """Runs the steps that are left; False when it was stopped before the last."""
+        train = self.config.train
+        checkpoints = Checkpoints(self.workdir / "checkpoints")
+        memory, begin = Memory(), checkpoints.latest() or 0
+        if begin:
+            state, memory = checkpoints.restore(begin, state)
+            logging.info("Going on from step %d in %s", begin, self.workdir)
+        log = RunLog(self.workdir, step=begin, active=self.first)
+        if not begin:
+            memory = self._select(0, state, memory, log)
+        batches = self.data.batches.iterate(begin)
+        waiting: tuple[int, Any] | None = None  # metrics are read while the next step runs
+        last_time = time.monotonic()
+
+        def flush() -> None:
+            nonlocal waiting, last_time
+            if waiting is None:
+                return
+            number, metrics = waiting
+            waiting = None
+            values = {
+                k: float(v) if v.ndim == 0 else v for k, v in jax.device_get(metrics).items()
+            }
+            check_finite(number, values["loss"])
+            now = time.monotonic()
+            rate, last_time = train.batch_size / (now - last_time), now
+            values["learning_rate"] = float(schedule(number - 1))
+            log.write("train", number, values | {"triplets_per_second": round(rate, 2)})
+            shown = {"loss": f"{values['loss']:.4f}", "triplets/s": f"{rate:.1f}"}
+            bar.update(1, **shown)
+
+        with Progress("Training", train.steps, unit="steps", start=begin) as bar:
+            for number in range(begin + 1, train.steps + 1):
+                if self._enough(memory):
+                    break
+                state, metrics = step(state, put_batch(next(batches), mesh))
+                flush()
+                waiting = number, metrics
+                last = number == train.steps
+                if number % train.evaluate_every == 0 or last:
+                    flush()
+                    memory = self._select(number, state, memory, log)
+                    last_time = time.monotonic()
+                stopped = not last and (stop(number) or checkpoints.preempted(number))
+                if number % train.checkpoint_every == 0 or last or stopped:
+                    flush()
+                    checkpoints.save(number, state, memory)
+                    last_time = time.monotonic()
+                if stopped:
+                    logging.info("Stopped at step %d; the same command goes on from there", number)
+                    break
+            else:
+                stopped = False
+            flush()
+        batches.close()
+        checkpoints.close()
+        log.close()
+        return not stopped
+
+    def finish(self) -> str:
+        """Evaluates the start encoder, the best model and BM25 on the test split, and reports."""
+        collection, depth = self.data.collection, self.config.evaluation.depth
+        splits = [s for s in ("test", "dev") if s in collection.splits]
+        systems: dict[str, System] = {}
+        if splits:
+            examined = evaluation_set(collection, splits[0])
+            best = read_folder(str(self.workdir / MODEL), pooling=self.encoder.pooling)
+            systems["bm25"] = evaluate_bm25(examined, collection, k=depth)
+            for name, params in (("start", self.encoder.params), ("trained", best.params)):
+                systems[name] = self._evaluate(examined, params, f"Test, {name}")
+        if self.first:
+            result.write(
+                self.workdir,
+                config=self.config.to_dict(),
+                data=self.data,
+                encoder=self.encoder,
+                systems=systems,
+                split=splits[0] if splits else "",
+            )
+        _wait("the result is written")
+        return read_result(self.workdir)
+
+    def _enough(self, memory: Memory) -> bool:
+        patience = self.config.train.patience
+        if not patience or memory.without_gain < patience:
+            return False
+        logging.info(
+            "Stopping early: no better dev %s in %d evaluations, the best was %.4f at step %d",
+            SELECTION, memory.without_gain, memory.best, memory.best_step,
+        )  # fmt: skip
+        return True
+
+    def _select(self, step: int, state: TrainState, memory: Memory, log: RunLog) -> Memory:
+        """Evaluates on dev and keeps the model if it is the best; without dev keeps the last."""
+        params = jax.device_get(state.params)
+        if self._dev is None:
+            self._save(params, f"step {step}, the last; the collection has no dev split")
+            return memory._replace(best_step=step)
+        system = self._evaluate(self._dev, params, f"Dev, step {step}")
+        values = {measure: system.mean(measure) for measure in MEASURES}
+        log.write("dev", step, values)
+        new = memory.seen(step, values[SELECTION])
+        best = new.best_step == step
+        logging.info(
+            "Dev at step %d: %s%s",
+            step, ", ".join(f"{m} {v:.4f}" for m, v in values.items()), " (best)" if best else "",
+        )  # fmt: skip
+        if best:
+            self._save(params, f"step {step}, the best by {SELECTION} on dev, {new.best:.4f}")
+        return new
+
+    def _save(self, params: Params, note: str) -> None:
+        if self.first:
+            model = self.encoder._replace(params=params)
+            card = result.model_card(self.config.to_dict(), self.data.collection, self.encoder, note)
+            write_folder(self.workdir / MODEL, model, card=card)
+
+    def _evaluate(self, examined, params: Params, label: str) -> System:
+        local = jax.device_put(params, jax.NamedSharding(self._mesh, jax.P()))
+        return evaluate_encoder(
+            examined,
+            lambda tokens, what: self._encode_table(local, tokens, what),
+            queries=self.data.queries,
+            documents=self.data.documents,
+            k=self.config.evaluation.depth,
+            label=label,
+        )
+
+    def _encode_table(self, params: Params, tokens: TokenTable, label: str) -> np.ndarray:
+        """Every process encodes its share of the rows, and all get all vectors."""
+        processes, total = jax.process_count(), len(tokens)
+        mine = np.arange(jax.process_index(), total, processes)
+        vectors = encode_tokens(
+            self._encode,
+            params,
+            tokens.take(mine) if processes > 1 else tokens,
+            limit=self.encoder.max_length,
+            dimensions=self.encoder.config.hidden_size,
+            mesh=self._mesh,
+            batch_size=self.config.evaluation.batch_size,
+            progress=label if self.first else "",
+        )
+        if processes == 1:
+            return vectors
+        fill = -(-total // processes) - len(vectors)
+        every = multihost_utils.process_allgather(np.pad(vectors, ((0, fill), (0, 0))))
+        return np.asarray(every).transpose(1, 0, 2).reshape(-1, vectors.shape[1])[:total]
+
+
+def _wait(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)

@@ -1,0 +1,187 @@
+"""From a config to everything a run works with; wrong values are found here, before any work."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+from selfdistill_jax.data.batches import TrainingBatches
+from selfdistill_jax.data.bm25 import BM25
+from selfdistill_jax.data.cache import cache_folder
+from selfdistill_jax.data.negatives import NEGATIVES, KnownPositives, bm25_candidates
+from selfdistill_jax.data.sources import open_source
+from selfdistill_jax.data.tables import Collection, open_collection
+from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.data.tokens import TokenTable, cached_tokens
+from selfdistill_jax.encoder.folder import Encoder, read_folder
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.losses import LOSSES
+from selfdistill_jax.train.run_folder import nearest
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Data(NamedTuple):
+    collection: Collection
+    tokenizer: Tokenizer
+    queries: TokenTable
+    documents: TokenTable
+    batches: TrainingBatches
+
+
+def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
+    """Checks numbers that would fail late or mean nothing.
+
+    Raises:
+      InputError: names the key, its value and what was expected.
+    """
+    size = config.train.batch_size
+    if size < 1 or size % devices:
+        near = max(size // devices, 1) * devices
+        raise InputError(
+            f"config.train.batch_size is {size}, which {devices} devices cannot share equally; "
+            f"take a multiple of {devices}, such as {near}"
+        )
+    for key in ("steps", "checkpoint_every", "evaluate_every"):
+        if config.train[key] < 1:
+            raise InputError(f"config.train.{key} is {config.train[key]}; expected 1 or more")
+    for key in ("query_length", "document_length"):
+        if config.data[key] < 3:  # [CLS], one token, [SEP]
+            raise InputError(f"config.data.{key} is {config.data[key]}; expected 3 tokens or more")
+    if config.train.dtype not in DTYPES:
+        raise InputError(
+            f"config.train.dtype is {config.train.dtype!r}; expected {' or '.join(DTYPES)}"
+        )
+    if config.data.negatives not in NEGATIVES:
+        raise InputError(
+            f"config.data.negatives is {config.data.negatives!r}; "
+            f"expected {' or '.join(NEGATIVES)}{nearest(config.data.negatives, NEGATIVES)}"
+        )
+
+
+def make_loss_function(name: str, options: dict[str, Any]) -> Callable[..., jax.Array]:
+    """A loss of the registry with its options bound.
+
+    Raises:
+      InputError: no such loss, an option it does not take, or a value it refuses.
+    """
+    if name not in LOSSES:
+        raise InputError(
+            f"config.loss.name is {name!r}; expected one of {', '.join(LOSSES)}"
+            f"{nearest(name, LOSSES)}"
+        )
+    taken = inspect.signature(LOSSES[name]).parameters
+    for option in options:
+        if option not in taken:
+            raise InputError(
+                f"config.loss.{option}: the loss {name!r} has no such option (it has "
+                f"{', '.join(o for o in taken if o not in ('q', 'p', 'n', 'where', 'axis_name'))}); "
+                "start from the config of that loss"
+            )
+    loss = partial(LOSSES[name], **options)
+    example = jax.ShapeDtypeStruct((2, 4), jnp.float32)
+    try:
+        jax.eval_shape(loss, example, example, example)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config.loss: {error}") from None
+    return loss
+
+
+def load_encoder(config: ml_collections.ConfigDict) -> Encoder:
+    """The start encoder, cut to the run's document length.
+
+    Raises:
+      InputError: it cannot be found or read, or has fewer positions than the lengths ask for.
+    """
+    encoder = read_folder(config.encoder.init, pooling=config.encoder.pooling)
+    limit = encoder.config.max_positions
+    for key in ("query_length", "document_length"):
+        if config.data[key] > limit:
+            raise InputError(
+                f"config.data.{key} is {config.data[key]}; "
+                f"{config.encoder.init} has {limit} positions"
+            )
+    return encoder._replace(max_length=config.data.document_length)
+
+
+def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
+    """Builds or opens the tables and tokens, and the batches of this process.
+
+    Raises:
+      InputError: something is wrong with the data, or there is nothing to train on.
+    """
+    return _first_process_first(partial(_load_data, config, encoder))
+
+
+def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
+    cache = cache_folder(config.data.cache)
+    source = open_source(dataset=config.data.dataset, triplets=config.data.triplets)
+    collection = open_collection(source, cache)
+    tokenizer = Tokenizer(encoder.folder)
+    queries, documents = (
+        cached_tokens(
+            cache / "tokens" / f"{collection.folder.name}-{table}",
+            tokenizer,
+            texts,
+            limit=encoder.config.max_positions,
+        )
+        for table, texts in (
+            ("queries", collection.query_texts),
+            ("documents", collection.document_contents),
+        )
+    )
+    triplets = collection.triplets()
+    count, size = len(triplets["query"]), config.train.batch_size
+    if count < size:
+        raise InputError(
+            f"{collection.name}: {count} training triplets, fewer than one batch of {size} "
+            "(config.train.batch_size)"
+        )
+    pool = collection.training_pool
+    known = KnownPositives(triplets["query"], triplets["positive"], pool)
+    share = size // jax.process_count()
+    batches = TrainingBatches(
+        queries,
+        documents,
+        triplets,
+        known=known,
+        pool=pool,
+        candidates=_candidates(config, collection, triplets, known, pool),
+        seed=config.seed,
+        batch_size=size,
+        query_length=config.data.query_length,
+        document_length=config.data.document_length,
+        buckets=config.data.buckets,
+        rows=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
+    )
+    return Data(collection, tokenizer, queries, documents, batches)
+
+
+def _candidates(config, collection, triplets, known, pool) -> np.ndarray | None:
+    if config.data.negatives != "bm25":
+        return None
+    texts = list(collection.query_texts())
+    return bm25_candidates(
+        BM25(list(collection.document_contents())[pool.start :]),
+        [texts[row] for row in triplets["query"]],
+        triplets["query"],
+        known=known,
+        pool=pool,
+        k=config.data.bm25_candidates,
+    )
+
+
+def _first_process_first(make: Callable[[], Any]) -> Any:
+    """One process fills the caches, then the others open them."""
+    if jax.process_count() == 1:
+        return make()
+    if jax.process_index() == 0:
+        made = make()
+    multihost_utils.sync_global_devices("data is prepared")
+    return made if jax.process_index() == 0 else make()
