@@ -55,7 +55,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     train.patience = 0  # stop after so many evaluations without a new best; 0: never
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
-    evaluation.dev_documents = 1500  # dev searches its relevant ones and others up to so many; 0: all
+    evaluation.dev_documents = 1500  # so many at most are searched on dev; 0: all
     evaluation.depth = 100  # documents retrieved for each query
     evaluation.batch_size = 128  # texts encoded at once
     return config

@@ -13,6 +13,7 @@ from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
 from selfdistill_jax.encoding import encode_tokens, local_mesh
 
+
 class BiEncoder:
     """One encoder for queries and documents.
 

@@ -15,12 +15,13 @@ from pathlib import Path
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 import jax
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from selfdistill_jax import cli
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.run_folder import flatten, nearest
 
@@ -40,8 +41,7 @@ def _define() -> None:
 def main(argv: list[str]) -> int | None:
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}; every setting is a flag")
-    logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().setFormatter(None)  # no date and line number before each line
+    show_log()
     _start_distributed()
     _keep_compiled()
     config = _FLAGS.config
@@ -94,7 +94,7 @@ class _StopSignal:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        logging.info("Stopping after this step; once more to stop at once")
+        LOG.info("Stopping after this step; once more to stop at once")
 
     def __call__(self, step: int) -> bool:
         # Several processes must agree on a step; only the first one's keyboard is asked there.
@@ -136,9 +136,7 @@ def _name_unknown_key(argv: list[str], path: Path) -> None:
     groups = _FLAGS.config.to_dict()
     for key in (name.removeprefix("config.") for name in given):
         if key not in known and key not in groups:
-            raise InputError(
-                f"--config.{key}: {path} has no such setting{nearest(key, known)}"
-            )
+            raise InputError(f"--config.{key}: {path} has no such setting{nearest(key, known)}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,24 @@
 """Progress of a long loop: a bar on a terminal, a plain line now and then in a log."""
 
+import logging
 import sys
 import time
 from typing import Any
 
-from absl import logging
 from tqdm import tqdm
 
+# Its own, so that a command can show it without the hundred lines that orbax logs a checkpoint.
+LOG = logging.getLogger("selfdistill_jax")
 _LOG_SECONDS = 15
+
+
+def show_log() -> None:
+    """Sends this package's messages to stderr as plain lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    LOG.handlers = [handler]
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
 
 
 class Progress:
@@ -51,7 +62,12 @@ class Progress:
             rate = (self._done - self._start) / max(now - self._began, 1e-9)
             left = (self._total - self._done) / max(rate, 1e-9)
             shown = "".join(f", {name} {value}" for name, value in values.items())
-            logging.info(
+            LOG.info(
                 "%s: %d of %d %s%s, %.0f s left",
-                self._label, self._done, self._total, self._unit, shown, left,
+                self._label,
+                self._done,
+                self._total,
+                self._unit,
+                shown,
+                left,
             )

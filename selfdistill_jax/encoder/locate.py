@@ -2,13 +2,13 @@
 
 import hashlib
 import importlib.util
-import logging
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import LOG
 
 # Only the files this package reads: a hub repository also holds ONNX, OpenVINO and PyTorch copies.
 _FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "1_Pooling/*", "README.md"]
@@ -52,7 +52,7 @@ def locate(name: str) -> Path:
     found = _in_wheel(name)
     if found is not None:
         return found
-    logging.info("Downloading %s from the Hugging Face hub", name)
+    LOG.info("Downloading %s from the Hugging Face hub", name)
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FILES, etag_timeout=5))
     except _HUB_ERRORS as error:

@@ -1,4 +1,4 @@
-"""From vectors or an index to a run and its values; what training, `evaluate` and `search` share."""
+"""From vectors or texts to runs and their values; training and the commands share it."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -8,14 +8,13 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Encode, Params, make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
 from selfdistill_jax.encoding import encode_tokens, local_mesh
-from selfdistill_jax.progress import Progress
+from selfdistill_jax.progress import LOG, Progress
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train import result
 from selfdistill_jax.train.checkpoint import Checkpoints, Memory
@@ -87,9 +86,7 @@ def train(
             tokenizer_fingerprint=data.tokenizer.fingerprint,
         )
         write_json(workdir / "environment.json", facts)
-    encode = make_encode(
-        encoder.config, pooling=encoder.pooling, dtype=DTYPES[config.train.dtype]
-    )
+    encode = make_encode(encoder.config, pooling=encoder.pooling, dtype=DTYPES[config.train.dtype])
     optimizer = make_optimizer(
         schedule, weight_decay=config.train.weight_decay, clip_norm=config.train.clip_norm
     )
@@ -123,7 +120,7 @@ class _Run:
         memory, begin = Memory(), checkpoints.latest() or 0
         if begin:
             state, memory = checkpoints.restore(begin, state)
-            logging.info("Going on from step %d in %s", begin, self.workdir)
+            LOG.info("Going on from step %d in %s", begin, self.workdir)
         log = RunLog(self.workdir, step=begin, active=self.first)
         if not begin:
             memory = self._select(0, state, memory, log)
@@ -137,9 +134,7 @@ class _Run:
                 return
             number, metrics = waiting
             waiting = None
-            values = {
-                k: float(v) if v.ndim == 0 else v for k, v in jax.device_get(metrics).items()
-            }
+            values = {k: float(v) if v.ndim == 0 else v for k, v in jax.device_get(metrics).items()}
             check_finite(number, values["loss"])
             now = time.monotonic()
             rate, last_time = train.batch_size / (now - last_time), now
@@ -166,7 +161,7 @@ class _Run:
                     checkpoints.save(number, state, memory)
                     last_time = time.monotonic()
                 if stopped:
-                    logging.info("Stopped at step %d; the same command goes on from there", number)
+                    LOG.info("Stopped at step %d; the same command goes on from there", number)
                     break
             else:
                 stopped = False
@@ -203,7 +198,7 @@ class _Run:
         patience = self.config.train.patience
         if not patience or memory.without_gain < patience:
             return False
-        logging.info(
+        LOG.info(
             "Stopping early: no better dev %s in %d evaluations, the best was %.4f at step %d",
             SELECTION, memory.without_gain, memory.best, memory.best_step,
         )  # fmt: skip
@@ -220,7 +215,7 @@ class _Run:
         log.write("dev", step, values)
         new = memory.seen(step, values[SELECTION])
         best = new.best_step == step
-        logging.info(
+        LOG.info(
             "Dev at step %d: %s%s",
             step, ", ".join(f"{m} {v:.4f}" for m, v in values.items()), " (best)" if best else "",
         )  # fmt: skip
@@ -231,7 +226,9 @@ class _Run:
     def _save(self, params: Params, note: str) -> None:
         if self.first:
             model = self.encoder._replace(params=params)
-            card = result.model_card(self.config.to_dict(), self.data.collection, self.encoder, note)
+            card = result.model_card(
+                self.config.to_dict(), self.data.collection, self.encoder, note
+            )
             write_folder(self.workdir / MODEL, model, card=card)
 
     def _evaluate(self, examined, params: Params, label: str) -> System:

@@ -74,9 +74,7 @@ def _best_step(workdir: Path) -> int | None:
     return max(dev, key=lambda record: record[MEASURES[0]])["step"] if dev else None
 
 
-def model_card(
-    config: dict[str, Any], collection: Collection, encoder: Encoder, note: str
-) -> str:
+def model_card(config: dict[str, Any], collection: Collection, encoder: Encoder, note: str) -> str:
     """The README of a model's folder, with the front matter that the hub reads."""
     settings = "\n".join(f"{key} = {value!r}" for key, value in flatten(config).items())
     base = config["encoder"]["init"]

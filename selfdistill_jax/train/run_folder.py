@@ -39,9 +39,7 @@ def open_run(workdir: Path, config: Mapping[str, Any], *, restart: bool) -> None
         workdir.rename(_free_name(workdir))
     if workdir.exists() and any(workdir.iterdir()):
         if not path.is_file():
-            raise InputError(
-                f"{workdir}: not empty and no run's folder; give another --workdir"
-            )
+            raise InputError(f"{workdir}: not empty and no run's folder; give another --workdir")
         differences = _differences(json.loads(path.read_text()), config)
         if differences:
             raise InputError(

@@ -76,13 +76,13 @@ def make_loss_function(name: str, options: dict[str, Any]) -> Callable[..., jax.
             f"config.loss.name is {name!r}; expected one of {', '.join(LOSSES)}"
             f"{nearest(name, LOSSES)}"
         )
-    taken = inspect.signature(LOSSES[name]).parameters
+    arrays = ("q", "p", "n", "where", "axis_name")
+    taken = [o for o in inspect.signature(LOSSES[name]).parameters if o not in arrays]
     for option in options:
         if option not in taken:
             raise InputError(
                 f"config.loss.{option}: the loss {name!r} has no such option (it has "
-                f"{', '.join(o for o in taken if o not in ('q', 'p', 'n', 'where', 'axis_name'))}); "
-                "start from the config of that loss"
+                f"{', '.join(taken)}); start from the config of that loss"
             )
     loss = partial(LOSSES[name], **options)
     example = jax.ShapeDtypeStruct((2, 4), jnp.float32)

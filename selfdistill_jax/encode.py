@@ -1,0 +1,69 @@
+"""Encodes texts into a numpy array.
+
+    python -m selfdistill_jax.encode --model=runs/distributed/model --input=texts.jsonl \\
+        --output=vectors.npy
+
+Each line of the input is an object with "text" and optionally "title" and "_id", as in a BEIR
+corpus. Row i of the output, float32 and of unit length, belongs to line i; the ids (or the line
+numbers) go beside it into vectors.ids.txt.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from selfdistill_jax import BiEncoder, cli, options
+from selfdistill_jax.data.jsonl import field, read_jsonl
+from selfdistill_jax.data.source import Document
+from selfdistill_jax.errors import InputError
+
+_FLAGS = flags.FlagValues()
+options.define_model(_FLAGS)
+flags.DEFINE_string("input", None, "File of texts, JSONL, may end in .gz.", flag_values=_FLAGS)
+flags.DEFINE_string("output", None, "File of vectors, .npy.", flag_values=_FLAGS)
+
+
+def main(argv: list[str]) -> None:
+    options.refuse_rest(argv)
+    options.required(_FLAGS, "model", "input", "output")
+    output = options.new_file(_FLAGS.output)
+    if output.suffix != ".npy":
+        raise InputError(f"--output={output}: expected a name that ends in .npy")
+    rows = read_texts(Path(_FLAGS.input))
+    model = BiEncoder.load(_FLAGS.model)
+    vectors = model.encode(
+        [row.content for row in rows], batch_size=_FLAGS.batch_size, progress="Encoding"
+    )
+    ids = output.with_name(f"{output.stem}.ids.txt")
+    ids.write_text("".join(f"{row.id}\n" for row in rows), encoding="utf-8")
+    temporary = output.with_name(f".{output.name}")
+    np.save(temporary, vectors)
+    os.replace(temporary, output)
+    print(f"{len(rows):,} vectors of {vectors.shape[1]} dimensions in {output}, ids in {ids}")
+
+
+def read_texts(path: Path) -> list[Document]:
+    """The rows of a JSONL file of texts.
+
+    Raises:
+      InputError: a row is malformed, or there is none.
+    """
+    rows = []
+    for line, row in read_jsonl(path):
+        at = {"path": path, "line": line}
+        rows.append(
+            Document(
+                field(row, "_id", str, default=str(line), **at),
+                field(row, "title", str, default="", **at),
+                field(row, "text", str, **at),
+            )
+        )
+    if not rows:
+        raise InputError(f'{path}: no rows; expected one object with "text" a line')
+    return rows
+
+
+if __name__ == "__main__":
+    cli.run(main, flag_values=_FLAGS)

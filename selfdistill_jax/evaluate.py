@@ -1,0 +1,85 @@
+"""Evaluates an encoder and BM25 on collections in BEIR format.
+
+    python -m selfdistill_jax.evaluate --model=runs/distributed/model --dataset=DIR[,DIR...] \\
+        --output=DIR [--split=test] [--baseline=MODEL]
+
+Prints a table a collection; writes TREC runs, the values of every query and the tests into
+OUTPUT/<collection>/. With --baseline, another encoder is evaluated too and the first is tested
+against it, else against BM25. The collection "pydocs" is built in.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from selfdistill_jax import BiEncoder, cli, options
+from selfdistill_jax.data.cache import cache_folder
+from selfdistill_jax.data.sources import open_source
+from selfdistill_jax.data.tables import Collection, open_collection
+from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.retrieval.evaluation import System, write_results
+from selfdistill_jax.retrieval.table import results_table
+from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, evaluation_set
+
+_FLAGS = flags.FlagValues()
+options.define_model(_FLAGS)
+flags.DEFINE_list("dataset", None, "BEIR folders, separated by commas.", flag_values=_FLAGS)
+flags.DEFINE_string("output", None, "Folder for runs and values.", flag_values=_FLAGS)
+flags.DEFINE_string("split", "test", "train, dev or test.", flag_values=_FLAGS)
+flags.DEFINE_string("baseline", None, "Another encoder to test against.", flag_values=_FLAGS)
+flags.DEFINE_integer("k", 1000, "Documents for each query.", lower_bound=1, flag_values=_FLAGS)
+
+
+def main(argv: list[str]) -> None:
+    options.refuse_rest(argv)
+    options.required(_FLAGS, "model", "dataset", "output")
+    collections = []
+    for dataset in _FLAGS.dataset:  # all of them before the first hour of encoding
+        collection = open_collection(open_source(dataset=dataset), cache_folder())
+        if _FLAGS.split not in collection.splits:
+            raise InputError(
+                f"{dataset}: no split {_FLAGS.split!r}; it has {', '.join(collection.splits)}"
+            )
+        folder = Path(_FLAGS.output) / collection.name
+        if (folder / f"results.{_FLAGS.split}.json").exists():
+            raise InputError(f"{folder}: holds results already; give another --output")
+        collections.append((collection, folder))
+    models = {"model": BiEncoder.load(_FLAGS.model)}
+    if _FLAGS.baseline:
+        models = {"baseline": BiEncoder.load(_FLAGS.baseline), **models}
+    for collection, folder in collections:
+        systems = _evaluate(collection, models)
+        baseline = "baseline" if _FLAGS.baseline else "bm25"
+        results = write_results(folder, systems, baseline=baseline, split=_FLAGS.split)
+        print(
+            f"{collection.name}, {_FLAGS.split}: {results['queries']:,} queries, "
+            f"{len(collection.document_ids):,} documents\n"
+        )
+        values = {name: system.values for name, system in systems.items()}
+        print(results_table(values, baseline=baseline), f"\n\nruns and values: {folder}\n")
+
+
+def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str, System]:
+    examined = evaluation_set(collection, _FLAGS.split)
+    systems = {"bm25": evaluate_bm25(examined, collection, k=_FLAGS.k)}
+    for name, model in models.items():
+        queries, documents = (
+            TokenTable.from_texts(model.tokenizer, texts, limit=model.encoder.max_length)
+            for texts in (collection.query_texts(), collection.document_contents())
+        )
+        systems[name] = evaluate_encoder(
+            examined,
+            lambda tokens, label, model=model: model.encode_tokens(
+                tokens, batch_size=_FLAGS.batch_size, progress=label
+            ),
+            queries=queries,
+            documents=documents,
+            k=_FLAGS.k,
+            label=f"{collection.name}, {name}",
+        )
+    return systems
+
+
+if __name__ == "__main__":
+    cli.run(main, flag_values=_FLAGS)

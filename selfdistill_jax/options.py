@@ -1,0 +1,38 @@
+"""Flags that the commands around a trained model share."""
+
+from pathlib import Path
+
+from absl import flags
+
+from selfdistill_jax.errors import InputError
+
+
+def define_model(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "model", None, "Encoder: a run's model/ folder, another folder or a hub id.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "batch_size", 128, "Texts encoded at once.", lower_bound=1, flag_values=values
+    )
+
+
+def required(values: flags.FlagValues, *names: str) -> None:
+    """Raises InputError, naming the first flag that was not given."""
+    for name in names:
+        if not values[name].value:
+            raise InputError(f"--{name} is missing; {values[name].help.rstrip('.').lower()}")
+
+
+def refuse_rest(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}; --help lists the flags")
+
+
+def new_file(path: str) -> Path:
+    """A file that may be written: its folder is made, an existing file is not overwritten."""
+    out = Path(path)
+    if out.exists():
+        raise InputError(f"{out}: already there; remove it or give another name")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out

@@ -1,0 +1,47 @@
+"""Searches a corpus exactly and writes a TREC run.
+
+    python -m selfdistill_jax.search --model=runs/distributed/model --corpus=corpus.jsonl \\
+        --queries=queries.jsonl --k=1000 --run=out.trec
+
+Corpus and queries are JSONL as in a BEIR folder: "_id", "text" and optionally "title".
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from selfdistill_jax import BiEncoder, cli, options
+from selfdistill_jax.encode import read_texts
+from selfdistill_jax.retrieval.evaluation import dense_run
+from selfdistill_jax.retrieval.trec import write_run
+
+_FLAGS = flags.FlagValues()
+options.define_model(_FLAGS)
+flags.DEFINE_string("corpus", None, "File of documents, JSONL.", flag_values=_FLAGS)
+flags.DEFINE_string("queries", None, "File of queries, JSONL.", flag_values=_FLAGS)
+flags.DEFINE_string("run", None, "TREC run to write.", flag_values=_FLAGS)
+flags.DEFINE_integer("k", 1000, "Documents for each query.", lower_bound=1, flag_values=_FLAGS)
+
+
+def main(argv: list[str]) -> None:
+    options.refuse_rest(argv)
+    options.required(_FLAGS, "model", "corpus", "queries", "run")
+    out = options.new_file(_FLAGS.run)
+    documents, queries = (read_texts(Path(path)) for path in (_FLAGS.corpus, _FLAGS.queries))
+    model = BiEncoder.load(_FLAGS.model)
+    vectors = [
+        model.encode([row.content for row in rows], batch_size=_FLAGS.batch_size, progress=label)
+        for rows, label in ((queries, "Queries"), (documents, "Documents"))
+    ]
+    run = dense_run(
+        *vectors,
+        query_ids=[row.id for row in queries],
+        document_ids=[row.id for row in documents],
+        k=_FLAGS.k,
+    )
+    write_run(out, run, tag=Path(_FLAGS.model).name)
+    print(f"{len(queries):,} queries, {len(documents):,} documents: {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main, flag_values=_FLAGS)
