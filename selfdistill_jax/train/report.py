@@ -75,8 +75,8 @@ def write_report(
 _MARGIN_NOTE = (
     "A triplet's margin is how much closer its query is to the positive than to the negative; its "
     "target is the similarity of its two documents, (1 + cosine) / 2. Lines are medians, bands "
-    "hold the middle half and the middle 90 % of each batch. Targets that rise towards 1 mean that all "
-    "documents grow alike: the collapse to watch for."
+    "hold the middle half and the middle 90 % of each batch. Targets that rise towards 1 mean that "
+    "all documents grow alike: the collapse to watch for."
 )
 
 

@@ -1,0 +1,132 @@
+"""A collection and an encoder small enough to train in a second, and what tests ask of a run."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import tokenizers
+
+from configs import base
+from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.encode import init_params
+from selfdistill_jax.encoder.folder import Encoder, write_folder
+from selfdistill_jax.train.run_log import METRICS
+
+# Every subject has one word in queries and another in documents: an encoder has to learn the pairs.
+ASKED = ["mabo", "tiri", "kelu", "sona", "pevi", "duga", "lofe", "zamu", "beki", "noru"]
+SAID = ["hasit", "vokel", "jurad", "gimon", "wepak", "cudel", "tafir", "yosub", "qined", "rulom"]
+SPLITS = {"train": range(24), "dev": range(24, 32), "test": range(32, 40)}
+SIZES = EncoderConfig(3 + len(ASKED) + len(SAID) + 2, 16, 2, 2, 32, 16)
+
+
+def write_collection(folder: Path, *, splits=SPLITS) -> Path:
+    """A BEIR folder: 40 queries on two subjects each, and the 40 documents that treat them."""
+    pairs = list(itertools.combinations(range(len(ASKED)), 2))
+    pairs = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[:40]]
+    (folder / "qrels").mkdir(parents=True)
+    for name, words, more in (("queries", ASKED, ""), ("corpus", SAID, " the of")):
+        rows = [
+            {"_id": f"{name[0]}{i}", "text": f"{words[a]} {words[b]}{more}"}
+            for i, (a, b) in enumerate(pairs)
+        ]
+        write_rows(folder / f"{name}.jsonl", rows)
+    for split, numbers in splits.items():
+        rows = [f"q{i}\tc{i}\t1\n" for i in numbers]
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
+    return folder
+
+
+def write_rows(path: Path, rows) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_encoder(folder: Path) -> Path:
+    """A random BERT with a WordPiece tokenizer of the collection's words."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *ASKED, *SAID, "the"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(
+        ("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"])
+    )
+    source = folder.with_name(f"{folder.name}.tokenizer")
+    source.mkdir(parents=True)
+    tokenizer.save(str(source / "tokenizer.json"))
+    raw = {
+        "model_type": "bert",
+        "vocab_size": SIZES.vocab_size,
+        "hidden_size": SIZES.hidden_size,
+        "num_hidden_layers": SIZES.num_layers,
+        "num_attention_heads": SIZES.num_heads,
+        "intermediate_size": SIZES.intermediate_size,
+        "max_position_embeddings": SIZES.max_positions,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu",
+    }
+    params = jax.tree.map(np.asarray, init_params(SIZES, jax.random.key(0)))
+    write_folder(folder, Encoder(source, SIZES, raw, params, {}, "mean", 16), card="Random.")
+    return folder
+
+
+class Tiny:
+    """Both on disk, and the configs of runs with them."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.collection = write_collection(root / "tiny")
+        self.encoder = write_encoder(root / "encoder")
+        self.settings: dict[str, Any] = {
+            "data.dataset": str(self.collection),
+            "data.cache": str(root / "cache"),
+            "data.query_length": 8,
+            "data.document_length": 12,
+            "encoder.init": str(self.encoder),
+            "train.steps": 8,
+            "train.batch_size": 8,
+            "train.learning_rate": 0.02,
+            "train.warmup_steps": 2,
+            "train.checkpoint_every": 3,
+            "train.evaluate_every": 2,
+            "evaluation.dev_documents": 0,
+            "evaluation.batch_size": 8,  # of one shape with the eight queries of a split
+        }
+
+    def config(self, loss: str = "distributed", **settings: Any) -> ml_collections.ConfigDict:
+        """The config of a loss; ``train__steps=4`` sets ``config.train.steps``."""
+        config = base.get_config(loss)
+        changed = {key.replace("__", "."): value for key, value in settings.items()}
+        config.update_from_flattened_dict(self.settings | changed)
+        return config
+
+    def flags(self, **settings: Any) -> list[str]:
+        """The same as arguments of the command."""
+        changed = {key.replace("__", "."): value for key, value in settings.items()}
+        return [f"--config.{key}={value}" for key, value in (self.settings | changed).items()]
+
+
+def metrics(workdir: Path, kind: str = "") -> list[dict[str, Any]]:
+    """The records of a run without what a clock says."""
+    lines = (workdir / METRICS).read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    clock = ("time", "triplets_per_second")
+    return [
+        {key: value for key, value in record.items() if key not in clock}
+        for record in records
+        if kind in ("", record["kind"])
+    ]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
