@@ -82,13 +82,15 @@ def _keep_compiled() -> None:
 class _StopSignal:
     """The first Ctrl-C or SIGTERM ends the run after its step, with a checkpoint; the next at once.
 
-    With several processes SIGTERM is left to jax.distributed, which tells all of them.
+    With several processes SIGTERM is left to jax.distributed, whose notice reaches all of them at
+    one step (`Checkpoints.preempted`); a signal seen by one alone would leave the others waiting.
     """
 
     def __init__(self):
         self.signal: int | None = None
-        for number in (signal.SIGINT, *((signal.SIGTERM,) if jax.process_count() == 1 else ())):
-            signal.signal(number, self._arrived)
+        if jax.process_count() == 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._arrived)
 
     def _arrived(self, number: int, frame) -> None:
         if self.signal is not None:
@@ -97,8 +99,7 @@ class _StopSignal:
         LOG.info("Stopping after this step; once more to stop at once")
 
     def __call__(self, step: int) -> bool:
-        # Several processes must agree on a step; only the first one's keyboard is asked there.
-        return self.signal is not None and jax.process_count() == 1
+        return self.signal is not None
 
 
 def _config_path(argv: list[str]) -> Path:

@@ -127,6 +127,7 @@ class _Run:
         batches = self.data.batches.iterate(begin)
         waiting: tuple[int, Any] | None = None  # metrics are read while the next step runs
         last_time = time.monotonic()
+        stopped = False
 
         def flush() -> None:
             nonlocal waiting, last_time
@@ -163,8 +164,6 @@ class _Run:
                 if stopped:
                     LOG.info("Stopped at step %d; the same command goes on from there", number)
                     break
-            else:
-                stopped = False
             flush()
         batches.close()
         checkpoints.close()
