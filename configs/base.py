@@ -41,17 +41,17 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     config.loss = ml_collections.ConfigDict({"name": loss, **LOSSES[loss]})
 
     config.train = train = ml_collections.ConfigDict()
-    train.steps = 60  # optimizer updates
+    train.steps = 30  # optimizer updates
     train.batch_size = 64  # triplets of an update, over all devices
     train.learning_rate = 5e-5  # the highest one
-    train.warmup_steps = 6  # from 0 up to it
+    train.warmup_steps = 3  # from 0 up to it
     train.decay = "cosine"  # constant, linear or cosine to 0; exponential with decay_rate
     train.decay_rate = 0.99999  # factor a step, of the exponential decay
     train.weight_decay = 0.01  # on matrices only
     train.clip_norm = 1.0  # global norm a gradient is clipped at; 0: never
     train.dtype = "float32"  # of products and activations: float32 or bfloat16
-    train.checkpoint_every = 20  # steps
-    train.evaluate_every = 30  # steps, on the dev split
+    train.checkpoint_every = 10  # steps
+    train.evaluate_every = 15  # steps, on the dev split
     train.patience = 0  # stop after so many evaluations without a new best; 0: never
 
     config.evaluation = evaluation = ml_collections.ConfigDict()

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+from absl import logging as absl_logging
 from tqdm import tqdm
 
 # Its own, so that a command can show it without the hundred lines that orbax logs a checkpoint.
@@ -13,7 +14,8 @@ _LOG_SECONDS = 15
 
 
 def show_log() -> None:
-    """Sends this package's messages to stderr as plain lines."""
+    """Sends this package's messages to stderr as plain lines, and others' warnings only."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     LOG.handlers = [handler]
