@@ -76,6 +76,8 @@ def _parse(argv: list[str], values: flags.FlagValues) -> list[str]:
 def _help(main: Callable, values: flags.FlagValues) -> str:
     text = (sys.modules[main.__module__].__doc__ or "").strip()
     own = values.get_key_flags_for_module(main.__module__)
+    if values is not flags.FLAGS:  # the command's alone, wherever they were defined
+        own = [values[name] for name in values]
     lines = [text, "", "Flags:"] if own else [text]
     for flag in sorted(own, key=lambda flag: flag.name):
         default = "" if flag.default is None else f" (default: {flag.default_as_str})"

@@ -18,6 +18,7 @@ from selfdistill_jax import BiEncoder, cli, options
 from selfdistill_jax.data.jsonl import field, read_jsonl
 from selfdistill_jax.data.source import Document
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import show_log
 
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
@@ -26,17 +27,20 @@ flags.DEFINE_string("output", None, "File of vectors, .npy.", flag_values=_FLAGS
 
 
 def main(argv: list[str]) -> None:
+    show_log()
     options.refuse_rest(argv)
     options.required(_FLAGS, "model", "input", "output")
-    output = options.new_file(_FLAGS.output)
+    output = Path(_FLAGS.output)
     if output.suffix != ".npy":
         raise InputError(f"--output={output}: expected a name that ends in .npy")
+    ids = output.with_name(f"{output.stem}.ids.txt")
+    options.refuse_existing(output, ids)
     rows = read_texts(Path(_FLAGS.input))
     model = BiEncoder.load(_FLAGS.model)
+    output.parent.mkdir(parents=True, exist_ok=True)
     vectors = model.encode(
         [row.content for row in rows], batch_size=_FLAGS.batch_size, progress="Encoding"
     )
-    ids = output.with_name(f"{output.stem}.ids.txt")
     ids.write_text("".join(f"{row.id}\n" for row in rows), encoding="utf-8")
     temporary = output.with_name(f".{output.name}")
     np.save(temporary, vectors)
@@ -50,16 +54,15 @@ def read_texts(path: Path) -> list[Document]:
     Raises:
       InputError: a row is malformed, or there is none.
     """
-    rows = []
+    rows, seen = [], set()
     for line, row in read_jsonl(path):
         at = {"path": path, "line": line}
-        rows.append(
-            Document(
-                field(row, "_id", str, default=str(line), **at),
-                field(row, "title", str, default="", **at),
-                field(row, "text", str, **at),
-            )
-        )
+        id_ = field(row, "_id", str, default=str(line), **at)
+        if id_ in seen:
+            raise InputError(f"{path}:{line}: _id {id_!r} stands there twice; ids must be unique")
+        seen.add(id_)
+        title = field(row, "title", str, default="", **at)
+        rows.append(Document(id_, title, field(row, "text", str, **at)))
     if not rows:
         raise InputError(f'{path}: no rows; expected one object with "text" a line')
     return rows

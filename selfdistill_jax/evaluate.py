@@ -18,6 +18,7 @@ from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.tables import Collection, open_collection
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.evaluation import System, write_results
 from selfdistill_jax.retrieval.table import results_table
 from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, evaluation_set
@@ -32,6 +33,7 @@ flags.DEFINE_integer("k", 1000, "Documents for each query.", lower_bound=1, flag
 
 
 def main(argv: list[str]) -> None:
+    show_log()
     options.refuse_rest(argv)
     options.required(_FLAGS, "model", "dataset", "output")
     collections = []

@@ -7,6 +7,7 @@ Every setting stands in configs/base.py and is changed by --config.<key>=<value>
 """
 
 import os
+import runpy
 import signal
 import sys
 from pathlib import Path
@@ -118,7 +119,6 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = _FLAGS(argv)
     except (AttributeError, KeyError):
-        _FLAGS.unparse_flags()
         _name_unknown_key(argv, path)
         raise
     except flags.UnrecognizedFlagError as error:
@@ -132,11 +132,14 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _name_unknown_key(argv: list[str], path: Path) -> None:
     given = [a.lstrip("-").partition("=")[0] for a in argv if a.lstrip("-").startswith("config.")]
-    _FLAGS([argv[0], f"--config={path}"])
-    known = flatten(_FLAGS.config.to_dict())
-    groups = _FLAGS.config.to_dict()
+    # Read anew: the flag's own parser would look at the wrong key in sys.argv again.
+    get_config = runpy.run_path(str(path)).get("get_config")
+    if get_config is None:
+        raise InputError(f"--config={path}: has no get_config(); start from configs/distributed.py")
+    config = get_config().to_dict()
+    known = flatten(config)
     for key in (name.removeprefix("config.") for name in given):
-        if key not in known and key not in groups:
+        if key not in known and key not in config:
             raise InputError(f"--config.{key}: {path} has no such setting{nearest(key, known)}")
 
 

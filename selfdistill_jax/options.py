@@ -29,10 +29,8 @@ def refuse_rest(argv: list[str]) -> None:
         raise InputError(f"unexpected argument {argv[1]!r}; --help lists the flags")
 
 
-def new_file(path: str) -> Path:
-    """A file that may be written: its folder is made, an existing file is not overwritten."""
-    out = Path(path)
-    if out.exists():
-        raise InputError(f"{out}: already there; remove it or give another name")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return out
+def refuse_existing(*paths: Path) -> None:
+    """Raises InputError, naming the first file that is already there."""
+    for path in paths:
+        if path.exists():
+            raise InputError(f"{path}: already there; remove it or give another name")

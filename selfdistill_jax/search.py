@@ -12,6 +12,7 @@ from absl import flags
 
 from selfdistill_jax import BiEncoder, cli, options
 from selfdistill_jax.encode import read_texts
+from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.evaluation import dense_run
 from selfdistill_jax.retrieval.trec import write_run
 
@@ -24,9 +25,11 @@ flags.DEFINE_integer("k", 1000, "Documents for each query.", lower_bound=1, flag
 
 
 def main(argv: list[str]) -> None:
+    show_log()
     options.refuse_rest(argv)
     options.required(_FLAGS, "model", "corpus", "queries", "run")
-    out = options.new_file(_FLAGS.run)
+    out = Path(_FLAGS.run)
+    options.refuse_existing(out)
     documents, queries = (read_texts(Path(path)) for path in (_FLAGS.corpus, _FLAGS.queries))
     model = BiEncoder.load(_FLAGS.model)
     vectors = [
@@ -39,6 +42,7 @@ def main(argv: list[str]) -> None:
         document_ids=[row.id for row in documents],
         k=_FLAGS.k,
     )
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_run(out, run, tag=Path(_FLAGS.model).name)
     print(f"{len(queries):,} queries, {len(documents):,} documents: {out}")
 

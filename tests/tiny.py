@@ -19,24 +19,41 @@ from selfdistill_jax.train.run_log import METRICS
 # Every subject has one word in queries and another in documents: an encoder has to learn the pairs.
 ASKED = ["mabo", "tiri", "kelu", "sona", "pevi", "duga", "lofe", "zamu", "beki", "noru"]
 SAID = ["hasit", "vokel", "jurad", "gimon", "wepak", "cudel", "tafir", "yosub", "qined", "rulom"]
+PLACES = ["pavo", "lenz", "tirgu", "omsk", "brno"]
 SPLITS = {"train": range(24), "dev": range(24, 32), "test": range(32, 40)}
-SIZES = EncoderConfig(3 + len(ASKED) + len(SAID) + 2, 16, 2, 2, 32, 16)
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *ASKED, *SAID, *PLACES, "the"]
+SIZES = EncoderConfig(len(WORDS), 16, 2, 2, 32, 16)
+
+
+def pairs() -> list[tuple[int, int]]:
+    """All pairs of subjects, in an order of their own."""
+    every = list(itertools.combinations(range(len(ASKED)), 2))
+    return [every[i] for i in np.random.default_rng(0).permutation(len(every))]
+
+
+def texts(number: int, place: int) -> tuple[str, str, str]:
+    """Query, title and text on one pair of subjects; the place is the only word they share."""
+    a, b = pairs()[number]
+    tail = " the" * (number % 3)
+    query = f"{ASKED[a]} {ASKED[b]} {PLACES[place]}"
+    return query, SAID[a].title(), f"{SAID[b]} {PLACES[place]}{tail} of"
 
 
 def write_collection(folder: Path, *, splits=SPLITS) -> Path:
-    """A BEIR folder: 40 queries on two subjects each, and the 40 documents that treat them."""
-    pairs = list(itertools.combinations(range(len(ASKED)), 2))
-    pairs = [pairs[i] for i in np.random.default_rng(0).permutation(len(pairs))[:40]]
+    """A BEIR folder of 40 queries and the one document of each."""
     (folder / "qrels").mkdir(parents=True)
-    for name, words, more in (("queries", ASKED, ""), ("corpus", SAID, " the of")):
-        rows = [
-            {"_id": f"{name[0]}{i}", "text": f"{words[a]} {words[b]}{more}"}
-            for i, (a, b) in enumerate(pairs)
-        ]
-        write_rows(folder / f"{name}.jsonl", rows)
+    rows = [texts(i, i % len(PLACES)) for i in range(40)]
+    write_rows(
+        folder / "queries.jsonl", [{"_id": f"q{i}", "text": r[0]} for i, r in enumerate(rows)]
+    )
+    write_rows(
+        folder / "corpus.jsonl",
+        [{"_id": f"c{i}", "title": r[1], "text": r[2]} for i, r in enumerate(rows)],
+    )
     for split, numbers in splits.items():
-        rows = [f"q{i}\tc{i}\t1\n" for i in numbers]
-        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows))
+        qrels = [f"q{i}\tc{i}\t1\n" for i in numbers]
+        head = "query-id\tcorpus-id\tscore\n"
+        (folder / "qrels" / f"{split}.tsv").write_text(head + "".join(qrels))
     return folder
 
 
@@ -47,8 +64,7 @@ def write_rows(path: Path, rows) -> Path:
 
 def write_encoder(folder: Path) -> Path:
     """A random BERT with a WordPiece tokenizer of the collection's words."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *ASKED, *SAID, "the"]
-    vocabulary = {word: i for i, word in enumerate(words)}
+    vocabulary = {word: i for i, word in enumerate(WORDS)}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -88,12 +104,13 @@ class Tiny:
             "data.query_length": 8,
             "data.document_length": 12,
             "encoder.init": str(self.encoder),
-            "train.steps": 8,
+            "train.steps": 12,
             "train.batch_size": 8,
             "train.learning_rate": 0.02,
             "train.warmup_steps": 2,
-            "train.checkpoint_every": 3,
-            "train.evaluate_every": 2,
+            "train.decay": "constant",  # so that runs of all lengths share one compiled step
+            "train.checkpoint_every": 5,
+            "train.evaluate_every": 4,
             "evaluation.dev_documents": 0,
             "evaluation.batch_size": 8,  # of one shape with the eight queries of a split
         }

@@ -52,6 +52,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a safetensors file marked as PyTorch's layout, as `transformers` insists on."""
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path, {"format": "pt"})
+    path.chmod(0o644)  # the library makes it readable by its owner alone
 
 
 def to_params(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,21 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Encode, Params, make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
 from selfdistill_jax.encoding import encode_tokens, local_mesh
+from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train import result
 from selfdistill_jax.train.checkpoint import Checkpoints, Memory
 from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, evaluation_set
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
-from selfdistill_jax.train.run_folder import environment, open_run, read_result, write_json
-from selfdistill_jax.train.run_log import RunLog, check_finite
+from selfdistill_jax.train.run_folder import (
+    check_run,
+    environment,
+    open_run,
+    read_result,
+    write_json,
+)
+from selfdistill_jax.train.run_log import LOWER, RunLog, check_finite
 from selfdistill_jax.train.setup import (
     DTYPES,
     Data,
@@ -70,14 +78,15 @@ def train(
         decay_rate=config.train.decay_rate,
     )
     first = jax.process_index() == 0
-    if first:
-        open_run(workdir, config.to_dict(), restart=restart)
-    _wait("the run's folder is there")
-    if (finished := read_result(workdir)) is not None:
-        return finished
+    if not restart:
+        if first:
+            check_run(workdir, config.to_dict())
+        if (finished := read_result(workdir)) is not None:
+            return finished
     encoder = load_encoder(config)
     data = load_data(config, encoder)
     if first:
+        open_run(workdir, config.to_dict(), restart=restart)
         facts = environment(
             seed=config.seed,
             collection=data.collection.name,
@@ -86,6 +95,7 @@ def train(
             tokenizer_fingerprint=data.tokenizer.fingerprint,
         )
         write_json(workdir / "environment.json", facts)
+    _wait("the run's folder is there")
     encode = make_encode(encoder.config, pooling=encoder.pooling, dtype=DTYPES[config.train.dtype])
     optimizer = make_optimizer(
         schedule, weight_decay=config.train.weight_decay, clip_norm=config.train.clip_norm
@@ -115,13 +125,21 @@ class _Run:
 
     def fit(self, step, state: TrainState, schedule, mesh, stop) -> bool:
         """Runs the steps that are left; False when it was stopped before the last."""
+        with (
+            closing(Checkpoints(self.workdir / "checkpoints")) as checkpoints,
+            closing(self._log(checkpoints.latest())) as log,
+        ):
+            return self._fit(step, state, schedule, mesh, stop, checkpoints, log)
+
+    def _log(self, begin: int | None) -> RunLog:
+        return RunLog(self.workdir, step=-1 if begin is None else begin, active=self.first)
+
+    def _fit(self, step, state, schedule, mesh, stop, checkpoints, log) -> bool:
         train = self.config.train
-        checkpoints = Checkpoints(self.workdir / "checkpoints")
         memory, begin = Memory(), checkpoints.latest() or 0
         if begin:
             state, memory = checkpoints.restore(begin, state)
             LOG.info("Going on from step %d in %s", begin, self.workdir)
-        log = RunLog(self.workdir, step=begin, active=self.first)
         if not begin:
             memory = self._select(0, state, memory, log)
         batches = self.data.batches.iterate(begin)
@@ -166,8 +184,6 @@ class _Run:
                     break
             flush()
         batches.close()
-        checkpoints.close()
-        log.close()
         return not stopped
 
     def finish(self) -> str:
@@ -255,6 +271,8 @@ class _Run:
             batch_size=self.config.evaluation.batch_size,
             progress=label if self.first else "",
         )
+        if not np.isfinite(vectors).all():
+            raise InputError(f"{label}: vectors that are not finite; {LOWER}")
         if processes == 1:
             return vectors
         fill = -(-total // processes) - len(vectors)

@@ -23,6 +23,25 @@ _PACKAGES = (
 RESULT = "result.txt"
 
 
+def check_run(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Checks that a folder, if it is there, belongs to a run with this config.
+
+    Raises:
+      InputError: the folder holds something else, or a run with another config.
+    """
+    path = workdir / "config.json"
+    if not workdir.exists() or not any(workdir.iterdir()):
+        return
+    if not path.is_file():
+        raise InputError(f"{workdir}: not empty and no run's folder; give another --workdir")
+    differences = _differences(json.loads(path.read_text()), config)
+    if differences:
+        raise InputError(
+            f"{workdir} holds a run with another config: {'; '.join(differences)}; "
+            "give another --workdir, or --restart to move that run aside"
+        )
+
+
 def open_run(workdir: Path, config: Mapping[str, Any], *, restart: bool) -> None:
     """Makes a run's folder, or checks that the one that is there belongs to this config.
 
@@ -32,23 +51,13 @@ def open_run(workdir: Path, config: Mapping[str, Any], *, restart: bool) -> None
       restart: move the old folder aside and begin anew.
 
     Raises:
-      InputError: the folder holds something else, or a run with another config.
+      InputError: as of `check_run`.
     """
-    path = workdir / "config.json"
     if restart and workdir.exists():
         workdir.rename(_free_name(workdir))
-    if workdir.exists() and any(workdir.iterdir()):
-        if not path.is_file():
-            raise InputError(f"{workdir}: not empty and no run's folder; give another --workdir")
-        differences = _differences(json.loads(path.read_text()), config)
-        if differences:
-            raise InputError(
-                f"{workdir} holds a run with another config: {'; '.join(differences)}; "
-                "give another --workdir, or --restart to move that run aside"
-            )
-        return
+    check_run(workdir, config)
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, config)
+    write_json(workdir / "config.json", config)
 
 
 def read_result(workdir: Path) -> str | None:

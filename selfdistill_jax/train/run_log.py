@@ -13,6 +13,7 @@ import tensorboardX
 from selfdistill_jax.errors import InputError
 
 METRICS = "metrics.jsonl"
+LOWER = "lower config.train.learning_rate or set config.train.clip_norm, and run with --restart"
 
 
 class RunLog:
@@ -64,10 +65,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 def check_finite(step: int, loss: float) -> None:
     """Raises InputError: the run cannot go on from there, and the checkpoint before it is whole."""
     if not math.isfinite(loss):
-        raise InputError(
-            f"the loss is {loss} at step {step}; lower config.train.learning_rate "
-            "or set config.train.clip_norm, and run with --restart"
-        )
+        raise InputError(f"the loss is {loss} at step {step}; {LOWER}")
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:

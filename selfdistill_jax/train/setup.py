@@ -27,6 +27,18 @@ from selfdistill_jax.train.run_folder import nearest
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+_LEAST = {
+    0: (
+        "seed", "train.learning_rate", "train.warmup_steps", "train.weight_decay",
+        "train.clip_norm", "train.patience", "evaluation.dev_documents",
+    ),
+    1: (
+        "train.steps", "train.checkpoint_every", "train.evaluate_every", "data.bm25_candidates",
+        "evaluation.depth", "evaluation.batch_size",
+    ),
+}  # fmt: skip
+
+
 class Data(NamedTuple):
     collection: Collection
     tokenizer: Tokenizer
@@ -48,9 +60,12 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
             f"config.train.batch_size is {size}, which {devices} devices cannot share equally; "
             f"take a multiple of {devices}, such as {near}"
         )
-    for key in ("steps", "checkpoint_every", "evaluate_every"):
-        if config.train[key] < 1:
-            raise InputError(f"config.train.{key} is {config.train[key]}; expected 1 or more")
+    for least, keys in _LEAST.items():
+        for key in keys:
+            group, _, name = key.rpartition(".")
+            value = config[group][name] if group else config[name]
+            if not value >= least:
+                raise InputError(f"config.{key} is {value}; expected {least} or more")
     for key in ("query_length", "document_length"):
         if config.data[key] < 3:  # [CLS], one token, [SEP]
             raise InputError(f"config.data.{key} is {config.data[key]}; expected 3 tokens or more")

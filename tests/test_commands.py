@@ -1,0 +1,222 @@
+"""encode, search and evaluate, from their flags to the files they write."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from selfdistill_jax import BiEncoder, cli, encode, evaluate, search
+from selfdistill_jax.progress import LOG
+from selfdistill_jax.retrieval.trec import read_run
+from tests.tiny import content, texts, write_rows
+
+
+@pytest.fixture
+def model(finished):
+    return finished / "model"
+
+
+@pytest.fixture
+def start(capsys, monkeypatch, tmp_path):
+    """``start(command, *arguments)``: exit status, stdout, stderr."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("handlers", "level", "propagate"):  # a command sets its own
+        monkeypatch.setattr(LOG, name, getattr(LOG, name))
+
+    def run(command, *arguments):
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(command.main, flag_values=command._FLAGS, argv=["command", *arguments])
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def fails(result, message):
+    status, out, err = result
+    return (status, out) == (2, "") and err.startswith(f"error: {message}") and err.count("\n") == 1
+
+
+ROWS = [
+    {"_id": "one", "title": "Hasit", "text": "vokel pavo"},
+    {"text": "the"},
+    {"_id": "three", "title": "", "text": "mabo tiri lenz the the the of"},
+]
+CONTENTS = ["Hasit vokel pavo", "the", "mabo tiri lenz the the the of"]
+
+
+def test_encode(start, model, tmp_path):
+    path = write_rows(tmp_path / "texts.jsonl", ROWS)
+    arguments = [f"--model={model}", f"--input={path}", f"--output={tmp_path}/new/vectors.npy"]
+    assert start(encode, *arguments) == (
+        0,
+        f"3 vectors of 16 dimensions in {tmp_path}/new/vectors.npy, "
+        f"ids in {tmp_path}/new/vectors.ids.txt\n",
+        "Encoding: 3 of 3 texts, 0 s left\n",
+    )
+    got = np.load(tmp_path / "new" / "vectors.npy")
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, BiEncoder.load(str(model)).encode(CONTENTS))
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-6)
+    assert (tmp_path / "new" / "vectors.ids.txt").read_text() == "one\n2\nthree\n"
+    assert len(list((tmp_path / "new").iterdir())) == 2
+    before = content(tmp_path)
+    again = start(encode, *arguments)
+    assert fails(again, f"{tmp_path}/new/vectors.npy: already there; remove it or")
+    # Nor the other of the two files.
+    (tmp_path / "new" / "vectors.npy").unlink()
+    assert fails(start(encode, *arguments), f"{tmp_path}/new/vectors.ids.txt: already there")
+    assert content(tmp_path).items() <= before.items()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('{"text": "a"}\n{"text": "b"', "{path}:2: malformed JSON at column 13 "),
+        ('{"text": "a"}\n["b"]', "{path}:2: a list; expected one JSON object a line"),
+        ('{"_id": "x", "title": "b"}', "{path}:1: field 'text' is missing; add it"),
+        ('\n{"text": 7}', "{path}:2: field 'text' is a number; expected a string"),
+        ('{"text": "a", "_id": 7}', "{path}:1: field '_id' is a number; expected a string"),
+        ("", '{path}: no rows; expected one object with "text" a line'),
+    ],
+)
+def test_malformed_rows(start, model, tmp_path, lines, message):
+    path = tmp_path / "texts.jsonl"
+    path.write_text(lines)
+    result = start(encode, f"--model={model}", f"--input={path}", f"--output={tmp_path}/v.npy")
+    assert fails(result, message.replace("{path}", str(path)))
+    assert [p.name for p in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+def test_wrong_flags(start, model, tmp_path):
+    path = write_rows(tmp_path / "texts.jsonl", ROWS)
+    given = [f"--model={model}", f"--input={path}", f"--output={tmp_path}/v.npy"]
+    assert fails(start(encode, *given[:2]), "--output is missing; file of vectors, .npy")
+    assert fails(start(encode, *given, "x"), "unexpected argument 'x'")
+    assert fails(start(encode, *given, "--batch_size=0"), "flag --batch_size=0: ")
+    text = f"{tmp_path}/new/v.txt"
+    assert fails(start(encode, *given, f"--output={text}"), f"--output={text}: expected a name")
+    assert fails(start(encode, *given, "--input=/none"), "/none: no such file")
+    assert fails(start(encode, *given, "--model=/none"), "/none: no such folder")
+    assert [p.name for p in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+@pytest.mark.parametrize("command", [encode, search, evaluate])
+def test_help(start, command):
+    status, out, err = start(command, "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith(command.__doc__.strip())
+    assert "  --model\n" in out
+
+
+def test_search_is_exact(start, model, tmp_path):
+    documents, queries = [], []
+    for i in range(30):
+        query, title, text = texts(i, i % 5)
+        documents.append({"_id": f"d{i}", "title": title, "text": text})
+        queries.append({"_id": f"q{i}", "text": query})
+    arguments = [
+        f"--model={model}",
+        f"--corpus={write_rows(tmp_path / 'corpus.jsonl', documents)}",
+        f"--queries={write_rows(tmp_path / 'queries.jsonl', queries[:7])}",
+        f"--run={tmp_path}/out.trec",
+        "--k=4",
+        "--batch_size=8",
+    ]
+    status, out, _ = start(search, *arguments)
+    assert (status, out) == (0, f"7 queries, 30 documents: {tmp_path}/out.trec\n")
+    encoder = BiEncoder.load(str(model))
+    scores = encoder.encode([q["text"] for q in queries[:7]]) @ (
+        encoder.encode([f"{d['title']} {d['text']}" for d in documents]).T
+    )
+    run = read_run(tmp_path / "out.trec")
+    assert list(run) == [f"q{i}" for i in range(7)]
+    for i in range(7):
+        best = np.argsort(-scores[i])[:4]
+        assert list(run[f"q{i}"]) == [f"d{j}" for j in best]
+        np.testing.assert_allclose(list(run[f"q{i}"].values()), scores[i, best], atol=1e-6)
+    before = content(tmp_path)
+    assert fails(start(search, *arguments), f"{tmp_path}/out.trec: already there")
+    assert content(tmp_path) == before
+
+
+def test_search_refuses_an_id_twice(start, model, tmp_path):
+    path = write_rows(tmp_path / "corpus.jsonl", [{"_id": "a", "text": "the"}] * 2)
+    queries = write_rows(tmp_path / "queries.jsonl", [{"_id": "a", "text": "the"}])
+    arguments = [f"--model={model}", f"--corpus={path}", f"--queries={queries}"]
+    result = start(search, *arguments, f"--run={tmp_path}/out.trec")
+    assert fails(result, f"{path}:2: _id 'a' stands there twice")
+
+
+def test_evaluate_gives_the_numbers_of_the_run(start, tiny, finished, model, tmp_path):
+    status, out, err = start(
+        evaluate,
+        f"--model={model}",
+        f"--baseline={tiny.encoder}",
+        f"--dataset={tiny.collection}",
+        f"--output={tmp_path}/out",
+    )
+    assert status == 0
+    assert [line for line in err.splitlines() if not line.startswith("tiny, ")] == []
+    folder = tmp_path / "out" / "tiny"
+    own, here = (
+        json.loads((path / "results.test.json").read_text()) for path in (finished / "eval", folder)
+    )
+    names = {"trained": "model", "start": "baseline", "bm25": "bm25"}
+    assert here["means"] == {names[name]: means for name, means in own["means"].items()}
+    assert here["tests"]["model - baseline"] == own["tests"]["trained - start"]
+    assert (here["split"], here["queries"]) == ("test", 8)
+
+    def values(path, names):
+        lines = (path / "per_query.test.tsv").read_text().splitlines()[1:]
+        return {(names[system], *rest) for system, *rest in (line.split("\t") for line in lines)}
+
+    assert values(folder, {n: n for n in names.values()}) == values(finished / "eval", names)
+    for theirs, ours in names.items():
+        one = read_run(finished / "eval" / f"{theirs}.test.trec")
+        two = read_run(folder / f"{ours}.test.trec")
+        assert {q: list(documents) for q, documents in two.items()} == {
+            q: list(documents) for q, documents in one.items()
+        }
+    assert out.startswith("tiny, test: 8 queries, 40 documents\n")
+    assert f"{own['means']['trained']['nDCG@10']:.4f}" in out
+
+
+def test_evaluate_of_another_split_and_of_two_collections(start, tiny, finished, model, tmp_path):
+    other = shutil.copytree(tiny.collection, tmp_path / "other")
+    arguments = [
+        f"--model={model}",
+        f"--dataset={tiny.collection},{other}",
+        f"--output={tmp_path}/out",
+        "--split=dev",
+    ]
+    status, out, _ = start(evaluate, *arguments)
+    assert status == 0
+    assert [line for line in out.splitlines() if ", dev: " in line] == [
+        "tiny, dev: 8 queries, 40 documents",
+        "other, dev: 8 queries, 40 documents",
+    ]
+    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    best = max(r["nDCG@10"] for r in records if r["kind"] == "dev")
+    for name in ("tiny", "other"):
+        results = json.loads((tmp_path / "out" / name / "results.dev.json").read_text())
+        assert results["means"]["model"]["nDCG@10"] == pytest.approx(best, abs=1e-12)
+        assert list(results["tests"]) == ["model - bm25"]
+    before = content(tmp_path / "out")
+    assert fails(start(evaluate, *arguments), f"{tmp_path}/out/tiny: holds results already; give")
+    assert content(tmp_path / "out") == before
+
+
+def test_evaluate_of_wrong_input(start, tiny, model, tmp_path):
+    (tmp_path / "part").mkdir()
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        shutil.copy(tiny.collection / name, tmp_path / "part")
+    (tmp_path / "part" / "qrels").mkdir()
+    shutil.copy(tiny.collection / "qrels" / "train.tsv", tmp_path / "part" / "qrels")
+    given = [f"--model={model}", f"--output={tmp_path}/out"]
+    missing = start(evaluate, *given, f"--dataset={tiny.collection},{tmp_path}/none")
+    assert fails(missing, f"dataset '{tmp_path}/none': no folder and no embedded collection")
+    part = start(evaluate, *given, f"--dataset={tmp_path}/part")
+    assert fails(part, f"{tmp_path}/part: no split 'test'; it has train")
+    assert fails(start(evaluate, *given), "--dataset is missing; beir folders")
+    assert not (tmp_path / "out").exists()

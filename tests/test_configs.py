@@ -1,0 +1,96 @@
+"""Every setting stands once, is explained, and is read."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import ml_collections
+import pytest
+
+from configs import base
+from selfdistill_jax.train.loop import train
+from selfdistill_jax.train.run_folder import flatten
+
+FILES = sorted(Path(base.__file__).parent.glob("*.py"))
+
+
+class Recorder:
+    """A config that notes which of its leaves were asked for by name: ``config.train.steps``.
+
+    Checks ask by subscript, ``config.train[key]``, for many keys in turn. That is no use of a
+    setting, and does not count.
+    """
+
+    def __init__(self, config, read, prefix=""):
+        self._config, self._read, self._prefix = config, read, prefix
+
+    def __getitem__(self, key):
+        value = self._config[key]
+        if isinstance(value, ml_collections.ConfigDict):
+            return Recorder(value, self._read, f"{self._prefix}{key}.")
+        return value
+
+    def __getattr__(self, key):
+        if key not in self._config:
+            raise AttributeError(key)
+        self._read.add(self._prefix + key)
+        return self[key]
+
+    def items(self):
+        # The loss's options go to the function of its name as they are; no other group does.
+        assert self._prefix == "loss."
+        return [(key, getattr(self, key)) for key in self._config]
+
+    def to_dict(self):
+        return self._config.to_dict()  # for the record: nothing is done with its values
+
+
+def unread(config, workdir):
+    read = set()
+    assert train(Recorder(config, read), workdir, stop=lambda step: step == 1) is None
+    # The same command goes on, to the end.
+    assert train(Recorder(config, read), workdir) is not None
+    return flatten(config.to_dict()).keys() - read
+
+
+def test_every_setting_is_read(tiny, tmp_path):
+    config = tiny.config(data__negatives="bm25", train__steps=2)
+    with config.unlocked():
+        config.train.dropout = 0.1  # that this test can fail
+    assert unread(config, tmp_path / "run") == {"train.dropout"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_configs_import_neither_jax_nor_the_package(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(node.module.split(".")[0])
+    assert imported <= {"ml_collections", "configs"}
+
+
+@pytest.mark.parametrize("loss", base.LOSSES)
+def test_a_config_of_every_loss(loss):
+    config = base.get_config(loss)
+    assert config.loss.to_dict() == {"name": loss, **base.LOSSES[loss]}
+    # Nothing but the loss depends on the loss.
+    assert {**config.to_dict(), "loss": 0} == {**base.get_config().to_dict(), "loss": 0}
+
+
+def test_every_setting_is_explained():
+    lines = inspect.getsource(base).splitlines()
+    function = next(i for i, line in enumerate(lines) if line.startswith("def get_config"))
+    leaves, bare = 0, []
+    for line in lines[function:]:
+        target, equals, _ = line.strip().partition(" = ")
+        if equals and "." in target and "ConfigDict" not in line:
+            leaves += 1
+            _, _, comment = line.partition("  # ")
+            if len(comment) < 5:
+                bare.append(target)
+    everything = flatten(base.get_config().to_dict())
+    assert leaves == sum(not key.startswith("loss.") for key in everything)
+    assert bare == []

@@ -1,0 +1,116 @@
+"""A run's folder: whose it is, and that nothing in it is ever half written or lost."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.train.run_folder import (
+    environment,
+    flatten,
+    nearest,
+    open_run,
+    read_result,
+    write_json,
+    write_text,
+)
+from tests.tiny import content
+
+CONFIG = {"seed": 0, "train": {"steps": 10, "rate": 1e-4}, "data": {"buckets": (16, 32), "x": ""}}
+
+
+def test_the_same_config_opens_the_folder_again(tmp_path):
+    open_run(tmp_path / "a" / "run", CONFIG, restart=False)
+    before = content(tmp_path)
+    assert list(before) == ["a/run/config.json"]
+    open_run(tmp_path / "a" / "run", CONFIG, restart=False)
+    assert content(tmp_path) == before
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    open_run(tmp_path, CONFIG, restart=False)
+    assert (tmp_path / "config.json").is_file()
+
+
+def test_differences_are_named(tmp_path):
+    open_run(tmp_path, CONFIG, restart=False)
+    before = content(tmp_path)
+    other = {"seed": 0, "train": {"steps": 20, "rate": 1e-4, "decay": "a"}, "data": {"x": "b"}}
+    with pytest.raises(InputError) as caught:
+        open_run(tmp_path, other, restart=False)
+    assert str(caught.value) == (
+        f"{tmp_path} holds a run with another config: "
+        "data.buckets is [16, 32] there and 'absent' here; "
+        "data.x is '' there and 'b' here; "
+        "train.decay is 'absent' there and 'a' here; "
+        "train.steps is 10 there and 20 here; "
+        "give another --workdir, or --restart to move that run aside"
+    )
+    assert content(tmp_path) == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="not empty and no run's folder; give another --workdir"):
+        open_run(tmp_path, CONFIG, restart=False)
+    assert list(content(tmp_path)) == ["thesis.tex"]
+
+
+def test_restart_takes_a_free_name(tmp_path):
+    run = tmp_path / "run.v2"
+    for seed in range(3):
+        open_run(run, CONFIG | {"seed": seed}, restart=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.v2", "run.v2.1", "run.v2.2"]
+    seeds = [
+        json.loads((p / "config.json").read_text())["seed"] for p in sorted(tmp_path.iterdir())
+    ]
+    assert seeds == [2, 0, 1]
+
+
+def test_a_crash_in_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "result.txt"
+    assert read_result(tmp_path) is None
+    write_text(path, "old σ\n")
+
+    def crash(*_):
+        raise OSError("power failure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", crash)
+        with pytest.raises(OSError, match="power failure"):
+            write_text(path, "new\n")
+    assert read_result(tmp_path) == "old σ\n"
+    write_text(path, "new\n")
+    write_json(tmp_path / "x.json", {"a": 1})
+    assert content(tmp_path) == {"result.txt": b"new\n", "x.json": b'{\n  "a": 1\n}\n'}
+
+
+def test_flat_keys():
+    assert flatten(CONFIG) == {
+        "seed": 0, "train.steps": 10, "train.rate": 1e-4, "data.buckets": [16, 32], "data.x": "",
+    }  # fmt: skip
+
+
+def test_nearest_name():
+    assert nearest("bn25", ("random", "bm25")) == "; did you mean 'bm25'?"
+    assert nearest("xyz", ("random", "bm25")) == ""
+
+
+def test_environment_names_the_commit(monkeypatch):
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    if head.returncode:
+        pytest.skip("not a git checkout")
+    assert environment()["commit"].removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_environment_without_git_or_a_package(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("selfdistill_jax.train.run_folder._PACKAGES", ("jax", "no-such-package"))
+    got = environment(seed=3)
+    assert (got["commit"], got["versions"]["no-such-package"], got["seed"]) == (None, None, 3)
+    json.dumps(got)
