@@ -11,6 +11,19 @@ _DIRECTIVE = re.compile(r"^\s*\.\.( |$)")
 _ROLE = re.compile(r":[\w:+.-]+:`([^`]*)`")
 _TARGET = re.compile(r"\s*<[^<>`]*>(?=`)")
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!cf)(?<!vs)\.(?=\s+[A-Z(])")
+# A summary that is none: the heading of a section, or a sentence whose end was a formula.
+NO_SENTENCE = re.compile(
+    r"(Parameters|Attributes|Arguments|Args|Returns)( -{3}|:)|.* \.\. \w"
+    r"|.*\b(as|by|is|are|of|the|to|with|for|via|where|and|or)$"
+)
+_RESIDUE = (  # of markup that `plain` would leave standing
+    (r"(?m)^\s*(%\([\w:]+\)s|%s|\$\{\w+\})\s*$", ""),  # a placeholder filled in at import
+    (r"(?m)^\s*(\+[-=+]+\+|=+( +=+)+)\s*$", ""),  # a table's rules
+    (r"\s*\[[\w.+-]+\]_", ""),  # a citation
+    (r"(?<!`)`[~!]?\.?(?=[A-Za-z_])", "`"),  # `~pkg.name` and `.name`: shown as name
+    (r"`{1,2}(__\w+)`{1,2}", r"\1"),  # else the underscores would pass for markup
+    (r"`\\(?=\w)", "`"),  # the plural's s, as in `.Tick`\s
+)
 
 
 def plain(text: str) -> str:
@@ -35,6 +48,8 @@ def split_docstring(docstring: str) -> tuple[str, str]:
     >>> split_docstring("Sorts an array. Stable.\\n\\nExamples\\n--------\\n>>> sort([2, 1])")
     ('Sorts an array.', 'Stable.')
     """
+    for pattern, replacement in _RESIDUE:
+        docstring = re.sub(pattern, replacement, docstring)
     paragraphs = re.split(r"\n\s*\n", docstring.strip(), maxsplit=1)
     first = plain(paragraphs[0])
     end = _SENTENCE_END.search(first)
