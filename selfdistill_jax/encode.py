@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from selfdistill_jax import BiEncoder, cli, options
-from selfdistill_jax.data.jsonl import field, read_jsonl
+from selfdistill_jax.data.jsonl import check_id, field, read_jsonl
 from selfdistill_jax.data.source import Document
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import show_log
@@ -57,9 +57,7 @@ def read_texts(path: Path) -> list[Document]:
     rows, seen = [], set()
     for line, row in read_jsonl(path):
         at = {"path": path, "line": line}
-        id_ = field(row, "_id", str, default=str(line), **at)
-        if id_ in seen:
-            raise InputError(f"{path}:{line}: _id {id_!r} stands there twice; ids must be unique")
+        id_ = check_id(field(row, "_id", str, default=str(line), **at), seen, **at)
         seen.add(id_)
         title = field(row, "title", str, default="", **at)
         rows.append(Document(id_, title, field(row, "text", str, **at)))

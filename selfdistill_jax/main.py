@@ -10,7 +10,9 @@ import os
 import runpy
 import signal
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
 # Before transformers is imported: it would say at every start that PyTorch is not there.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -46,7 +48,7 @@ def main(argv: list[str]) -> int | None:
     _start_distributed()
     _keep_compiled()
     config = _FLAGS.config
-    workdir = Path(_FLAGS.workdir or Path("runs") / _config_path(sys.argv).stem)
+    workdir = Path(_FLAGS.workdir or Path("runs") / _config_file(sys.argv)[0].stem)
     stopped = _StopSignal()
     text = train(config, workdir, restart=_FLAGS.restart, stop=stopped)
     if text is None:
@@ -103,23 +105,26 @@ class _StopSignal:
         return self.signal is not None
 
 
-def _config_path(argv: list[str]) -> Path:
+def _config_file(argv: list[str]) -> tuple[Path, list[str]]:
+    """The path in --config, and what stands behind its colon: the argument of get_config."""
     for i, argument in enumerate(argv):
         name, _, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            return Path((value or argv[i + 1]).split(":")[0])
+        if argument.startswith("-") and name == "config" and (value or argv[i + 1 :]):
+            path, colon, rest = (value or argv[i + 1]).partition(":")
+            return Path(path), [rest] if colon else []
     raise InputError("--config is missing; try --config=configs/distributed.py")
 
 
 def _parse(argv: list[str]) -> list[str]:
     """Reads the flags; whatever is wrong in a setting becomes one line that names it."""
-    path = _config_path(argv)
+    path, argument = _config_file(argv)
     if not path.is_file():
         raise InputError(f"--config={path}: no such file")
+    known = _read_config(path, argument)
     try:
-        rest = _FLAGS(argv)
+        return _FLAGS(argv)
     except (AttributeError, KeyError):
-        _name_unknown_key(argv, path)
+        _name_unknown_key(argv, path, known)
         raise
     except flags.UnrecognizedFlagError as error:
         raise InputError(
@@ -127,17 +132,26 @@ def _parse(argv: list[str]) -> list[str]:
         ) from None
     except flags.IllegalFlagValueError as error:
         raise InputError(str(error).strip().splitlines()[-1]) from None
-    return rest
 
 
-def _name_unknown_key(argv: list[str], path: Path) -> None:
-    given = [a.lstrip("-").partition("=")[0] for a in argv if a.lstrip("-").startswith("config.")]
-    # Read anew: the flag's own parser would look at the wrong key in sys.argv again.
-    get_config = runpy.run_path(str(path)).get("get_config")
-    if get_config is None:
-        raise InputError(f"--config={path}: has no get_config(); start from configs/distributed.py")
-    config = get_config().to_dict()
+def _read_config(path: Path, argument: list[str]) -> dict[str, Any]:
+    """What get_config gives, before the flag's parser asks for it and passes its errors through."""
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        if get_config is not None:
+            return get_config(*argument).to_dict()
+    except Exception as error:  # whatever the file does wrong
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        given = ":".join((str(path), *argument))
+        raise InputError(
+            f"--config={given}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        ) from None
+    raise InputError(f"--config={path}: has no get_config(); start from configs/distributed.py")
+
+
+def _name_unknown_key(argv: list[str], path: Path, config: dict[str, Any]) -> None:
     known = flatten(config)
+    given = [a.lstrip("-").partition("=")[0] for a in argv if a.lstrip("-").startswith("config.")]
     for key in (name.removeprefix("config.") for name in given):
         if key not in known and key not in config:
             raise InputError(f"--config.{key}: {path} has no such setting{nearest(key, known)}")

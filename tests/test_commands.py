@@ -115,8 +115,9 @@ def test_search_is_exact(start, model, tmp_path):
         query, title, text = texts(i, i % 5)
         documents.append({"_id": f"d{i}", "title": title, "text": text})
         queries.append({"_id": f"q{i}", "text": query})
+    (tmp_path / "my model").symlink_to(model)  # a name that is no tag of a TREC run
     arguments = [
-        f"--model={model}",
+        f"--model={tmp_path}/my model",
         f"--corpus={write_rows(tmp_path / 'corpus.jsonl', documents)}",
         f"--queries={write_rows(tmp_path / 'queries.jsonl', queries[:7])}",
         f"--run={tmp_path}/out.trec",
@@ -129,6 +130,7 @@ def test_search_is_exact(start, model, tmp_path):
     scores = encoder.encode([q["text"] for q in queries[:7]]) @ (
         encoder.encode([f"{d['title']} {d['text']}" for d in documents]).T
     )
+    assert (tmp_path / "out.trec").read_text().splitlines()[0].endswith(" my_model")
     run = read_run(tmp_path / "out.trec")
     assert list(run) == [f"q{i}" for i in range(7)]
     for i in range(7):

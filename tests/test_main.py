@@ -221,6 +221,9 @@ def test_wrong_setting(main, tiny, tmp_path, settings, message):
     [
         ([], "--config is missing; try --config=configs/distributed.py"),
         (["--config=configs/distribute.py"], "--config=configs/distribute.py: no such file"),
+        (["--config=configs/base.py:nix"], "--config=configs/base.py:nix: KeyError: 'nix' ("),
+        (["--config=Makefile"], "--config=Makefile: SyntaxError: "),
+        (["--config=selfdistill_jax/errors.py"], "--config=selfdistill_jax/errors.py: has no "),
         ([CONFIG, "--restrat"], "unknown flag --restrat; did you mean 'restart'?"),
         ([CONFIG, "train"], "unexpected argument 'train'; every setting is a flag"),
         ([CONFIG, "--process_id=1"], "--process_id needs --distributed"),

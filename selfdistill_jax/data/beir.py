@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfdistill_jax.data.jsonl import digest, field, read_jsonl, read_lines
+from selfdistill_jax.data.jsonl import check_id, digest, field, read_jsonl, read_lines
 from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Triplet
 from selfdistill_jax.errors import InputError
 
@@ -69,7 +69,8 @@ class BeirFolder:
         rows: dict[str, int] = {}
         for line, row in read_jsonl(self._corpus):
             at = {"path": self._corpus, "line": line}
-            id_ = _new_id(field(row, "_id", str, **at), rows, **at)
+            id_ = check_id(field(row, "_id", str, **at), rows, **at)
+            rows[id_] = len(rows)
             title = field(row, "title", str, default="", **at)
             optional = {"default": ""} if title.strip() and "text" in row else {}
             yield Document(id_, title, field(row, "text", str, **optional, **at))
@@ -81,7 +82,8 @@ class BeirFolder:
         rows: dict[str, int] = {}
         for line, row in read_jsonl(self._queries):
             at = {"path": self._queries, "line": line}
-            id_ = _new_id(field(row, "_id", str, **at), rows, **at)
+            id_ = check_id(field(row, "_id", str, **at), rows, **at)
+            rows[id_] = len(rows)
             yield Query(id_, field(row, "text", str, **at))
         if not rows:
             raise InputError(f"{self._queries}: no queries; {_LAYOUT}")
@@ -139,10 +141,3 @@ def _find(path: Path, *, required: bool = True) -> Path | None:
     if required:
         raise InputError(f"{path}: no such file; {_LAYOUT}")
     return None
-
-
-def _new_id(id_: str, rows: dict[str, int], *, path: Path, line: int) -> str:
-    if id_ in rows:
-        raise InputError(f"{path}:{line}: _id {id_!r} stands there twice; ids must be unique")
-    rows[id_] = len(rows)
-    return id_

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -123,6 +123,26 @@ def field(
                     "write the text as UTF-8"
                 ) from None
     return value
+
+
+def check_id(id_: str, seen: Container[str], *, path: Path, line: int) -> str:
+    """An id that stands once and fits a TREC run, whose columns white space separates.
+
+    Raises:
+      InputError: `seen` has it, or it is empty or holds white space.
+
+    Example:
+      >>> check_id("d1", {"d2"}, path=Path("corpus.jsonl"), line=1)
+      'd1'
+    """
+    if id_.split() != [id_]:
+        raise InputError(
+            f"{path}:{line}: _id {id_!r} is empty or holds white space, which the columns of a "
+            "TREC run cannot express; rename it"
+        )
+    if id_ in seen:
+        raise InputError(f"{path}:{line}: _id {id_!r} stands there twice; ids must be unique")
+    return id_
 
 
 def digest(version: str, *paths: Path) -> str:

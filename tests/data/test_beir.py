@@ -12,12 +12,12 @@ from selfdistill_jax.errors import InputError
 DOCUMENTS = [
     {"_id": "osx/cat:0", "title": "cat", "text": "Print files."},
     {"_id": "d2", "text": "List files.", "metadata": {"ignored": 1}},
-    {"_id": "d 3", "title": "Only a title", "text": ""},
+    {"_id": "d;3", "title": "Only a title", "text": ""},
 ]
 QUERIES = [{"_id": "q/1:a", "text": "show a file"}, {"_id": "q2", "text": "which files are here"}]
 QRELS = {
     "train": [("q/1:a", "osx/cat:0", 2), ("q/1:a", "d2", 0), ("q2", "d2", 1)],
-    "test": [("q2", "d 3", -1)],
+    "test": [("q2", "d;3", -1)],
 }
 
 
@@ -62,7 +62,7 @@ def test_reads_rows_in_order(folder):
     assert list(source.documents()) == [
         Document("osx/cat:0", "cat", "Print files."),
         Document("d2", "", "List files."),
-        Document("d 3", "Only a title", ""),
+        Document("d;3", "Only a title", ""),
     ]
     assert list(source.queries()) == [
         Query("q/1:a", "show a file"),
@@ -132,6 +132,7 @@ def test_fingerprint_is_the_content(folder, tmp_path):
         ('{"_id": "d2", "title": " ", "text": " "}', ":2: field 'text' is empty"),
         ('{"_id": "", "text": "a"}', ":2: field '_id' is empty"),
         ('{"_id": "d1", "text": "a"}', ":2: _id 'd1' stands there twice"),
+        ('{"_id": "d 2", "text": "a"}', ":2: _id 'd 2' is empty or holds white space"),
     ],
 )
 def test_wrong_document(folder, corpus, message):
@@ -145,6 +146,7 @@ def test_wrong_document(folder, corpus, message):
     [
         ('{"_id": "q2", "text": ""}', ":2: field 'text' is empty"),
         ('{"_id": "q1", "text": "b"}', ":2: _id 'q1' stands there twice"),
+        ('{"_id": "q2\\n", "text": "b"}', ":2: _id 'q2\\n' is empty or holds white space"),
         ('{"_id": "q2", "text": null}', ":2: field 'text' is null; expected a string"),
     ],
 )
