@@ -30,13 +30,14 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     data.negatives = "random"  # random or bm25; for triplets that bring no negative
     data.bm25_candidates = 20  # draw a bm25 negative from so many best documents
     data.query_length = 32  # tokens a query is cut at in training
-    data.document_length = 128  # tokens a document is cut at, always
+    data.document_length = 96  # tokens a document is cut at in training
     data.buckets = (16, 32, 64, 96, 128, 256, 512)  # widths texts are padded to
     data.cache = ""  # folder of tables and tokens; "": the user's cache folder
 
     config.encoder = encoder = ml_collections.ConfigDict()
     encoder.init = "sentence-transformers/all-MiniLM-L6-v2"  # folder or hub id to start from
     encoder.pooling = "source"  # source (what the folder says), cls or mean
+    encoder.max_length = 0  # tokens read of a text after training; 0: as many as the source reads
 
     config.loss = ml_collections.ConfigDict({"name": loss, **LOSSES[loss]})
 

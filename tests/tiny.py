@@ -103,6 +103,7 @@ class Tiny:
             "data.cache": str(root / "cache"),
             "data.query_length": 8,
             "data.document_length": 12,
+            "encoder.max_length": 14,
             "encoder.init": str(self.encoder),
             "train.steps": 12,
             "train.batch_size": 8,

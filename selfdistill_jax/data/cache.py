@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from selfdistill_jax.errors import InputError
+
 
 def cache_folder(folder: str = "") -> Path:
     """The given folder, or ``selfdistill_jax`` in the user's cache (``XDG_CACHE_HOME``)."""
@@ -33,3 +35,19 @@ def new_folder(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """What fails while a folder of the cache is read means that the folder is damaged.
+
+    Raises:
+      InputError: names the folder and says what to do.
+    """
+    try:
+        yield
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{folder}: damaged ({type(error).__name__}: {error}); delete the folder, which is "
+            "made anew by the next run"
+        ) from error

@@ -47,6 +47,12 @@ class KnownPositives:
         at = np.searchsorted(self._keys, key)
         return self._keys[np.minimum(at, len(self._keys) - 1)] == key
 
+    def count(self, query: int) -> int:
+        """How many documents are known positives of a query."""
+        ends = np.int64(query) * self._size + np.array([0, self._size])
+        first, last = np.searchsorted(self._keys, ends)
+        return int(last - first)
+
 
 def draw(
     queries: np.ndarray,
@@ -102,12 +108,11 @@ def bm25_candidates(
     Returns:
       ``[n, k]`` int32 document rows, best first, -1 behind them where there are fewer.
     """
-    _, found = index.search(texts, 2 * k)
-    found = np.where(found >= 0, found + pool.start, DRAWN)
-    usable = (found >= 0) & ~known.contains(np.asarray(rows)[:, None], found)
-    # Stable: usable ones move to the front and keep BM25's order.
-    order = np.argsort(~usable, axis=1, kind="stable")[:, :k]
-    best = np.take_along_axis(np.where(usable, found, DRAWN), order, axis=1)
     out = np.full((len(texts), k), DRAWN, np.int32)
-    out[:, : best.shape[1]] = best
+    for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
+        # So many, since all of the query's positives may stand in front.
+        _, found = index.search([text], k + known.count(row))
+        found = found[found >= 0] + pool.start
+        usable = found[~known.contains(row, found)][:k]
+        out[i, : len(usable)] = usable
     return out

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from selfdistill_jax.data.cache import new_folder
+from selfdistill_jax.data.cache import new_folder, reading
 from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Source, Triplet
 from selfdistill_jax.errors import InputError
 
@@ -82,16 +82,19 @@ class Collection:
     """
 
     def __init__(self, folder: Path):
-        info = json.loads((folder / _INFO).read_text())
         self.folder = folder
+        with reading(folder):
+            info = json.loads((folder / _INFO).read_text())
+            self._tables = {
+                table: tfds.builder_from_directory(
+                    str(folder / "retrieval_tables" / table / _VERSION)
+                )
+                for table in _FEATURES
+                if table not in info["empty"]
+            }
         self.name: str = info["name"]
         self.fingerprint: str = info["fingerprint"]
         self.description: dict[str, Any] = info["description"]
-        self._tables = {
-            table: tfds.builder_from_directory(str(folder / "retrieval_tables" / table / _VERSION))
-            for table in _FEATURES
-            if table not in info["empty"]
-        }
         judgements = self._tables.get("judgements")
         self.splits = tuple(s for s in SPLITS if judgements and s in judgements.info.splits)
         ids = [row["id"].decode() for row in self._rows("documents")]
@@ -103,9 +106,13 @@ class Collection:
     def _rows(self, table: str, split: str = "rows") -> Iterator[dict[str, Any]]:
         if table not in self._tables:
             return
-        data = self._tables[table].as_data_source(split=split)
-        for start in range(0, len(data), _CHUNK):
-            yield from data.__getitems__(list(range(start, min(start + _CHUNK, len(data)))))
+        with reading(self.folder):
+            data = self._tables[table].as_data_source(split=split)
+            for start in range(0, len(data), _CHUNK):
+                rows = data.__getitems__(list(range(start, min(start + _CHUNK, len(data)))))
+                if any(value is None for row in rows for value in row.values()):
+                    raise ValueError(f"rows of {table} are missing")  # a file cut at its half
+                yield from rows
 
     def document_contents(self) -> Iterator[str]:
         """Title and text of every document, in row order."""
@@ -153,7 +160,8 @@ def open_collection(source: Source, cache: Path) -> Collection:
       cache: the cache folder; tables go to ``collections/<name>-<fingerprint>``.
 
     Raises:
-      InputError: whatever the source finds wrong; nothing is left in the cache then.
+      InputError: whatever the source finds wrong, nothing is left in the cache then; or the tables
+        there are damaged.
     """
     fingerprint = source.fingerprint()
     folder = cache / "collections" / f"{source.name}-{fingerprint[:16]}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfdistill_jax.data.cache import new_folder
+from selfdistill_jax.data.cache import new_folder, reading
 from selfdistill_jax.data.tokenizer import Tokenizer, cut
 
 _CHUNK = 2048
@@ -78,6 +78,9 @@ def cached_tokens(
       texts: called only when the table has to be made.
       limit: the most tokens kept of a text, the encoder's position table: shorter limits are taken
         from the same table.
+
+    Raises:
+      InputError: what is in the folder is damaged.
     """
     folder = folder.with_name(f"{folder.name}-{tokenizer.fingerprint[:16]}-{limit}-v{_VERSION}")
     if not folder.is_dir():
@@ -85,5 +88,6 @@ def cached_tokens(
         with new_folder(folder) as new:
             np.save(new / "ids.npy", table._ids)
             np.save(new / "offsets.npy", table._offsets)
-    ids = np.load(folder / "ids.npy", mmap_mode="r")
-    return TokenTable(ids, np.load(folder / "offsets.npy"))
+    with reading(folder):
+        ids = np.load(folder / "ids.npy", mmap_mode="r")
+        return TokenTable(ids, np.load(folder / "offsets.npy"))

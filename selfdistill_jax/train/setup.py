@@ -30,7 +30,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _LEAST = {
     0: (
         "seed", "train.learning_rate", "train.warmup_steps", "train.weight_decay",
-        "train.clip_norm", "train.patience", "evaluation.dev_documents",
+        "train.clip_norm", "train.patience", "evaluation.dev_documents", "encoder.max_length",
     ),
     1: (
         "train.steps", "train.checkpoint_every", "train.evaluate_every", "data.bm25_candidates",
@@ -109,20 +109,26 @@ def make_loss_function(name: str, options: dict[str, Any]) -> Callable[..., jax.
 
 
 def load_encoder(config: ml_collections.ConfigDict) -> Encoder:
-    """The start encoder, cut to the run's document length.
+    """The start encoder, with the run's pooling and maximum length.
 
     Raises:
-      InputError: it cannot be found or read, or has fewer positions than the lengths ask for.
+      InputError: it cannot be found or read, or the lengths asked for are longer than it reads.
     """
     encoder = read_folder(config.encoder.init, pooling=config.encoder.pooling)
-    limit = encoder.config.max_positions
+    positions, longest = encoder.config.max_positions, config.encoder.max_length
+    if longest > positions:
+        raise InputError(
+            f"config.encoder.max_length is {longest}; {config.encoder.init} has {positions} "
+            "positions"
+        )
+    encoder = encoder._replace(max_length=longest or encoder.max_length)
     for key in ("query_length", "document_length"):
-        if config.data[key] > limit:
+        if config.data[key] > encoder.max_length:
             raise InputError(
-                f"config.data.{key} is {config.data[key]}; "
-                f"{config.encoder.init} has {limit} positions"
+                f"config.data.{key} is {config.data[key]}; {config.encoder.init} reads "
+                f"{encoder.max_length} tokens (config.encoder.max_length, at most {positions})"
             )
-    return encoder._replace(max_length=config.data.document_length)
+    return encoder
 
 
 def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:

@@ -281,7 +281,9 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"train__decay": "fast"},
         {"data__dataset": str(tmp_path / "none")},
         {"encoder__init": str(tmp_path / "none")},
-        {"data__document_length": 17},
+        {"data__document_length": 15},
+        {"encoder__max_length": 17},
+        {"encoder__max_length": -1},
         {"train__batch_size": 32},  # of 24 triplets
         {"data__negatives": "hard"},
         {"train__dtype": "float16"},

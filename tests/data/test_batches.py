@@ -1,0 +1,187 @@
+"""Batch k is a function of (seed, k) alone; what it holds is compared with plain Python lists."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from selfdistill_jax.data.batches import TrainingBatches
+from selfdistill_jax.data.negatives import KnownPositives
+from selfdistill_jax.data.tokens import TokenTable
+
+CLS, SEP, QUERY, DOCUMENT, OTHER = 2, 3, 100, 200, 300
+COUNT = 23
+POOL = range(4, 30)
+
+
+def texts(count, first, seed):
+    """Token rows of 3, 4, 7, 12, 19 and 28 tokens; the second one tells which row it is."""
+    rng = np.random.default_rng(seed)
+    extra = rng.permutation(np.arange(count) % 6) ** 2
+    return [[CLS, first + i, *rng.integers(OTHER, 400, n), SEP] for i, n in enumerate(extra)]
+
+
+QUERIES, DOCUMENTS = texts(12, QUERY, 0), texts(30, DOCUMENT, 1)
+TRIPLETS = {
+    "query": np.arange(COUNT, dtype=np.int32) % 12,  # most queries have two positives
+    # Each once, so that a positive tells which triplet it is.
+    "positive": np.random.default_rng(2).permutation(30)[:COUNT].astype(np.int32),
+    "negative": np.full(COUNT, -1, np.int32),
+}
+PAIRS = set(zip(TRIPLETS["query"].tolist(), TRIPLETS["positive"].tolist(), strict=True))
+ALLOWED = [[d for d in POOL if (q, d) not in PAIRS] for q in TRIPLETS["query"]]
+
+
+def table(rows):
+    return TokenTable(
+        np.concatenate(rows).astype(np.int32), np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    )
+
+
+def make(**changes):
+    options = {
+        "candidates": None,
+        "seed": 7,
+        "batch_size": 5,
+        "query_length": 9,
+        "document_length": 14,
+        "buckets": (8, 4, 12),
+    }
+    triplets = TRIPLETS | {"negative": changes.pop("negative", TRIPLETS["negative"])}
+    known = KnownPositives(TRIPLETS["query"], TRIPLETS["positive"], POOL)
+    return TrainingBatches(
+        table(QUERIES), table(DOCUMENTS), triplets, known=known, pool=POOL, **options | changes
+    )
+
+
+def read(batches, steps):
+    """(triplet, query, negative) of all rows of the batches before ``steps``, in their order."""
+    triplet_of = {p: i for i, p in enumerate(TRIPLETS["positive"].tolist())}
+    rows = []
+    for k in range(steps):
+        b = batches[k]
+        ids = [part[:, 1] % 100 for part in (b.positive_ids, b.query_ids, b.negative_ids)]
+        rows += [(triplet_of[p], q, n) for p, q, n in np.transpose(ids).tolist()]
+    return rows
+
+
+def epochs(batches, size, count):
+    """As `read`, one list an epoch."""
+    rows = read(batches, -(-COUNT * count // size))
+    return [rows[e * COUNT : (e + 1) * COUNT] for e in range(count)]
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype == np.int32
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_batch_depends_on_its_step_alone():
+    expected = [make()[k] for k in range(12)]  # more than two epochs, none by an object used before
+    batches = make()
+    for k in reversed(range(12)):
+        assert_same(batches[k], expected[k])
+    first, second = batches.iterate(0), batches.iterate(5)
+    for k in range(7):
+        assert_same(next(first), expected[k])
+        assert_same(next(second), expected[k + 5])
+        assert_same(batches[11 - k], expected[11 - k])
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 9])
+def test_iterating_from_a_step_is_indexing_from_there(start):
+    batches = make()
+    for k, batch in enumerate(islice(batches.iterate(start), 8), start):
+        assert_same(batch, batches[k])
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 23, 50])
+def test_every_triplet_once_an_epoch(size):
+    for rows in epochs(make(batch_size=size), size, 4):
+        assert sorted(t for t, _, _ in rows) == list(range(COUNT))
+        assert all(q == TRIPLETS["query"][t] for t, q, _ in rows)
+
+
+def test_every_epoch_and_seed_has_its_own_order():
+    orders = [
+        tuple(t for t, _, _ in rows) for seed in range(5) for rows in epochs(make(seed=seed), 5, 5)
+    ]
+    assert len(set(orders)) == 25
+    # Nor do the orders resemble each other: one place in 23 agrees by chance.
+    agree = [np.mean(np.equal(a, b)) for i, a in enumerate(orders) for b in orders[:i]]
+    assert 0.02 < np.mean(agree) < 0.08
+
+
+@pytest.mark.parametrize("hosts", [2, 4, 8])
+def test_hosts_make_the_global_batch_together(hosts):
+    whole, share = make(batch_size=8), 8 // hosts
+    parts = [make(batch_size=8, rows=slice(h * share, (h + 1) * share)) for h in range(hosts)]
+    for k in range(6):
+        each = [host[k] for host in parts]
+        assert {len(ids) for batch in each for ids in batch} == {share}
+        assert_same([np.concatenate(arrays) for arrays in zip(*each, strict=True)], whole[k])
+
+
+@pytest.mark.parametrize("limits", [(3, 8), (9, 14), (20, 40)])
+def test_texts_are_cut_and_padded_to_a_bucket(limits):
+    buckets = (8, 4, 12)
+    seen = (set(), set())
+
+    def check(kind, ids, lengths):
+        whole = [((QUERIES, DOCUMENTS)[kind])[row[1] % 100] for row in ids]
+        limit = limits[kind]
+        kept = [t if len(t) <= limit else [*t[: limit - 1], SEP] for t in whole]
+        assert lengths == [len(t) for t in kept]
+        width = min(w for w in {*buckets, limit} if max(lengths) <= w <= limit)
+        assert ids == [t + [0] * (width - len(t)) for t in kept]
+        seen[kind].add(width)
+
+    for size in (1, 3):  # so small that some batches hold short texts only
+        batches = make(
+            batch_size=size, buckets=buckets, query_length=limits[0], document_length=limits[1]
+        )
+        for k in range(2 * COUNT):
+            b = [array.tolist() for array in batches[k]]
+            check(0, b[0], b[1])
+            check(1, b[2] + b[4], b[3] + b[5])  # one width for both
+    for widths, limit in zip(seen, limits, strict=True):
+        assert widths == {w for w in buckets if w < limit} | {limit}
+
+
+def negatives_of(batches, count):
+    """Each triplet's negatives in so many epochs."""
+    found = [[] for _ in range(COUNT)]
+    for rows in epochs(batches, 5, count):
+        for t, _, n in rows:
+            found[t].append(n)
+    return found
+
+
+def test_only_missing_negatives_are_drawn_anew_each_epoch():
+    given = [ALLOWED[t][t % 5] if t % 2 else -1 for t in range(COUNT)]
+    found = negatives_of(make(negative=np.array(given, np.int32)), 6)
+    for t, n in enumerate(found):
+        if given[t] >= 0:
+            assert n == [given[t]] * 6
+        else:
+            assert set(n) <= set(ALLOWED[t])
+            assert len(set(n)) > 1
+    other = negatives_of(make(negative=np.array(given, np.int32), seed=8), 6)
+    assert [a == b for a, b in zip(found, other, strict=True)] == [g >= 0 for g in given]
+
+
+def test_candidates_are_each_triplets_own():
+    given = [ALLOWED[t][0] if t in (4, 9) else -1 for t in range(COUNT)]
+    rng = np.random.default_rng(3)
+    own = [rng.choice(ALLOWED[t], t % 4, replace=False).tolist() for t in range(COUNT)]
+    candidates = np.array([c + [-1] * (3 - len(c)) for c in own], np.int32)
+    found = negatives_of(make(negative=np.array(given, np.int32), candidates=candidates), 40)
+    for t, n in enumerate(map(set, found)):
+        if given[t] >= 0:
+            assert n == {given[t]}
+        elif own[t]:
+            assert n == set(own[t])
+        else:  # nothing to choose from: random ones
+            assert n <= set(ALLOWED[t])
+            assert len(n) > 10

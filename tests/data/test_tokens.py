@@ -1,0 +1,208 @@
+"""Token ids are those of `transformers`; the cache gives what tokenising anew would give."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import transformers
+
+from selfdistill_jax.data import tokens
+from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.data.tokens import TokenTable, cached_tokens
+from selfdistill_jax.errors import InputError
+from tests.tiny import ASKED, SAID, WORDS, content
+
+LIMIT = 16
+
+
+def some_texts(count=60, seed=0):
+    """Texts of 0 to 40 words, known and unknown ones."""
+    rng = np.random.default_rng(seed)
+    words = [*ASKED, *SAID, "the", "The", "grüße", "東京", "[SEP]", "mabo,tiri"]
+    return ["", " ", *(" ".join(rng.choice(words, n)) for n in rng.integers(0, 41, count))]
+
+
+def reference(folder, texts, limit, width):
+    """The library's own call, which truncates and pads by itself."""
+    peer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]"
+    )
+    options = {"truncation": True, "padding": "max_length", "return_tensors": "np"}
+    ids = peer(texts, max_length=limit, **options)
+    filled = np.zeros((len(texts), width), np.int32)
+    filled[:, :limit] = ids["input_ids"]
+    return filled, ids["attention_mask"].sum(axis=1)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 2048])
+@pytest.mark.parametrize(("kept", "limit"), [(3, 3), (16, 16), (50, 16), (50, 3), (16, 5)])
+def test_rows_are_those_of_transformers(tiny, monkeypatch, chunk, kept, limit):
+    monkeypatch.setattr(tokens, "_CHUNK", chunk)
+    texts = some_texts()
+    table = TokenTable.from_texts(Tokenizer(tiny.encoder), iter(texts), limit=kept)
+    expected, lengths = reference(tiny.encoder, texts, limit, limit + 2)
+    assert len(table) == len(texts)
+    ids, found = table.padded(range(len(texts)), limit=limit, width=limit + 2)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(found, lengths)
+    np.testing.assert_array_equal(table.lengths(limit), lengths)
+    assert ids.dtype == found.dtype == table.lengths(limit).dtype == np.int32
+
+
+def test_rows_in_any_order_and_a_part_of_the_table(tiny):
+    texts = some_texts()
+    tokenizer = Tokenizer(tiny.encoder)
+    table = TokenTable.from_texts(tokenizer, texts, limit=LIMIT)
+    picked = [5, 0, 61, 5, 17]
+    expected, lengths = reference(tiny.encoder, [texts[i] for i in picked], 9, 9)
+    for part, rows in ((table, np.array(picked)), (table.take(picked), range(5))):
+        ids, found = part.padded(rows, limit=9, width=9)
+        np.testing.assert_array_equal(ids, expected)
+        np.testing.assert_array_equal(found, lengths)
+    for nothing in (table.take([]), TokenTable.from_texts(tokenizer, [], limit=LIMIT)):
+        assert len(nothing) == len(nothing.lengths(LIMIT)) == 0
+        assert nothing.padded([], limit=8, width=8)[0].shape == (0, 8)
+
+
+def test_a_width_below_the_longest_row_is_refused(tiny):
+    table = TokenTable.from_texts(Tokenizer(tiny.encoder), ["the", "the " * 9], limit=LIMIT)
+    assert table.padded([0], limit=LIMIT, width=3)[0].shape == (1, 3)
+    with pytest.raises(ValueError, match="broadcast"):
+        table.padded([0, 1], limit=LIMIT, width=10)
+    assert table.padded([0, 1], limit=10, width=10)[1].tolist() == [3, 10]
+
+
+def encoder_folder(tiny, folder, change=lambda raw: None):
+    """A copy of the tiny encoder's tokenizer with a change in its file."""
+    raw = json.loads((tiny.encoder / "tokenizer.json").read_text())
+    change(raw)
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    return folder
+
+
+def hidden_limits(raw):
+    raw["truncation"] = {
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    raw["padding"] = {
+        "strategy": {"Fixed": 12},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+
+
+def keep_case(raw):
+    raw["normalizer"]["lowercase"] = False
+
+
+def test_a_tokenizers_own_limits_are_switched_off(tiny, tmp_path):
+    limited = Tokenizer(encoder_folder(tiny, tmp_path / "limited", hidden_limits))
+    plain = Tokenizer(tiny.encoder)
+    texts = some_texts()
+    for ours, theirs in zip(
+        limited.encode(texts, limit=30), plain.encode(texts, limit=30), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    assert limited.fingerprint == plain.fingerprint
+    cased = Tokenizer(encoder_folder(tiny, tmp_path / "cased", keep_case))
+    assert cased.fingerprint != plain.fingerprint
+    assert cased.encode(["The"], limit=9)[0].tolist() != plain.encode(["The"], limit=9)[0].tolist()
+
+
+def test_an_older_folder_of_a_vocabulary(tiny, tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    # To BERT's own tokenizer [SEP] in a text is a special token, to the tiny one three words.
+    texts = [text.replace("[SEP]", "") for text in some_texts()]
+    for ours, theirs in zip(
+        Tokenizer(tmp_path).encode(texts, limit=LIMIT),
+        Tokenizer(tiny.encoder).encode(texts, limit=LIMIT),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_no_usable_tokenizer(tmp_path):
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
+        Tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    for wrong in ("", "{}", '{"version": "1.0", "model": {"type": "none"}}'):
+        path.write_text(wrong)
+        with pytest.raises(InputError) as caught:
+            Tokenizer(tmp_path)
+        assert str(caught.value).startswith(f"{path}: not a usable tokenizer (")
+
+
+def unread():
+    raise AssertionError("tokenised again")
+
+
+def everything(table):
+    return [array.tolist() for array in table.padded(range(len(table)), limit=99, width=LIMIT)]
+
+
+def test_cache_is_reused_for_the_same_tokenizer_only(tiny, tmp_path):
+    texts, folder = some_texts(), tmp_path / "cache" / "mine-queries"
+    plain = Tokenizer(tiny.encoder)
+    made = cached_tokens(folder, plain, lambda: texts, limit=LIMIT)
+    expected = everything(TokenTable.from_texts(plain, texts, limit=LIMIT))
+    assert everything(made) == expected
+    before = content(tmp_path)
+    # The same tokenizer in another folder is the same.
+    same = Tokenizer(encoder_folder(tiny, tmp_path / "same"))
+    shutil.rmtree(tmp_path / "same")
+    for tokenizer in (plain, same):
+        assert everything(cached_tokens(folder, tokenizer, unread, limit=LIMIT)) == expected
+    assert content(tmp_path) == before
+
+    cased = Tokenizer(encoder_folder(tiny, tmp_path / "cased", keep_case))
+    for tokenizer, limit in ((cased, LIMIT), (plain, 7)):
+        anew = everything(cached_tokens(folder, tokenizer, lambda: texts, limit=limit))
+        assert anew == everything(TokenTable.from_texts(tokenizer, texts, limit=limit)) != expected
+    other = cached_tokens(folder.with_name("mine-documents"), plain, lambda: ["the"], limit=LIMIT)
+    assert len(other) == 1
+    assert everything(cached_tokens(folder, plain, unread, limit=LIMIT)) == expected
+
+
+def test_a_build_that_fails_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
+    def broken():
+        yield "the"
+        raise InputError("wrong")
+
+    def full(path, array, save=np.save):
+        save(path, array)
+        raise OSError("no space left")
+
+    folder, tokenizer = tmp_path / "mine", Tokenizer(tiny.encoder)
+    with pytest.raises(InputError, match="wrong"):
+        cached_tokens(folder, tokenizer, broken, limit=LIMIT)
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        cached_tokens(folder, tokenizer, lambda: ["the"], limit=LIMIT)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    assert len(cached_tokens(folder, tokenizer, lambda: ["the"] * 3, limit=LIMIT)) == 3
+
+
+@pytest.mark.parametrize("name", ["ids.npy", "offsets.npy"])
+@pytest.mark.parametrize("keep", [None, 0, 20, 128, 0.5, -1])
+def test_a_damaged_cache_is_not_read(tiny, tmp_path, name, keep):
+    def opened():
+        return cached_tokens(tmp_path / "mine", Tokenizer(tiny.encoder), some_texts, limit=LIMIT)
+
+    opened()
+    (path,) = tmp_path.rglob(name)
+    whole = path.read_bytes()
+    path.unlink()
+    if keep is not None:
+        path.write_bytes(whole[: int(len(whole) * keep) if keep == 0.5 else keep])
+    with pytest.raises(InputError, match=rf"^{path.parent}: damaged \(.*; delete the folder"):
+        opened()
