@@ -32,6 +32,7 @@ class BeirFolder:
     """
 
     corpus_size = None
+    pool_start = 0
 
     def __init__(self, path: str | Path):
         folder = Path(path).expanduser()

@@ -26,7 +26,7 @@ from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Trip
 from selfdistill_jax.errors import InputError
 
 PACKAGES = ("numpy", "scipy", "jax", "flax", "optax", "matplotlib")
-VERSION = "pydocs-3"  # part of the fingerprint: raise it when the same sources are read differently
+VERSION = "pydocs-4"  # part of the fingerprint: raise it when the same sources are read differently
 _SKIPPED_FOLDERS = {
     *("test", "tests", "testing", "internal_test_util"),
     # Other projects' code; scipy keeps all of its own helpers and vendored packages in _lib.
@@ -57,6 +57,9 @@ class _Entry(NamedTuple):
 
 class PyDocs:
     """Reads the collection from the installed packages; document i answers query i.
+
+    Those of the dev and test modules stand in front and are never drawn as negatives, so that
+    training does not see their texts at all.
 
     Args:
       packages: names of installed packages.
@@ -99,6 +102,10 @@ class PyDocs:
             "unreadable_files": self._unreadable,
         }
 
+    @property
+    def pool_start(self) -> int:
+        return sum(_split(entry.module) != "train" for entry in self._entries)
+
     def documents(self) -> Iterator[Document]:
         return (Document(e.name, e.name, e.text) for e in self._entries)
 
@@ -138,7 +145,7 @@ class PyDocs:
                 f"pydocs: no documented functions in {', '.join(map(str, self._roots.values()))}; "
                 "the packages' sources must be installed"
             )
-        return entries
+        return sorted(entries, key=lambda e: _split(e.module) == "train")  # stable
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class Source(Protocol):
 
     name: str
     corpus_size: int | None  # so many documents in front are searched in evaluation; None: all
+    pool_start: int  # negatives are drawn from the documents from this row on
 
     def fingerprint(self) -> str:
         """Hex digest: changes when the content or this reader's understanding of it changes."""

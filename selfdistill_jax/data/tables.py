@@ -18,7 +18,7 @@ from selfdistill_jax.data.cache import new_folder, reading
 from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Source, Triplet
 from selfdistill_jax.errors import InputError
 
-_VERSION = "1.0.0"  # of the layout on disk
+_VERSION = "1.1.0"  # of the layout on disk
 _INFO = "collection.json"
 _CHUNK = 4096  # rows read at once: 29,000 rows/s against 15,000 one by one
 
@@ -76,6 +76,7 @@ class Collection:
       description: where it comes from.
       num_documents: all of them.
       corpus_size: so many in front are what evaluation searches.
+      training_pool: rows of the documents that negatives come from.
       document_ids: ids of those, in row order.
       query_ids: ids of all queries.
       splits: the splits that have judgements.
@@ -100,6 +101,7 @@ class Collection:
         ids = [row["id"].decode() for row in self._rows("documents")]
         self.num_documents = len(ids)
         self.corpus_size = info["corpus_size"] or len(ids)
+        self.training_pool = range(info["pool_start"], len(ids))
         self.document_ids = ids[: self.corpus_size]
         self.query_ids = [row["id"].decode() for row in self._rows("queries")]
 
@@ -138,11 +140,6 @@ class Collection:
             for name in Triplet._fields
         }
 
-    @property
-    def training_pool(self) -> range:
-        """Rows of the documents that negatives come from: never those only evaluation knows."""
-        return range(self.corpus_size % self.num_documents, self.num_documents)
-
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
         """Query id -> document id -> relevance, as TREC's tools want it."""
         qrels: dict[str, dict[str, int]] = {}
@@ -157,14 +154,14 @@ def open_collection(source: Source, cache: Path) -> Collection:
 
     Args:
       source: what to read; its whole content is checked while building.
-      cache: the cache folder; tables go to ``collections/<name>-<fingerprint>``.
+      cache: the cache folder; tables go to ``collections/<name>-<fingerprint>-<version>``.
 
     Raises:
       InputError: whatever the source finds wrong, nothing is left in the cache then; or the tables
         there are damaged.
     """
     fingerprint = source.fingerprint()
-    folder = cache / "collections" / f"{source.name}-{fingerprint[:16]}"
+    folder = cache / "collections" / f"{source.name}-{fingerprint[:16]}-v{_VERSION}"
     if not folder.is_dir():
         build_tables(source, folder, fingerprint)
     return Collection(folder)
@@ -192,6 +189,7 @@ def build_tables(source: Source, folder: Path, fingerprint: str) -> None:
             "fingerprint": fingerprint,
             "description": source.describe(),
             "corpus_size": source.corpus_size,
+            "pool_start": source.pool_start,
             "empty": empty,
         }
         (new / _INFO).write_text(json.dumps(info, indent=2))

@@ -40,6 +40,7 @@ class TripletFile:
     """
 
     corpus_size = None
+    pool_start = 0
 
     def __init__(self, path: str | Path, *, held_out: bool = True):
         self._path = Path(path).expanduser()
@@ -166,6 +167,11 @@ class TripletsOver:
     def __init__(self, collection: Source, triplets: TripletFile):
         self._collection, self._triplets = collection, triplets
         self.name = f"{collection.name}+{triplets.name}"
+
+    @property
+    def pool_start(self) -> int:
+        """Behind the collection: what only evaluation knows is never a negative."""
+        return self.corpus_size
 
     @cached_property
     def corpus_size(self) -> int:

@@ -53,6 +53,7 @@ def test_reads_rows_in_order(folder):
     source = BeirFolder(folder)
     assert source.name == "mine"
     assert source.corpus_size is None
+    assert source.pool_start == 0
     # Before documents() and queries() were asked for: the ids are read when they are needed.
     assert list(source.judgements("train")) == [
         Judgement(0, 0, 2),

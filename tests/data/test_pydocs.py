@@ -357,6 +357,11 @@ def test_installed_packages_no_query_is_in_its_document(real, real_documents):
         assert ">>>" not in document.text
 
 
+def test_installed_packages_only_training_modules_give_negatives(real, real_documents):
+    pool = set(range(real.pool_start, len(real_documents)))
+    assert pool == {j.document for j in real.judgements("train")}
+
+
 def test_installed_packages_splits_share_no_module(real, real_documents):
     # Titles lack the private parts of a module's name; the entries know where they were read.
     modules = [entry.module for entry in real._entries]

@@ -47,7 +47,7 @@ def test_triplets_over_a_collection(folder, triplets):
     collection = BeirFolder(folder)
     source = open_source(dataset=str(folder), triplets=str(triplets))
     assert source.name == "mine+own"
-    assert source.corpus_size == 2
+    assert source.corpus_size == source.pool_start == 2
     documents, queries = list(source.documents()), list(source.queries())
     assert [d.id for d in documents] == ["c0", "c1", "triplets:d0", "triplets:d1", "triplets:d2"]
     assert documents[:2] == list(collection.documents())

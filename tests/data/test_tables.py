@@ -50,6 +50,7 @@ def source(**changes):
     parts = {
         "name": "mine",
         "corpus_size": None,
+        "pool_start": 0,
         "fingerprint": lambda: "ab" * 32,
         "describe": lambda: {"files": ["größe"]},
         "judgements": lambda split: (Judgement(*row) for row in JUDGEMENTS[split]),
@@ -134,12 +135,12 @@ def test_qrels_name_ids(tmp_path):
     assert found.qrels("test") == {"q4": {"d2": 2, "d/1:ä": 1}, "q2": {"d3": 3}}
 
 
-@pytest.mark.parametrize(("size", "pool"), [(None, range(6)), (6, range(6)), (4, range(4, 6))])
-def test_evaluation_and_training_have_their_own_documents(tmp_path, size, pool):
-    found = open_collection(source(corpus_size=size), tmp_path)
+@pytest.mark.parametrize(("size", "start"), [(None, 0), (6, 0), (None, 2), (4, 4)])
+def test_evaluation_and_training_have_their_own_documents(tmp_path, size, start):
+    found = open_collection(source(corpus_size=size, pool_start=start), tmp_path)
     assert found.corpus_size == len(found.document_ids) == (size or 6)
     assert found.num_documents == len(list(found.document_contents())) == 6
-    assert found.training_pool == pool
+    assert found.training_pool == range(start, 6)
 
 
 def test_reused_while_the_fingerprint_is_the_same(tmp_path):

@@ -45,6 +45,7 @@ def test_reads_distinct_texts_in_first_seen_order(tmp_path, name):
     source = TripletFile(path, held_out=False)
     assert source.name == "mine"
     assert source.corpus_size is None
+    assert source.pool_start == 0
     assert list(source.documents()) == [
         Document("d0", "", "np.sort"),
         Document("d1", "", "np.load"),
