@@ -12,6 +12,7 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
 from selfdistill_jax.encoding import encode_tokens, local_mesh
+from selfdistill_jax.errors import InputError
 
 
 class BiEncoder:
@@ -73,5 +74,13 @@ class BiEncoder:
         )
 
     def save(self, path: str | Path, *, card: str = "") -> None:
-        """Writes a folder that sentence-transformers and ``AutoModel`` open."""
-        write_folder(Path(path), self.encoder, card=card or "# A bi-encoder of selfdistill_jax\n")
+        """Writes a folder that sentence-transformers and ``AutoModel`` open.
+
+        Raises:
+          InputError: the path holds something else than a model; a model there is replaced.
+        """
+        path = Path(path).resolve()
+        empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        if not empty and not (path / "modules.json").is_file():
+            raise InputError(f"{path}: holds something else than a model; give another path")
+        write_folder(path, self.encoder, card=card or "# A bi-encoder of selfdistill_jax\n")

@@ -15,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from selfdistill_jax import BiEncoder, cli, options
+from selfdistill_jax.data.beir import read_document
 from selfdistill_jax.data.jsonl import check_id, field, read_jsonl
 from selfdistill_jax.data.source import Document
 from selfdistill_jax.errors import InputError
@@ -59,8 +60,7 @@ def read_texts(path: Path) -> list[Document]:
         at = {"path": path, "line": line}
         id_ = check_id(field(row, "_id", str, default=str(line), **at), seen, **at)
         seen.add(id_)
-        title = field(row, "title", str, default="", **at)
-        rows.append(Document(id_, title, field(row, "text", str, **at)))
+        rows.append(read_document(id_, row, **at))
     if not rows:
         raise InputError(f'{path}: no rows; expected one object with "text" a line')
     return rows

@@ -46,6 +46,11 @@ def main(argv: list[str]) -> None:
         folder = Path(_FLAGS.output) / collection.name
         if (folder / f"results.{_FLAGS.split}.json").exists():
             raise InputError(f"{folder}: holds results already; give another --output")
+        if folder in [other for _, other in collections]:
+            raise InputError(
+                f"{dataset}: another dataset of that name is given, and both would be written to "
+                f"{folder}; evaluate it with an --output of its own"
+            )
         collections.append((collection, folder))
     models = {"model": BiEncoder.load(_FLAGS.model)}
     if _FLAGS.baseline:

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         k=_FLAGS.k,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_run(out, run, tag="_".join(Path(_FLAGS.model).name.split()))
+    write_run(out, run, tag="_".join(Path(_FLAGS.model).absolute().name.split()))
     print(f"{len(queries):,} queries, {len(documents):,} documents: {out}")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from selfdistill_jax import BiEncoder, cli, encode, evaluate, search
+from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.trec import read_run
 from tests.tiny import content, texts, write_rows
@@ -99,6 +100,50 @@ def test_wrong_flags(start, model, tmp_path):
     assert fails(start(encode, *given, "--input=/none"), "/none: no such file")
     assert fails(start(encode, *given, "--model=/none"), "/none: no such folder")
     assert [p.name for p in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+def test_encode_takes_a_title_alone(start, model, tmp_path):
+    path = write_rows(tmp_path / "texts.jsonl", [{"_id": "one", "title": "Hasit", "text": ""}])
+    given = [f"--model={model}", f"--input={path}", f"--output={tmp_path}/vectors.npy"]
+    assert start(encode, *given)[0] == 0
+    expected = BiEncoder.load(str(model)).encode(["Hasit"])
+    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), expected)
+
+
+def test_evaluate_refuses_two_datasets_of_one_name(start, tiny, model, tmp_path):
+    other = shutil.copytree(tiny.collection, tmp_path / "tiny")
+    given = [f"--model={model}", f"--dataset={tiny.collection},{other}"]
+    result = start(evaluate, *given, f"--output={tmp_path}/out")
+    assert fails(result, f"{other}: another dataset of that name is given, and both ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_never_saved_over_something_else(model, tmp_path):
+    encoder = BiEncoder.load(str(model))
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match=f"^{tmp_path}: holds something else than a model"):
+        encoder.save(tmp_path)
+    assert list(content(tmp_path)) == ["thesis.tex"]
+    for _ in range(2):  # a new folder, then over the model there
+        encoder.save(tmp_path / "model")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_module_that_is_not_computed_is_refused(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules.insert(2, {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(InputError, match=f"^{folder}/modules.json: has a module Dense"):
+        BiEncoder.load(str(folder))
+
+
+def test_saved_weights_open_in_float32_whatever_the_source_says(model, tmp_path):
+    folder = shutil.copytree(model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": "float16"}))
+    BiEncoder.load(str(folder)).save(tmp_path / "new")
+    assert "torch_dtype" not in json.loads((tmp_path / "new" / "config.json").read_text())
 
 
 @pytest.mark.parametrize("command", [encode, search, evaluate])

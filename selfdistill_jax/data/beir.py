@@ -72,9 +72,7 @@ class BeirFolder:
             at = {"path": self._corpus, "line": line}
             id_ = check_id(field(row, "_id", str, **at), rows, **at)
             rows[id_] = len(rows)
-            title = field(row, "title", str, default="", **at)
-            optional = {"default": ""} if title.strip() and "text" in row else {}
-            yield Document(id_, title, field(row, "text", str, **optional, **at))
+            yield read_document(id_, row, **at)
         if not rows:
             raise InputError(f"{self._corpus}: no documents; {_LAYOUT}")
         self._document_rows = rows
@@ -133,6 +131,18 @@ class BeirFolder:
         for judgement in self.judgements("train"):
             if judgement.relevance > 0:
                 yield Triplet(judgement.query, judgement.document)
+
+
+def read_document(id_: str, row: dict[str, Any], *, path: Path, line: int) -> Document:
+    """A row of a corpus: its title may be missing or, beside one, its text empty.
+
+    Raises:
+      InputError: a field is missing, empty or no string.
+    """
+    at = {"path": path, "line": line}
+    title = field(row, "title", str, default="", **at)
+    optional = {"default": ""} if title.strip() and "text" in row else {}
+    return Document(id_, title, field(row, "text", str, **optional, **at))
 
 
 def _find(path: Path, *, required: bool = True) -> Path | None:

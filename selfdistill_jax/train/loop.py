@@ -23,6 +23,7 @@ from selfdistill_jax.train.checkpoint import Checkpoints, Memory
 from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, evaluation_set
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
 from selfdistill_jax.train.run_folder import (
+    ENVIRONMENT,
     check_run,
     environment,
     open_run,
@@ -37,6 +38,7 @@ from selfdistill_jax.train.setup import (
     load_data,
     load_encoder,
     make_loss_function,
+    open_data,
 )
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 
@@ -80,21 +82,22 @@ def train(
     first = jax.process_index() == 0
     if not restart:
         if first:
-            check_run(workdir, config.to_dict())
+            check_run(workdir, config.to_dict(), data=open_data(config).fingerprint())
         if (finished := read_result(workdir)) is not None:
             return finished
     encoder = load_encoder(config)
     data = load_data(config, encoder)
     if first:
-        open_run(workdir, config.to_dict(), restart=restart)
+        fingerprint = data.collection.fingerprint
+        open_run(workdir, config.to_dict(), data=fingerprint, restart=restart)
         facts = environment(
             seed=config.seed,
             collection=data.collection.name,
-            collection_fingerprint=data.collection.fingerprint,
+            collection_fingerprint=fingerprint,
             collection_source=data.collection.description,
             tokenizer_fingerprint=data.tokenizer.fingerprint,
         )
-        write_json(workdir / "environment.json", facts)
+        write_json(workdir / ENVIRONMENT, facts)
     _wait("the run's folder is there")
     encode = make_encode(encoder.config, pooling=encoder.pooling, dtype=DTYPES[config.train.dtype])
     optimizer = make_optimizer(

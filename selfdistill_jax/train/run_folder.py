@@ -21,13 +21,19 @@ _PACKAGES = (
     "numpy", "scipy",
 )  # fmt: skip
 RESULT = "result.txt"
+ENVIRONMENT = "environment.json"
 
 
-def check_run(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Checks that a folder, if it is there, belongs to a run with this config.
+def check_run(workdir: Path, config: Mapping[str, Any], *, data: str) -> None:
+    """Checks that a folder, if it is there, belongs to a run with this config and these data.
+
+    Args:
+      workdir: the folder.
+      config: the whole config as plain values.
+      data: fingerprint of the collection: the config knows only the names of files.
 
     Raises:
-      InputError: the folder holds something else, or a run with another config.
+      InputError: the folder holds something else, or a run with another config or other data.
     """
     path = workdir / "config.json"
     if not workdir.exists() or not any(workdir.iterdir()):
@@ -40,14 +46,21 @@ def check_run(workdir: Path, config: Mapping[str, Any]) -> None:
             f"{workdir} holds a run with another config: {'; '.join(differences)}; "
             "give another --workdir, or --restart to move that run aside"
         )
+    path = workdir / ENVIRONMENT
+    if path.is_file() and json.loads(path.read_text())["collection_fingerprint"] != data:
+        raise InputError(
+            f"{workdir} holds a run with other data: the content of the dataset or triplets has "
+            "changed since; give another --workdir, or --restart to move that run aside"
+        )
 
 
-def open_run(workdir: Path, config: Mapping[str, Any], *, restart: bool) -> None:
+def open_run(workdir: Path, config: Mapping[str, Any], *, data: str, restart: bool) -> None:
     """Makes a run's folder, or checks that the one that is there belongs to this config.
 
     Args:
       workdir: the folder.
       config: the whole config as plain values.
+      data: as of `check_run`.
       restart: move the old folder aside and begin anew.
 
     Raises:
@@ -55,7 +68,7 @@ def open_run(workdir: Path, config: Mapping[str, Any], *, restart: bool) -> None
     """
     if restart and workdir.exists():
         workdir.rename(_free_name(workdir))
-    check_run(workdir, config)
+    check_run(workdir, config, data=data)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", config)
 

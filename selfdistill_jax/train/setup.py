@@ -15,6 +15,7 @@ from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.data.bm25 import BM25
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.negatives import NEGATIVES, KnownPositives, bm25_candidates
+from selfdistill_jax.data.source import Source
 from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.tables import Collection, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
@@ -131,6 +132,11 @@ def load_encoder(config: ml_collections.ConfigDict) -> Encoder:
     return encoder
 
 
+def open_data(config: ml_collections.ConfigDict) -> Source:
+    """The collection that the config names, not yet read."""
+    return open_source(dataset=config.data.dataset, triplets=config.data.triplets)
+
+
 def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
     """Builds or opens the tables and tokens, and the batches of this process.
 
@@ -142,8 +148,7 @@ def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
 
 def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
     cache = cache_folder(config.data.cache)
-    source = open_source(dataset=config.data.dataset, triplets=config.data.triplets)
-    collection = open_collection(source, cache)
+    collection = open_collection(open_data(config), cache)
     tokenizer = Tokenizer(encoder.folder)
     queries, documents = (
         cached_tokens(
@@ -159,6 +164,11 @@ def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
     )
     triplets = collection.triplets()
     count, size = len(triplets["query"]), config.train.batch_size
+    if not count:
+        raise InputError(
+            f"{collection.name}: nothing to train on; add qrels/train.tsv to the folder, or give "
+            "--config.data.triplets"
+        )
     if count < size:
         raise InputError(
             f"{collection.name}: {count} training triplets, fewer than one batch of {size} "

@@ -259,6 +259,23 @@ def test_restart_moves_the_old_run_aside(tiny, finished, tmp_path):
     assert json.loads((workdir / "config.json").read_text())["seed"] == 5
 
 
+def test_changed_data_are_noticed_in_a_finished_run(tiny, finished, tmp_path):
+    before = content(finished)
+    changed = shutil.copytree(tiny.collection, tmp_path / "tiny")
+    with (changed / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "new", "text": "new"}\n')
+    # The same name in the config, as a file edited in place has.
+    original = tiny.collection.rename(tmp_path / "original")
+    try:
+        changed.rename(tiny.collection)
+        with pytest.raises(InputError, match="holds a run with other data"):
+            train(tiny.config(), finished)
+    finally:
+        shutil.rmtree(tiny.collection)
+        original.rename(tiny.collection)
+    assert content(finished) == before
+
+
 def test_folder_of_another_run_is_refused(tiny, finished, tmp_path):
     before = content(finished)
     with pytest.raises(InputError) as caught:

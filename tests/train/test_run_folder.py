@@ -9,6 +9,7 @@ import pytest
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.run_folder import (
+    ENVIRONMENT,
     environment,
     flatten,
     nearest,
@@ -23,24 +24,24 @@ CONFIG = {"seed": 0, "train": {"steps": 10, "rate": 1e-4}, "data": {"buckets": (
 
 
 def test_the_same_config_opens_the_folder_again(tmp_path):
-    open_run(tmp_path / "a" / "run", CONFIG, restart=False)
+    open_run(tmp_path / "a" / "run", CONFIG, data="aa", restart=False)
     before = content(tmp_path)
     assert list(before) == ["a/run/config.json"]
-    open_run(tmp_path / "a" / "run", CONFIG, restart=False)
+    open_run(tmp_path / "a" / "run", CONFIG, data="aa", restart=False)
     assert content(tmp_path) == before
 
 
 def test_an_empty_folder_is_taken(tmp_path):
-    open_run(tmp_path, CONFIG, restart=False)
+    open_run(tmp_path, CONFIG, data="aa", restart=False)
     assert (tmp_path / "config.json").is_file()
 
 
 def test_differences_are_named(tmp_path):
-    open_run(tmp_path, CONFIG, restart=False)
+    open_run(tmp_path, CONFIG, data="aa", restart=False)
     before = content(tmp_path)
     other = {"seed": 0, "train": {"steps": 20, "rate": 1e-4, "decay": "a"}, "data": {"x": "b"}}
     with pytest.raises(InputError) as caught:
-        open_run(tmp_path, other, restart=False)
+        open_run(tmp_path, other, data="aa", restart=False)
     assert str(caught.value) == (
         f"{tmp_path} holds a run with another config: "
         "data.buckets is [16, 32] there and 'absent' here; "
@@ -52,17 +53,27 @@ def test_differences_are_named(tmp_path):
     assert content(tmp_path) == before
 
 
+def test_other_data_are_refused(tmp_path):
+    open_run(tmp_path, CONFIG, data="aa", restart=False)
+    write_json(tmp_path / ENVIRONMENT, {"collection_fingerprint": "aa"})
+    before = content(tmp_path)
+    open_run(tmp_path, CONFIG, data="aa", restart=False)
+    with pytest.raises(InputError, match=f"^{tmp_path} holds a run with other data: "):
+        open_run(tmp_path, CONFIG, data="bb", restart=False)
+    assert content(tmp_path) == before
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="not empty and no run's folder; give another --workdir"):
-        open_run(tmp_path, CONFIG, restart=False)
+        open_run(tmp_path, CONFIG, data="aa", restart=False)
     assert list(content(tmp_path)) == ["thesis.tex"]
 
 
 def test_restart_takes_a_free_name(tmp_path):
     run = tmp_path / "run.v2"
     for seed in range(3):
-        open_run(run, CONFIG | {"seed": seed}, restart=True)
+        open_run(run, CONFIG | {"seed": seed}, data="aa", restart=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.v2", "run.v2.1", "run.v2.2"]
     seeds = [
         json.loads((p / "config.json").read_text())["seed"] for p in sorted(tmp_path.iterdir())
