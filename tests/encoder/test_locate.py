@@ -1,0 +1,59 @@
+"""Where an encoder is looked for, with a stand-in for the hub and its cache."""
+
+from pathlib import Path
+
+import pytest
+
+from selfdistill_jax.encoder import locate as module
+from selfdistill_jax.encoder.locate import locate
+from selfdistill_jax.errors import InputError
+
+WHOLE = ("model.safetensors", "modules.json")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """``hub(cached=files, online=...)`` sets what is there and returns the cached folder."""
+
+    def set_up(cached: tuple[str, ...] | None, *, online: bool) -> Path:
+        folder = tmp_path / "cached"
+        if cached is not None:
+            folder.mkdir()
+            for name in cached:
+                (folder / name).write_text("x")
+
+        def snapshot_download(name, local_files_only=False, **_):
+            if local_files_only and cached is None:
+                raise module.LocalEntryNotFoundError("not cached")
+            if local_files_only:
+                return str(folder)
+            if not online:
+                raise OSError("no network")
+            return str(tmp_path / "downloaded")
+
+        monkeypatch.setattr(module.huggingface_hub, "snapshot_download", snapshot_download)
+        return folder
+
+    return set_up
+
+
+def test_a_whole_cache_is_taken(hub):
+    folder = hub(WHOLE, online=True)
+    assert locate("some/model") == folder
+
+
+@pytest.mark.parametrize("files", [(), WHOLE[:1], WHOLE[1:]])
+def test_a_partial_cache_is_taken_last(hub, files):
+    folder = hub(files, online=True)
+    assert locate("some/model") == folder.with_name("downloaded")
+
+
+def test_a_partial_cache_is_better_than_nothing(hub):
+    folder = hub(WHOLE[:1], online=False)
+    assert locate("some/model") == folder
+
+
+def test_nowhere(hub):
+    hub(None, online=False)
+    with pytest.raises(InputError, match=r"^some/model: no such folder, not in the Hugging Face"):
+        locate("some/model")
