@@ -8,15 +8,28 @@ LOSSES = {
         "error": "l2",  # l2: x², l1: |x|, soft: log(1 + e^−x)
         "over": "negatives",  # negatives, or positives as the paper's released code has it
         "stop_gradient": False,  # treat the target as a constant
+        "method": "auto",  # gather (all pairs, in blocks), moments (l2's closed form), auto
     },
     "adaptive": {
         "error": "l2",
         "in_batch": False,  # compare with the negatives of the whole batch
         "broadcast": "triplet",  # triplet, or released: the broadcasting of the paper's code
         "stop_gradient": False,
+        "method": "auto",  # of in_batch
     },
-    "static": {"margin": 0.2, "error": "l2", "in_batch": False, "broadcast": "triplet"},
-    "softmax": {"temperature": 0.05},
+    "static": {
+        "margin": 0.2,
+        "error": "l2",
+        "in_batch": False,
+        "broadcast": "triplet",
+        "method": "auto",
+    },
+    "softmax": {"temperature": 0.05, "symmetric": False},  # symmetric: positives choose queries too
+    "triplet": {"margin": 0.2},
+    "pairwise_logistic": {"temperature": 0.05},
+    # These two learn from a teacher's scores in the triplet file; scale brings cosines to them.
+    "margin_mse": {"scale": 20.0},
+    "kl": {"temperature": 1.0, "scale": 20.0},
 }
 
 
@@ -44,6 +57,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.steps = 30  # optimizer updates
     train.batch_size = 64  # triplets of an update, over all devices
+    train.micro_batches = 1  # parts of a device's rows, encoded one by one to save memory
     train.learning_rate = 5e-5  # the highest one
     train.warmup_steps = 3  # from 0 up to it
     train.decay = "cosine"  # constant, linear or cosine to 0; exponential with decay_rate
@@ -51,6 +65,10 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     train.weight_decay = 0.01  # on matrices only
     train.clip_norm = 1.0  # global norm a gradient is clipped at; 0: never
     train.dtype = "float32"  # of products and activations: float32 or bfloat16
+    train.target = "model"  # whose documents set the margins: model, detached, ema, start
+    train.target_decay = 0.99  # what of the ema stays at each step
+    train.collapse_cosine = 0.95  # warn when a batch's documents are as alike as that on average
+    train.collapse_stop = False  # end the training there
     train.checkpoint_every = 10  # steps
     train.evaluate_every = 15  # steps, on the dev split
     train.patience = 0  # stop after so many evaluations without a new best; 0: never

@@ -14,6 +14,8 @@ from selfdistill_jax.data.negatives import KnownPositives, draw
 from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.data.tokens import TokenTable
 
+SCORES = ("positive_score", "negative_score")
+
 
 class TripletBatch(NamedTuple):
     """One host's part of a global batch: B rows here, texts padded with 0.
@@ -27,6 +29,7 @@ class TripletBatch(NamedTuple):
     positive_lengths: np.ndarray
     negative_ids: np.ndarray  # [B, document width] int32
     negative_lengths: np.ndarray
+    scores: np.ndarray  # [B, 2] float32, a teacher's of positive and negative, or NaN
 
 
 def bucket(length: int, buckets: Sequence[int], limit: int) -> int:
@@ -44,8 +47,8 @@ class TrainingBatches:
     Args:
       queries: token table of all queries.
       documents: token table of all documents.
-      triplets: columns query, positive, negative, ``[n]`` int32 rows each; a negative of -1 is
-        drawn anew each time.
+      triplets: columns query, positive, negative, ``[n]`` int32 rows each (a negative of -1 is
+        drawn anew each time), and positive_score, negative_score, ``[n]`` float32.
       candidates: ``[n, c]`` document rows to draw negatives from, or None for all documents.
       known: documents that are no negatives of a query.
       pool: document rows that random negatives come from.
@@ -115,7 +118,8 @@ class TrainingBatches:
         return queries, positives, negatives
 
     def _make(self, step: int, picked: np.ndarray) -> TripletBatch:
-        queries, positives, negatives = self.rows(step, np.asarray(picked))
+        picked = np.asarray(picked)
+        queries, positives, negatives = self.rows(step, picked)
         both = np.concatenate([positives, negatives])
         query_width = self._width("query", self._query_lengths[queries])
         document_width = self._width("document", self._document_lengths[both])
@@ -126,7 +130,8 @@ class TrainingBatches:
             ("document", self._documents, negatives, document_width),
         ):
             parts += table.padded(rows[self._rows], limit=self._limits[kind], width=width)
-        return TripletBatch(*parts)
+        scores = np.stack([self._triplets[name][picked] for name in SCORES], axis=1)
+        return TripletBatch(*parts, scores[self._rows])
 
     def _width(self, kind: str, lengths: np.ndarray) -> int:
         return bucket(int(lengths.max()), self._buckets, self._limits[kind])

@@ -1,7 +1,7 @@
 """Losses as pure functions of embeddings ``[B, D]`` (queries, positives, negatives) to a scalar.
 
 They know no config, parameters or state, and work under `jax.jit`, `jax.grad` and `jax.vmap`; with
-``axis_name`` the batch is the one spread over that mapped axis, gathered where the loss needs it.
+``axis_name`` the batch is the one spread over that mapped axis (`jax.shard_map`, `jax.pmap`).
 
 >>> import jax, jax.numpy as jnp
 >>> from selfdistill_jax import losses
@@ -11,25 +11,41 @@ They know no config, parameters or state, and work under `jax.jit`, `jax.grad` a
 (4, 8)
 
 `LOSSES` finds a loss by the name that ``config.loss.name`` gives it. Your own goes beside them:
-``losses.LOSSES["mine"] = my_loss`` taking the same three arrays and ``where``, ``axis_name``.
+``losses.LOSSES["mine"] = my_loss`` taking the same three arrays and ``where``, ``axis_name``; see
+docs/losses.md.
 """
 
-from selfdistill_jax.losses.common import sigma
+from selfdistill_jax.losses.common import global_mean, sigma, unit
 from selfdistill_jax.losses.contrastive import softmax
+from selfdistill_jax.losses.distillation import kl, margin_mse
 from selfdistill_jax.losses.margin import adaptive_margin, distributed_margin, static_margin
+from selfdistill_jax.losses.ranking import pairwise_logistic, triplet
+from selfdistill_jax.losses.summaries import QUANTILES, summaries
 
 LOSSES = {
     "static": static_margin,
     "adaptive": adaptive_margin,
     "distributed": distributed_margin,
     "softmax": softmax,
+    "triplet": triplet,
+    "pairwise_logistic": pairwise_logistic,
+    "margin_mse": margin_mse,
+    "kl": kl,
 }
 
 __all__ = [
     "LOSSES",
+    "QUANTILES",
     "adaptive_margin",
     "distributed_margin",
+    "global_mean",
+    "kl",
+    "margin_mse",
+    "pairwise_logistic",
     "sigma",
     "softmax",
     "static_margin",
+    "summaries",
+    "triplet",
+    "unit",
 ]

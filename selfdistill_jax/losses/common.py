@@ -1,9 +1,8 @@
 """What every loss shares: checked unit vectors, other devices' rows, a masked global mean.
 
 Shape legend: B triplets on this device, C triplets of the whole batch (C = B without an axis),
-D dimensions. A loss on several devices sums its own rows and meets the others in one ``psum``;
-its gradient is right when it is taken outside the mapped function, or inside `jax.shard_map` with
-``check_vma=True`` and no further sum.
+D dimensions, K negatives a query. A loss on several devices sums its own rows and meets the others
+in one ``psum``; where its gradient may be taken is said in docs/losses.md.
 """
 
 from typing import NamedTuple
@@ -25,7 +24,7 @@ class Batch(NamedTuple):
 
     q: jax.Array  # [B, D]
     p: jax.Array  # [B, D]
-    n: jax.Array  # [B, D]
+    n: jax.Array  # [B, D], or [B, K, D] where a loss takes many negatives
     where: jax.Array  # [B] bool
 
 
@@ -34,47 +33,112 @@ def check_choice(name: str, value: str, known) -> None:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
 
 
-def unit(x_BxD: jax.Array) -> jax.Array:
-    """Rows scaled to length 1; a zero row stays zero (similarity 0) with a finite gradient."""
-    square = jnp.sum(jnp.square(x_BxD), axis=-1, keepdims=True)
+def unit(x: jax.Array) -> jax.Array:
+    """Scales the last axis to length 1; a zero vector stays zero, and its gradient is finite.
+
+    Args:
+      x: ``[..., D]`` of any float dtype.
+
+    Returns:
+      ``[..., D]`` of that dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> unit(jnp.array([[0.0, 4.0], [0.0, 0.0]])).tolist()
+      [[0.0, 1.0], [0.0, 0.0]]
+    """
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     # Not rsqrt(max(square, tiny)): its gradient at a zero row is inf * 0.
-    return x_BxD * lax.rsqrt(jnp.where(square > 0, square, 1))
+    return x * lax.rsqrt(jnp.where(square > 0, square, 1))
 
 
-def prepare(q, p, n, *, where, normalize: bool) -> Batch:
-    """Checks shapes, casts to float32 at least, normalises.
+def prepare(q, p, n, *, where, normalize: bool, many: bool = False) -> Batch:
+    """Checks shapes, casts to float32 at least, normalises; sets rows that are not real to zero.
+
+    Zero, since such a row may hold anything: a NaN times a weight of 0 were a NaN.
+
+    Args:
+      q, p: ``[B, D]``.
+      n: ``[B, D]``, or with ``many`` also ``[B, K, D]``; always the latter in what is returned.
+      where: ``[B]`` bool or None.
+      normalize: scale vectors to unit length.
+      many: whether the loss takes more than one negative a query.
 
     Raises:
-      ValueError: unless q, p, n are ``[B, D]`` of one shape and ``where`` is None or ``[B]``.
+      ValueError: another shape than these.
     """
     q, p, n = (jnp.asarray(x) for x in (q, p, n))
-    if q.ndim != 2 or q.shape != p.shape or q.shape != n.shape:
+    if many and n.ndim == 2:
+        n = n[:, None, :]
+    own = n.shape if not many else n.shape[:1] + n.shape[2:] if n.ndim == 3 else None
+    if q.ndim != 2 or q.shape != p.shape or q.shape != own:
         raise ValueError(
-            "q, p and n must have one shape [batch, dimensions]; "
+            "q, p and n must have one shape [batch, dimensions]"
+            f"{' (n also [batch, negatives, dimensions])' if many else ''}; "
             f"got {q.shape}, {p.shape}, {n.shape}"
         )
     where = jnp.ones(q.shape[:1], bool) if where is None else jnp.asarray(where, bool)
     if where.shape != q.shape[:1]:
         raise ValueError(f"where must have shape {q.shape[:1]}; got {where.shape}")
-    # bfloat16 products of unit vectors keep 3 digits: too few for margins that differ by 0.001.
-    q, p, n = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (q, p, n))
+    q, p, n = (only_real(wide(x), where) for x in (q, p, n))
     if normalize:
         q, p, n = unit(q), unit(p), unit(n)
     return Batch(q, p, n, where)
 
 
-def dot(a_BxD: jax.Array, b_BxD: jax.Array) -> jax.Array:
-    """Row-wise similarity ``[B]``."""
-    return jnp.sum(a_BxD * b_BxD, axis=-1)
+def only_real(x: jax.Array, where_B: jax.Array) -> jax.Array:
+    """``[B, ...]`` with zeros in the rows that are not real."""
+    return jnp.where(where_B.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """In float32 at least: bfloat16 keeps 3 digits, too few for margins that differ by 0.001."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def teacher_rows(name: str, x: jax.Array, shape: tuple[int, ...], where: jax.Array) -> jax.Array:
+    """A teacher's numbers in float32 at least, zero in the rows that are not real.
+
+    Raises:
+      ValueError: they have another shape than the batch wants.
+    """
+    x = wide(x)
+    if x.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}; got {x.shape}")
+    return only_real(x, where)
+
+
+def full(a: jax.Array, b: jax.Array) -> jax.Array:
+    """A matrix product at full float32 precision on TPUs and GPUs too."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Row-wise products ``[..., D], [..., D] -> [...]``."""
+    return jnp.sum(a * b, axis=-1)
 
 
 def dots(a_BxD: jax.Array, b_CxD: jax.Array) -> jax.Array:
-    """All similarities ``[B, C]``, at full float32 precision on TPUs and GPUs too."""
-    return jnp.matmul(a_BxD, b_CxD.T, precision=lax.Precision.HIGHEST)
+    """All products ``[B, C]``."""
+    return full(a_BxD, b_CxD.T)
+
+
+def margins(batch: Batch) -> jax.Array:
+    """How much closer each query is to its positive than to its negative, ``[B]``."""
+    return dot(batch.q, batch.p) - dot(batch.q, batch.n)
 
 
 def sigma(similarity: jax.Array) -> jax.Array:
-    """A cosine in [-1, 1] as a relevance margin in [0, 1]."""
+    """A cosine in [-1, 1] as a relevance margin in [0, 1], of any shape.
+
+    Definition:
+      ``σ(a, b) = (1 + s(a, b)) / 2``. Source: arXiv 2407.21515, the target of its released code.
+
+    Example:
+      >>> sigma(-1.0), sigma(0.0), sigma(1.0)
+      (0.0, 0.5, 1.0)
+    """
     return (1.0 + similarity) / 2.0
 
 
@@ -87,7 +151,27 @@ def total(x: jax.Array, axis_name: str | None) -> jax.Array:
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
-def global_mean(terms: jax.Array, where: jax.Array, axis_name: str | None) -> jax.Array:
-    """Mean of the real terms over all devices; 0 with zero gradient when there is none."""
+def global_mean(
+    terms: jax.Array, where: jax.Array | None = None, axis_name: str | None = None
+) -> jax.Array:
+    """Mean of the real terms over all devices; 0 with zero gradient when there is none.
+
+    The one place where a loss of your own has to meet the other devices, if it compares nothing
+    but the documents of a triplet.
+
+    Args:
+      terms: ``[B]``, one a triplet.
+      where: ``[B]`` bool, the real rows; None means all.
+      axis_name: mapped axis over which the batch is spread.
+
+    Returns:
+      Scalar of the terms' dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(global_mean(jnp.array([1.0, 2.0, 9.0]), jnp.array([True, True, False])))
+      1.5
+    """
+    where = jnp.ones(terms.shape, bool) if where is None else where
     count = total(jnp.sum(where, dtype=terms.dtype), axis_name)
     return total(jnp.sum(terms, where=where), axis_name) / jnp.maximum(count, 1)

@@ -14,15 +14,18 @@ from selfdistill_jax.losses.common import (
     Batch,
     check_choice,
     dot,
-    dots,
-    gather,
     global_mean,
+    margins,
+    only_real,
     prepare,
     sigma,
-    total,
+    unit,
+    wide,
 )
+from selfdistill_jax.losses.pairs import check_method, mean_over_pairs
 
 BROADCASTS = ("triplet", "released")
+Documents = tuple[jax.Array, jax.Array]
 
 
 def static_margin(
@@ -34,6 +37,7 @@ def static_margin(
     error: str = "l2",
     in_batch: bool = False,
     broadcast: str = "triplet",
+    method: str = "auto",
     normalize: bool = True,
     where: jax.Array | None = None,
     axis_name: str | None = None,
@@ -42,19 +46,21 @@ def static_margin(
 
     Definition:
       ``mean_i ρ(m_i − margin)``, with ``in_batch`` ``mean_ij ρ(s(q_i,p_i) − s(q_i,n_j) − margin)``.
+      Source: arXiv 2407.21515, its baseline.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
       n: ``[B, D]`` vectors of their negatives.
-      margin: the target τ.
+      margin: the target τ, a difference of cosines in [-2, 2].
       error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
       in_batch: compare each query with the negatives of the whole batch.
       broadcast: ``"triplet"`` is the definition above; ``"released"`` takes ``s(q_j,p_j)`` in entry
         (i, j) of the in-batch form, as the paper's released code does.
-      normalize: scale the inputs to unit length first.
-      where: ``[B]`` bool, the real rows; None means all.
-      axis_name: mapped axis over which the batch is spread (`jax.shard_map`, `jax.vmap`).
+      method: how the in-batch form is computed, see `distributed_margin`.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
+      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+      axis_name: mapped axis over which the batch is spread (`jax.shard_map`, `jax.pmap`).
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
@@ -68,13 +74,13 @@ def static_margin(
       >>> round(float(static_margin(q, p, jnp.array([[0.0, 1.0]]), margin=0.2)), 4)  # (1 − 0.2)²
       0.64
     """
-    check_choice("error", error, ERRORS)
+    check_method(method, error)
     check_choice("broadcast", broadcast, BROADCASTS)
     batch = prepare(q, p, n, where=where, normalize=normalize)
     if not in_batch:
-        return global_mean(ERRORS[error](_margin(batch) - margin), batch.where, axis_name)
-    margins_BxC, where_BxC = _in_batch_margins(batch, broadcast, axis_name)
-    return global_mean(ERRORS[error](margins_BxC - margin), where_BxC, axis_name)
+        return global_mean(ERRORS[error](margins(batch) - margin), batch.where, axis_name)
+    positive_B = dot(batch.q, batch.p) - margin
+    return _in_batch(positive_B, batch.q, batch.n, batch.where, broadcast, error, method, axis_name)
 
 
 def adaptive_margin(
@@ -86,6 +92,8 @@ def adaptive_margin(
     in_batch: bool = False,
     broadcast: str = "triplet",
     stop_gradient: bool = False,
+    target_from: Documents | None = None,
+    method: str = "auto",
     normalize: bool = True,
     where: jax.Array | None = None,
     axis_name: str | None = None,
@@ -94,7 +102,7 @@ def adaptive_margin(
 
     Definition:
       ``mean_i ρ(m_i − σ(p_i,n_i))``, with ``in_batch``
-      ``mean_ij ρ(s(q_i,p_i) − s(q_i,n_j) − σ(p_i,n_j))``.
+      ``mean_ij ρ(s(q_i,p_i) − s(q_i,n_j) − σ(p_i,n_j))``. Source: arXiv 2407.21515.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
@@ -104,8 +112,11 @@ def adaptive_margin(
       in_batch: compare each query with the negatives of the whole batch.
       broadcast: see `static_margin`.
       stop_gradient: treat the target as a constant.
-      normalize: scale the inputs to unit length first.
-      where: ``[B]`` bool, the real rows; None means all.
+      target_from: ``([B, F], [B, F])`` vectors of the same positives and negatives by another
+        encoder, which the target is computed from instead, as a constant; None: p and n.
+      method: how the in-batch form is computed, see `distributed_margin`.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
+      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
       axis_name: mapped axis over which the batch is spread.
 
     Returns:
@@ -120,18 +131,21 @@ def adaptive_margin(
       >>> float(adaptive_margin(q, p, jnp.array([[0.0, 1.0]])))  # m = 1, target (1 + 0) / 2
       0.25
     """
-    check_choice("error", error, ERRORS)
+    check_method(method, error)
     check_choice("broadcast", broadcast, BROADCASTS)
     batch = prepare(q, p, n, where=where, normalize=normalize)
-    if in_batch:
-        margins, real = _in_batch_margins(batch, broadcast, axis_name)
-        target = sigma(dots(batch.p, gather(batch.n, axis_name)))
-    else:
-        margins, real = _margin(batch), batch.where
-        target = sigma(dot(batch.p, batch.n))
-    if stop_gradient:
-        target = lax.stop_gradient(target)
-    return global_mean(ERRORS[error](margins - target), real, axis_name)
+    p_BxF, n_BxF = _target_documents(batch, target_from, stop_gradient, normalize)
+    if not in_batch:
+        errors_B = ERRORS[error](margins(batch) - sigma(dot(p_BxF, n_BxF)))
+        return global_mean(errors_B, batch.where, axis_name)
+    # s(q_i,p_i) − s(q_i,n_j) − ½ − ½ p_i·n_j, linear in n_j.
+    positive_B = dot(batch.q, batch.p) - 0.5
+    if target_from is None and not stop_gradient:
+        a, b = batch.q + p_BxF / 2, batch.n
+    else:  # only one of the two products moves n_j
+        a = jnp.concatenate([batch.q, p_BxF / 2], axis=1)
+        b = jnp.concatenate([batch.n, n_BxF], axis=1)
+    return _in_batch(positive_B, a, b, batch.where, broadcast, error, method, axis_name)
 
 
 def distributed_margin(
@@ -142,6 +156,7 @@ def distributed_margin(
     error: str = "l2",
     over: str = "negatives",
     stop_gradient: bool = False,
+    target_from: Documents | None = None,
     method: str = "auto",
     normalize: bool = True,
     where: jax.Array | None = None,
@@ -152,7 +167,7 @@ def distributed_margin(
     Definition:
       ``over="negatives"``: ``mean_ij ρ(m_i − σ(p_i,n_j))``; ``over="positives"``:
       ``mean_ij ρ(m_j − σ(p_i,n_j))``, what the paper's released code computes by broadcasting.
-      i and j run over the global batch.
+      i and j run over the global batch. Source: arXiv 2407.21515; the closed form: docs/losses.md.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
@@ -161,10 +176,12 @@ def distributed_margin(
       error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
       over: whose distribution is the target: that of the batch's negatives, or of its positives.
       stop_gradient: treat the target as a constant.
-      method: ``"gather"`` compares all pairs, ``"moments"`` uses the closed form of l2 (no B x B
-        matrix; D + D² numbers cross the devices), ``"auto"`` is gather.
-      normalize: scale the inputs to unit length first.
-      where: ``[B]`` bool, the real rows; None means all.
+      target_from: see `adaptive_margin`.
+      method: ``"gather"`` compares all pairs, block by block; ``"moments"`` is the closed form of
+        l2 (no pairs; D + D² numbers cross the devices); ``"auto"`` takes the moments for l2 from a
+        global batch of D rows on. The two agree to rounding.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
+      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
       axis_name: mapped axis over which the batch is spread.
 
     Returns:
@@ -180,48 +197,43 @@ def distributed_margin(
       >>> float(distributed_margin(q, p, n))  # m = 1; targets 1/2 and 1: mean of 1/4 and 0
       0.125
     """
-    check_choice("error", error, ERRORS)
     check_choice("over", over, ("negatives", "positives"))
-    check_choice("method", method, ("auto", "gather", "moments"))
-    if method == "moments" and error != "l2":
-        raise ValueError(f"method 'moments' is the closed form of error 'l2'; error is {error!r}")
+    check_method(method, error)
     batch = prepare(q, p, n, where=where, normalize=normalize)
-    # Exchanging p and n turns one form into the other, since σ is symmetric.
-    own, other = (batch.p, batch.n) if over == "negatives" else (batch.n, batch.p)
-    if stop_gradient:
-        own, other = lax.stop_gradient((own, other))
-    compare = _by_moments if method == "moments" else _by_pairs
-    return compare(_margin(batch), own, other, batch.where, error, axis_name)
+    own, other = _target_documents(batch, target_from, stop_gradient, normalize)
+    if over == "positives":  # σ is symmetric: exchanging them turns one form into the other
+        own, other = other, own
+    return mean_over_pairs(
+        margins(batch) - 0.5,
+        own / 2,
+        other,
+        batch.where,
+        error=error,
+        method=method,
+        axis_name=axis_name,
+    )
 
 
-def _margin(batch: Batch) -> jax.Array:
-    return dot(batch.q, batch.p) - dot(batch.q, batch.n)
+def _target_documents(
+    batch: Batch, target_from: Documents | None, stop_gradient: bool, normalize: bool
+) -> Documents:
+    """The positives' and negatives' vectors that targets are made from."""
+    if target_from is None:
+        return lax.stop_gradient((batch.p, batch.n)) if stop_gradient else (batch.p, batch.n)
+    p, n = (wide(x) for x in target_from)
+    if p.shape != n.shape or p.shape[:-1] != batch.where.shape:
+        raise ValueError(
+            "target_from must be two arrays of one shape "
+            f"[{len(batch.where)}, dimensions]; got {p.shape}, {n.shape}"
+        )
+    p, n = only_real(p, batch.where), only_real(n, batch.where)
+    return lax.stop_gradient((unit(p), unit(n)) if normalize else (p, n))
 
 
-def _in_batch_margins(batch: Batch, broadcast: str, axis_name) -> tuple[jax.Array, jax.Array]:
-    """Margins of every query against every negative ``[B, C]``, and which of them are real."""
-    negative_BxC = dots(batch.q, gather(batch.n, axis_name))
-    where_BxC = batch.where[:, None] & gather(batch.where, axis_name)[None, :]
-    positive_B = dot(batch.q, batch.p)
-    if broadcast == "released":
-        return gather(positive_B, axis_name)[None, :] - negative_BxC, where_BxC
-    return positive_B[:, None] - negative_BxC, where_BxC
-
-
-def _by_pairs(margin_B, own_BxD, other_BxD, where_B, error, axis_name) -> jax.Array:
-    target_BxC = sigma(dots(own_BxD, gather(other_BxD, axis_name)))
-    where_BxC = where_B[:, None] & gather(where_B, axis_name)[None, :]
-    return global_mean(ERRORS[error](margin_B[:, None] - target_BxC), where_BxC, axis_name)
-
-
-def _by_moments(margin_B, own_BxD, other_BxD, where_B, error, axis_name) -> jax.Array:
-    """mean_j (m − (1 + a·b_j)/2)² = m² − m (1 + a·μ) + ¼ (1 + 2 a·μ + aᵀSa)."""
-    del error  # l2, checked by the caller
-    weight_Bx1 = where_B.astype(margin_B.dtype)[:, None]
-    count = jnp.maximum(total(jnp.sum(weight_Bx1), axis_name), 1)
-    mean_D = total(jnp.sum(other_BxD * weight_Bx1, axis=0), axis_name) / count
-    square_DxD = total(dots((other_BxD * weight_Bx1).T, other_BxD.T), axis_name) / count
-    first_B = dots(own_BxD, mean_D[None, :])[:, 0]
-    second_B = dot(jnp.matmul(own_BxD, square_DxD, precision=lax.Precision.HIGHEST), own_BxD)
-    terms_B = margin_B**2 - margin_B * (1 + first_B) + (1 + 2 * first_B + second_B) / 4
-    return global_mean(terms_B, where_B, axis_name)
+def _in_batch(c_B, a_BxE, b_BxE, where_B, broadcast, error, method, axis_name) -> jax.Array:
+    """``mean_ij ρ(c_i − a_i·b_j)``, in the released form with ``c_j``."""
+    if broadcast == "released":  # then c belongs to the column: look at it from there
+        a_BxE, b_BxE = b_BxE, a_BxE
+    return mean_over_pairs(
+        c_B, a_BxE, b_BxE, where_B, error=error, method=method, axis_name=axis_name
+    )

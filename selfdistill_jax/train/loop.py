@@ -41,6 +41,7 @@ from selfdistill_jax.train.setup import (
     open_data,
 )
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
+from selfdistill_jax.train.watch import CollapseAlarm
 
 MODEL = "model"
 SELECTION = MEASURES[0]
@@ -70,7 +71,9 @@ def train(
     mesh = make_mesh()
     check_train(config, mesh.devices.size)
     loss = make_loss_function(
-        config.loss.name, {k: v for k, v in config.loss.items() if k != "name"}
+        config.loss.name,
+        {k: v for k, v in config.loss.items() if k != "name"},
+        target=config.train.target,
     )
     schedule = make_schedule(
         learning_rate=config.train.learning_rate,
@@ -103,8 +106,20 @@ def train(
     optimizer = make_optimizer(
         schedule, weight_decay=config.train.weight_decay, clip_norm=config.train.clip_norm
     )
-    step = make_step(encode, loss, optimizer, mesh)
-    state = put_state(TrainState(encoder.params, jax.jit(optimizer.init)(encoder.params)), mesh)
+    moving = config.train.target == "ema"
+    step = make_step(
+        encode,
+        loss,
+        optimizer,
+        mesh,
+        micro_batches=config.train.micro_batches,
+        target_decay=config.train.target_decay if moving else 1.0,
+    )
+    state = TrainState(encoder.params, jax.jit(optimizer.init)(encoder.params))
+    if config.train.target in ("ema", "start"):
+        # A copy: the step gives the buffers of its state away, and may not give one twice.
+        state = state._replace(target=jax.tree.map(np.copy, encoder.params))
+    state = put_state(state, mesh)
     run = _Run(config, workdir, encoder, data, encode)
     done = run.fit(step, state, schedule, mesh, stop)
     return run.finish() if done else None
@@ -117,6 +132,7 @@ class _Run:
         self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
         self.first = jax.process_index() == 0
         self._encode, self._mesh = jax.jit(encode), local_mesh()
+        self._alarm = CollapseAlarm(config.train.collapse_cosine, stop=config.train.collapse_stop)
         self._dev = None
         if "dev" in data.collection.splits:
             self._dev = evaluation_set(
@@ -158,6 +174,7 @@ class _Run:
             waiting = None
             values = {k: float(v) if v.ndim == 0 else v for k, v in jax.device_get(metrics).items()}
             check_finite(number, values["loss"])
+            self._alarm.see(number, values["document_cosine"])
             now = time.monotonic()
             rate, last_time = train.batch_size / (now - last_time), now
             values["learning_rate"] = float(schedule(number - 1))
@@ -171,10 +188,14 @@ class _Run:
                     break
                 state, metrics = step(state, put_batch(next(batches), mesh))
                 flush()
+                if self._alarm.message:
+                    break
                 waiting = number, metrics
                 last = number == train.steps
                 if number % train.evaluate_every == 0 or last:
                     flush()
+                    if self._alarm.message:
+                        break
                     memory = self._select(number, state, memory, log)
                     last_time = time.monotonic()
                 stopped = not last and (stop(number) or checkpoints.preempted(number))
@@ -208,6 +229,7 @@ class _Run:
                 encoder=self.encoder,
                 systems=systems,
                 split=splits[0] if splits else "",
+                ended=self._alarm.message,
             )
         _wait("the result is written")
         return read_result(self.workdir)

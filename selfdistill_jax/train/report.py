@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from selfdistill_jax.data.tables import Collection
+from selfdistill_jax.losses import QUANTILES
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train.run_folder import flatten, write_text
 from selfdistill_jax.train.run_log import read_metrics
-from selfdistill_jax.train.step import QUANTILES
 
 _SHOWN_QUERIES = 12  # of the most gained and of the most lost, each
 _STYLE = {
@@ -48,6 +48,8 @@ def write_report(
     with rc_context(_STYLE):
         figures = [
             ("Margins and targets over training", _MARGIN_NOTE, _margins(train)),
+            ("Triplets past their target", "", _curve(train, "past_target", "share of the batch")),
+            ("How alike documents are", _COLLAPSE_NOTE, _likeness(config, train)),
             ("Loss", "", _curve(train, "loss", "loss")),
         ]
         if dev:
@@ -75,8 +77,11 @@ def write_report(
 _MARGIN_NOTE = (
     "A triplet's margin is how much closer its query is to the positive than to the negative; its "
     "target is the similarity of its two documents, (1 + cosine) / 2. Lines are medians, bands "
-    "hold the middle half and the middle 90 % of each batch. Targets that rise towards 1 mean that "
-    "all documents grow alike: the collapse to watch for."
+    "hold the middle half and the middle 90 % of each batch."
+)
+_COLLAPSE_NOTE = (
+    "The mean cosine of two documents of a batch. It rises towards 1 when an encoder collapses: "
+    "when all documents, and with them all targets, grow alike. The run warns at the dashed line."
 )
 
 
@@ -108,6 +113,15 @@ def _margins(records: list[dict[str, Any]]) -> str:
             axes.fill_between(steps, values[low], values[-1 - low], color=color, alpha=0.15, lw=0)
         axes.plot(steps, values[middle], color=color, label=name)
     axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _likeness(config: Mapping[str, Any], records: list[dict[str, Any]]) -> str:
+    figure, axes = _axes("step", "mean cosine of documents")
+    steps, values = [r["step"] for r in records], [r["document_cosine"] for r in records]
+    axes.plot(steps, values, color=_BLUE)
+    axes.axhline(config["train"]["collapse_cosine"], color=_ORANGE, lw=1, ls="--")
+    axes.set_ylim(min(0.0, *values), 1)
     return _svg(figure)
 
 

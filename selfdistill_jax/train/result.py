@@ -21,9 +21,13 @@ def write(
     encoder: Encoder,
     systems: dict[str, System],
     split: str,
+    ended: str,
 ) -> None:
-    """Writes ``eval/``, the model's card, ``report.html`` and, last, ``result.txt``."""
-    text = _text(workdir, data.collection, systems, split)
+    """Writes ``eval/``, the model's card, ``report.html`` and, last, ``result.txt``.
+
+    ``ended`` says why the training ended early, where the reader has to know.
+    """
+    text = _text(workdir, data.collection, systems, split, ended)
     if systems:
         write_results(workdir / "eval", systems, baseline="start", split=split)
     card = model_card(config, data.collection, encoder, f"\n\n```\n{text}```")
@@ -32,7 +36,9 @@ def write(
     write_text(workdir / RESULT, text)
 
 
-def _text(workdir: Path, collection: Collection, systems: dict[str, System], split: str) -> str:
+def _text(
+    workdir: Path, collection: Collection, systems: dict[str, System], split: str, ended: str
+) -> str:
     lines = []
     best = _best_step(workdir)
     if systems:
@@ -53,6 +59,8 @@ def _text(workdir: Path, collection: Collection, systems: dict[str, System], spl
             lines.append("There is no test split: dev chose the model and is reported here.")
     else:
         lines.append("The collection has neither a test nor a dev split: nothing was evaluated.")
+    if ended:
+        lines.append(f"Training was ended by a {ended}.")
     if best == 0:
         lines.append("No evaluation on dev was better than the start encoder's: model/ is that.")
     lines += ["", f"model:  {workdir / 'model'}", f"report: {workdir / 'report.html'}", ""]

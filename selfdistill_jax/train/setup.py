@@ -11,11 +11,11 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from selfdistill_jax.data.batches import TrainingBatches
+from selfdistill_jax.data.batches import SCORES, TrainingBatches
 from selfdistill_jax.data.bm25 import BM25
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.negatives import NEGATIVES, KnownPositives, bm25_candidates
-from selfdistill_jax.data.source import Source
+from selfdistill_jax.data.source import DRAWN, Source
 from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.tables import Collection, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
@@ -24,9 +24,12 @@ from selfdistill_jax.encoder.folder import Encoder, read_folder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
 from selfdistill_jax.train.run_folder import nearest
+from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
+# Whose document vectors make a loss's targets: the encoder's own, these as constants, those of an
+# exponential moving average of it, those of the encoder it started from.
+TARGETS = ("model", "detached", "ema", "start")
 
 _LEAST = {
     0: (
@@ -34,8 +37,8 @@ _LEAST = {
         "train.clip_norm", "train.patience", "evaluation.dev_documents", "encoder.max_length",
     ),
     1: (
-        "train.steps", "train.checkpoint_every", "train.evaluate_every", "data.bm25_candidates",
-        "evaluation.depth", "evaluation.batch_size",
+        "train.steps", "train.micro_batches", "train.checkpoint_every", "train.evaluate_every",
+        "data.bm25_candidates", "evaluation.depth", "evaluation.batch_size",
     ),
 }  # fmt: skip
 
@@ -54,19 +57,24 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
     Raises:
       InputError: names the key, its value and what was expected.
     """
-    size = config.train.batch_size
-    if size < 1 or size % devices:
-        near = max(size // devices, 1) * devices
-        raise InputError(
-            f"config.train.batch_size is {size}, which {devices} devices cannot share equally; "
-            f"take a multiple of {devices}, such as {near}"
-        )
     for least, keys in _LEAST.items():
         for key in keys:
             group, _, name = key.rpartition(".")
             value = config[group][name] if group else config[name]
             if not value >= least:
                 raise InputError(f"config.{key} is {value}; expected {least} or more")
+    size, parts = config.train.batch_size, config.train.micro_batches
+    if size < 1 or size % (devices * parts):
+        near = max(size // (devices * parts), 1) * devices * parts
+        shared = f" of {parts} micro-batches (config.train.micro_batches)" if parts > 1 else ""
+        raise InputError(
+            f"config.train.batch_size is {size}, which {devices} devices{shared} cannot share "
+            f"equally; take a multiple of {devices * parts}, such as {near}"
+        )
+    if not 0 <= config.train.target_decay <= 1:
+        raise InputError(
+            f"config.train.target_decay is {config.train.target_decay}; expected 0 to 1"
+        )
     for key in ("query_length", "document_length"):
         if config.data[key] < 3:  # [CLS], one token, [SEP]
             raise InputError(f"config.data.{key} is {config.data[key]}; expected 3 tokens or more")
@@ -81,18 +89,24 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
         )
 
 
-def make_loss_function(name: str, options: dict[str, Any]) -> Callable[..., jax.Array]:
+def make_loss_function(name: str, options: dict[str, Any], *, target: str = "model") -> Loss:
     """A loss of the registry with its options bound.
 
+    Args:
+      name: in `LOSSES`.
+      options: its keyword arguments.
+      target: one of `TARGETS`.
+
     Raises:
-      InputError: no such loss, an option it does not take, or a value it refuses.
+      InputError: no such loss, an option it does not take, a value it refuses, or a target for a
+        loss that has none.
     """
     if name not in LOSSES:
         raise InputError(
             f"config.loss.name is {name!r}; expected one of {', '.join(LOSSES)}"
             f"{nearest(name, LOSSES)}"
         )
-    arrays = ("q", "p", "n", "where", "axis_name")
+    arrays = ("q", "p", "n", "where", "axis_name", "target_from", *FROM_TEACHER)
     taken = [o for o in inspect.signature(LOSSES[name]).parameters if o not in arrays]
     for option in options:
         if option not in taken:
@@ -100,10 +114,24 @@ def make_loss_function(name: str, options: dict[str, Any]) -> Callable[..., jax.
                 f"config.loss.{option}: the loss {name!r} has no such option (it has "
                 f"{', '.join(taken)}); start from the config of that loss"
             )
+    if target not in TARGETS:
+        raise InputError(
+            f"config.train.target is {target!r}; expected {', '.join(TARGETS)}"
+            f"{nearest(target, TARGETS)}"
+        )
+    needed = {"model": None, "detached": "stop_gradient"}.get(target, "target_from")
+    if needed and not wants(LOSSES[name], needed):
+        raise InputError(
+            f"config.train.target is {target!r}; the loss {name!r} has no target of its own making"
+        )
     loss = partial(LOSSES[name], **options)
+    if target == "detached":
+        loss = partial(loss, stop_gradient=True)
     example = jax.ShapeDtypeStruct((2, 4), jnp.float32)
+    scores = jnp.zeros((2, 2))
+    given = {key: make(scores) for key, make in FROM_TEACHER.items() if wants(loss, key)}
     try:
-        jax.eval_shape(loss, example, example, example)
+        jax.eval_shape(partial(loss, **given), example, example, example)
     except (TypeError, ValueError) as error:
         raise InputError(f"config.loss: {error}") from None
     return loss
@@ -169,6 +197,8 @@ def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
             f"{collection.name}: nothing to train on; add qrels/train.tsv to the folder, or give "
             "--config.data.triplets"
         )
+    if any(wants(LOSSES[config.loss.name], key) for key in FROM_TEACHER):
+        _check_teacher(collection.name, config.loss.name, triplets)
     if count < size:
         raise InputError(
             f"{collection.name}: {count} training triplets, fewer than one batch of {size} "
@@ -192,6 +222,17 @@ def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
         rows=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
     )
     return Data(collection, tokenizer, queries, documents, batches)
+
+
+def _check_teacher(collection: str, loss: str, triplets: dict[str, np.ndarray]) -> None:
+    scored = np.isfinite([triplets[name] for name in SCORES]).all(0)
+    scored &= triplets["negative"] != DRAWN
+    if not scored.all():
+        raise InputError(
+            f"{collection}: {np.sum(~scored):,} of {len(scored):,} training triplets have no "
+            f"teacher's scores, which the loss {loss!r} learns from; give --config.data.triplets a "
+            "JSONL file with negative, positive_score and negative_score in every row"
+        )
 
 
 def _candidates(config, collection, triplets, known, pool) -> np.ndarray | None:

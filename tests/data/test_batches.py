@@ -27,6 +27,8 @@ TRIPLETS = {
     # Each once, so that a positive tells which triplet it is.
     "positive": np.random.default_rng(2).permutation(30)[:COUNT].astype(np.int32),
     "negative": np.full(COUNT, -1, np.int32),
+    "positive_score": np.arange(COUNT, dtype=np.float32),
+    "negative_score": -np.arange(COUNT, dtype=np.float32) / 2,
 }
 PAIRS = set(zip(TRIPLETS["query"].tolist(), TRIPLETS["positive"].tolist(), strict=True))
 ALLOWED = [[d for d in POOL if (q, d) not in PAIRS] for q in TRIPLETS["query"]]
@@ -72,8 +74,11 @@ def epochs(batches, size, count):
 
 
 def assert_same(ours, theirs):
+    *ids, scores = (x.dtype for x in ours)
+    assert set(ids) == {np.dtype(np.int32)}
+    assert scores == np.float32
     for a, b in zip(ours, theirs, strict=True):
-        assert a.dtype == b.dtype == np.int32
+        assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
 
 
@@ -94,6 +99,13 @@ def test_iterating_from_a_step_is_indexing_from_there(start):
     batches = make()
     for k, batch in enumerate(islice(batches.iterate(start), 8), start):
         assert_same(batch, batches[k])
+
+
+def test_scores_are_those_of_the_rows_triplets():
+    batch = make()[3]
+    for positive, scores in zip(batch.positive_ids[:, 1] % 100, batch.scores, strict=True):
+        triplet = TRIPLETS["positive"].tolist().index(positive)
+        assert scores.tolist() == [triplet, -triplet / 2]
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 23, 50])

@@ -119,7 +119,7 @@ def test_run_folder_is_whole(tiny, finished):
         "bm25.test.trec", "per_query.test.tsv", "results.test.json", "start.test.trec",
         "trained.test.trec",
     ]  # fmt: skip
-    assert (finished / "report.html").read_text().count("<svg") == 4
+    assert (finished / "report.html").read_text().count("<svg") == 6
 
 
 def test_run_learns_what_it_is_taught(finished):

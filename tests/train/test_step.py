@@ -25,7 +25,7 @@ def batch(size=16):
             rng.integers(0, 50, (size, width)).astype(np.int32),
             rng.integers(1, width + 1, size).astype(np.int32),
         ]
-    return TripletBatch(*parts)
+    return TripletBatch(*parts, rng.standard_normal((size, 2)).astype(np.float32))
 
 
 def update(name, devices, optimizer):

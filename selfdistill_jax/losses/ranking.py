@@ -1,0 +1,88 @@
+"""Baselines that look at one triplet at a time: hinge and pairwise logistic."""
+
+import jax
+
+from selfdistill_jax.losses.common import global_mean, margins, prepare
+
+
+def triplet(
+    q: jax.Array,
+    p: jax.Array,
+    n: jax.Array,
+    *,
+    margin: float = 0.2,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Triplet hinge: nothing is asked of a triplet that has its margin.
+
+    Definition:
+      ``mean_i max(0, margin − m_i)`` with ``m_i = s(q_i,p_i) − s(q_i,n_i)``. Source: arXiv
+      1503.03832, with cosine distance ``1 − s``.
+
+    Args:
+      q: ``[B, D]`` query vectors of any float dtype.
+      p: ``[B, D]`` vectors of their positives.
+      n: ``[B, D]`` vectors of their negatives.
+      margin: a difference of cosines.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
+      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+      axis_name: mapped axis over which the batch is spread.
+
+    Returns:
+      Scalar, float32 (float64 for float64 inputs).
+
+    Raises:
+      ValueError: shapes that do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([[1.0, 0.0]])
+      >>> round(float(triplet(x, x, x)), 4)  # no margin at all
+      0.2
+    """
+    batch = prepare(q, p, n, where=where, normalize=normalize)
+    return global_mean(jax.nn.relu(margin - margins(batch)), batch.where, axis_name)
+
+
+def pairwise_logistic(
+    q: jax.Array,
+    p: jax.Array,
+    n: jax.Array,
+    *,
+    temperature: float = 0.05,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """RankNet: the logistic loss of preferring a query's positive to its negative.
+
+    Definition:
+      ``mean_i log(1 + exp(−m_i / t))`` with ``m_i = s(q_i,p_i) − s(q_i,n_i)``. Source: Burges et
+      al., Learning to Rank using Gradient Descent, ICML 2005.
+
+    Args:
+      q: ``[B, D]`` query vectors of any float dtype.
+      p: ``[B, D]`` vectors of their positives.
+      n: ``[B, D]`` vectors of their negatives.
+      temperature: t, above 0.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
+      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+      axis_name: mapped axis over which the batch is spread.
+
+    Returns:
+      Scalar, float32 (float64 for float64 inputs).
+
+    Raises:
+      ValueError: shapes that do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([[1.0, 0.0]])
+      >>> round(float(pairwise_logistic(x, x, x)), 4)  # no preference: log 2
+      0.6931
+    """
+    batch = prepare(q, p, n, where=where, normalize=normalize)
+    terms_B = jax.nn.softplus(-margins(batch) / temperature)
+    return global_mean(terms_B, batch.where, axis_name)
