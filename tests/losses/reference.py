@@ -1,0 +1,154 @@
+"""The definitions of all losses in float64, one entry at a time, and the cases to try."""
+
+import inspect
+import math
+from functools import partial
+
+import numpy as np
+
+from selfdistill_jax import losses
+
+ERRORS = {
+    "l2": lambda x: x * x,
+    "l1": abs,
+    "soft": lambda x: math.log1p(math.exp(-x)),
+}
+NEEDED = {"static": {"margin": 0.2}}  # options without a default
+
+
+def cosine(a, b):
+    lengths = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
+    return float(a @ b) / lengths if lengths else 0.0
+
+
+def reference(
+    name,
+    q,
+    p,
+    n,
+    *,
+    error="l2",
+    over="negatives",
+    in_batch=False,
+    broadcast="triplet",
+    margin=None,
+    temperature=None,
+    symmetric=False,
+    scale=None,
+    target_from=None,
+    teacher_margin=None,
+    teacher_scores=None,
+    method="auto",
+    similarity=cosine,
+):
+    """A loss by its definition; arrays as the loss takes them, options of all losses."""
+    del method  # how, not what
+    size, rho = len(q), ERRORS[error]
+    many = n if n.ndim == 3 else n[:, None, :]
+    p_target, n_target = (p, n) if target_from is None else target_from
+    terms = []
+    for i in range(size):
+        own = [similarity(q[i], d) for d in (p[i], *many[i])]
+        if name in ("static", "adaptive", "distributed"):
+            for j in range(size):
+                target = (1 + similarity(p_target[i], n_target[j])) / 2
+                if name == "distributed":
+                    k = i if over == "negatives" else j
+                    margin_k = similarity(q[k], p[k]) - similarity(q[k], n[k])
+                    terms.append(rho(margin_k - target))
+                elif in_batch or i == j:
+                    k = i if broadcast == "triplet" else j
+                    target = margin if name == "static" else target
+                    terms.append(rho(similarity(q[k], p[k]) - similarity(q[i], n[j]) - target))
+        elif name == "softmax":
+            t = 0.05 if temperature is None else temperature
+            among = [similarity(q[i], d) / t for j in range(size) for d in (p[j], *many[j])]
+            term = log_sum(among) - own[0] / t
+            if symmetric:
+                queries = [similarity(q[j], p[i]) / t for j in range(size)]
+                term = (term + log_sum(queries) - own[0] / t) / 2
+            terms.append(term)
+        elif name == "triplet":
+            terms.append(max(0.0, (0.2 if margin is None else margin) - own[0] + own[1]))
+        elif name == "pairwise_logistic":
+            t = 0.05 if temperature is None else temperature
+            terms.append(math.log1p(math.exp((own[1] - own[0]) / t)))
+        elif name == "margin_mse":
+            difference = (1.0 if scale is None else scale) * (own[0] - own[1]) - teacher_margin[i]
+            terms.append(difference**2)
+        elif name == "kl":
+            t, by = 1.0 if temperature is None else temperature, 20.0 if scale is None else scale
+            student = [by * s / t for s in own]
+            teacher = [s / t for s in teacher_scores[i]]
+            terms.append(
+                t**2
+                * sum(
+                    math.exp(a - log_sum(teacher))
+                    * ((a - log_sum(teacher)) - (b - log_sum(student)))
+                    for a, b in zip(teacher, student, strict=True)
+                )
+            )
+        else:
+            raise ValueError(name)
+    return sum(terms) / len(terms)
+
+
+def log_sum(values):
+    top = max(values)
+    return top + math.log(sum(math.exp(v - top) for v in values))
+
+
+def triplets(size, *, seed=0, dim=12, negatives=None):
+    """Random vectors q, p, n; with ``negatives`` so many of each query."""
+    rng = np.random.default_rng(seed)
+    q, p = rng.standard_normal((2, size, dim))
+    shape = (size, dim) if negatives is None else (size, negatives, dim)
+    return q, p, rng.standard_normal(shape)
+
+
+def from_teacher(name, size, *, seed=0, negatives=1):
+    """What a loss wants of a teacher, by the names of its arguments."""
+    scores = 3 * np.random.default_rng((seed, 1)).standard_normal((size, 1 + negatives))
+    given = {"teacher_margin": scores[:, 0] - scores[:, 1], "teacher_scores": scores}
+    wanted = inspect.signature(losses.LOSSES[name]).parameters
+    return {key: value for key, value in given.items() if key in wanted}
+
+
+def bound(name, options=None):
+    """A loss with its options, and without a default of theirs the same as `reference` has."""
+    return partial(losses.LOSSES[name], **NEEDED.get(name, {}), **(options or {}))
+
+
+def expected(name, arrays, options, **given):
+    return reference(name, *arrays, **NEEDED.get(name, {}), **options, **given)
+
+
+CASES = [
+    *(
+        ("distributed", {"error": e, "over": o, "method": m})
+        for e, m in (("l2", "gather"), ("l2", "moments"), ("l1", "gather"), ("soft", "gather"))
+        for o in ("negatives", "positives")
+    ),
+    *(
+        (name, {"error": e, **options})
+        for name in ("static", "adaptive")
+        for e in ERRORS
+        for options in (
+            {},
+            {"in_batch": True},
+            {"in_batch": True, "broadcast": "released"},
+        )
+    ),
+    *(
+        (name, {"in_batch": True, "broadcast": b, "method": "moments"})
+        for name in ("static", "adaptive")
+        for b in ("triplet", "released")
+    ),
+    ("softmax", {}),
+    ("softmax", {"symmetric": True, "temperature": 0.2}),
+    ("triplet", {"margin": 0.5}),
+    ("pairwise_logistic", {"temperature": 0.3}),
+    ("margin_mse", {"scale": 2.0}),
+    ("kl", {"temperature": 2.0, "scale": 5.0}),
+]
+IDS = ["-".join([name, *map(str, options.values())]) for name, options in CASES]

@@ -1,0 +1,210 @@
+"""Values and gradients against the definitions: loops over i and j in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selfdistill_jax import losses
+from tests.losses.reference import (
+    CASES,
+    IDS,
+    bound,
+    cosine,
+    expected,
+    from_teacher,
+    triplets,
+)
+
+in_every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+
+
+def float32(tree):
+    return jax.tree.map(jnp.float32, tree)
+
+
+def test_every_loss_has_a_case():
+    assert {name for name, _ in CASES} == losses.LOSSES.keys()
+
+
+@in_every_case
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_value(name, options, size):
+    arrays, teacher = triplets(size), from_teacher(name, size)
+    got = jax.jit(bound(name, options))(*float32(arrays), **float32(teacher))
+    assert got.dtype == jnp.float32
+    assert got.shape == ()
+    # float32: a softmax term is the difference of two numbers near 20.
+    want = expected(name, arrays, options, **teacher)
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=3e-6)
+
+
+@in_every_case
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_value_and_gradient_in_float64(name, options, size):
+    """The gradient along random directions, which central differences of the loops give to 1e-8."""
+    arrays, teacher = triplets(size, dim=5), from_teacher(name, size)
+    loss = bound(name, options)
+    with jax.enable_x64(True):
+        value, gradient = jax.jit(jax.value_and_grad(lambda x: loss(*x, **teacher)))(arrays)
+        assert value.dtype == jnp.float64
+        gradient = jax.device_get(gradient)
+    np.testing.assert_allclose(value, expected(name, arrays, options, **teacher), rtol=1e-12)
+    rng, h = np.random.default_rng(1), 1e-5
+    for _ in range(3 if size < 64 else 1):
+        direction = [rng.standard_normal(x.shape) for x in arrays]
+        up, down = (
+            expected(
+                name,
+                [x + sign * h * v for x, v in zip(arrays, direction, strict=True)],
+                options,
+                **teacher,
+            )
+            for sign in (1, -1)
+        )
+        along = sum(float(np.sum(g * v)) for g, v in zip(gradient, direction, strict=True))
+        size_of = np.sqrt(sum(float(np.sum(np.square(g))) for g in gradient))
+        np.testing.assert_allclose(along, (up - down) / (2 * h), atol=1e-6 * size_of + 1e-9)
+
+
+@in_every_case
+def test_gradient_of_every_coordinate(name, options):
+    x, teacher = np.stack(triplets(3, dim=4)), from_teacher(name, 3)
+    got = jax.grad(lambda x: bound(name, options)(*x, **float32(teacher)))(jnp.float32(x))
+    h = 1e-6
+    want = np.zeros_like(x)
+    for at in np.ndindex(x.shape):
+        values = []
+        for sign in (1, -1):
+            moved = x.copy()
+            moved[at] += sign * h
+            values.append(expected(name, moved, options, **teacher))
+        want[at] = (values[0] - values[1]) / (2 * h)
+    np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("negatives", [0, 1, 3])
+@pytest.mark.parametrize("name", ["softmax", "kl"])
+def test_many_negatives(name, negatives):
+    arrays = triplets(5, negatives=negatives)
+    teacher = from_teacher(name, 5, negatives=max(negatives, 1))
+    teacher = {key: value[:, : 1 + negatives] for key, value in teacher.items()}
+    got = bound(name)(*float32(arrays), **float32(teacher))
+    np.testing.assert_allclose(got, expected(name, arrays, {}, **teacher), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["distributed", "adaptive"])
+@pytest.mark.parametrize("options", [{}, {"in_batch": True}, {"error": "l1", "in_batch": True}])
+@pytest.mark.parametrize("method", ["gather", "moments"])
+def test_target_from_another_encoder_is_a_constant(name, options, method):
+    if name == "distributed":
+        options = {key: value for key, value in options.items() if key != "in_batch"}
+    if options.get("error") == "l1" and method == "moments":
+        method = "auto"
+    q, p, n = arrays = triplets(6)
+    other = [np.random.default_rng(9).standard_normal((6, 7)) for _ in range(2)]
+    other[1] += 0.3
+    loss = bound(name, options | {"method": method})
+    x = float32((q, p, n, *other))
+    got, gradient = jax.device_get(jax.value_and_grad(lambda x: loss(*x[:3], target_from=x[3:]))(x))
+    want = expected(name, arrays, options, target_from=other)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert not any(g.any() for g in gradient[3:])
+    # The same by the definition, with the target's vectors left as they are.
+    h, direction = 1e-5, [np.random.default_rng(2).standard_normal(v.shape) for v in arrays]
+    up, down = (
+        expected(
+            name,
+            [a + sign * h * v for a, v in zip(arrays, direction, strict=True)],
+            options,
+            target_from=other,
+        )
+        for sign in (1, -1)
+    )
+    along = sum(float(np.sum(g * v)) for g, v in zip(gradient, direction, strict=False))
+    np.testing.assert_allclose(along, (up - down) / (2 * h), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["distributed", "adaptive"])
+@pytest.mark.parametrize("options", [{}, {"in_batch": True}])
+@pytest.mark.parametrize("method", ["gather", "moments"])
+def test_detached_target_is_that_of_a_frozen_copy(name, options, method):
+    if name == "distributed":
+        options = {}
+    q, p, n = float32(triplets(4))
+    loss = bound(name, options | {"method": method})
+    gradient = jax.grad(lambda x, **how: loss(*x, **how))
+    got = gradient((q, p, n), stop_gradient=True)
+    for a, b in zip(got, gradient((q, p, n), target_from=(p, n)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    moved = gradient((q, p, n))
+    assert max(np.abs(a - b).max() for a, b in zip(got, moved, strict=True)) > 1e-3
+
+
+@in_every_case
+def test_without_normalising_products_are_what_they_are(name, options):
+    arrays, teacher = triplets(4, dim=3), from_teacher(name, 4)
+    got = bound(name, options)(*float32(arrays), **float32(teacher), normalize=False)
+    want = expected(name, arrays, options, **teacher, similarity=lambda a, b: float(a @ b))
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+@in_every_case
+def test_bfloat16_is_computed_in_float32(name, options):
+    arrays, teacher = triplets(7), from_teacher(name, 7)
+    low = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), arrays)
+    got = bound(name, options)(*low, **float32(teacher))
+    assert got.dtype == jnp.float32
+    again = bound(name, options)(*float32(low), **float32(teacher))
+    np.testing.assert_array_equal(got, again)
+
+
+def test_summaries_are_what_they_say():
+    q, p, n = triplets(9)
+    where = np.arange(9) % 4 != 1
+    q[1] = np.nan  # a row that stands for nothing may hold anything
+    found = losses.summaries(*float32((q, p, n)), where=jnp.asarray(where))
+    rows = np.flatnonzero(where)
+    margins = np.array([cosine(q[i], p[i]) - cosine(q[i], n[i]) for i in rows])
+    targets = np.array([(1 + cosine(p[i], n[i])) / 2 for i in rows])
+    documents = [d[i] for d in (p, n) for i in rows]
+    pairs = [cosine(a, b) for k, a in enumerate(documents) for b in documents[:k]]
+    want = {"past_target": np.mean(margins >= targets), "document_cosine": np.mean(pairs)}
+    for name, values in (("margin", margins), ("target", targets)):
+        want |= {f"{name}_mean": values.mean(), f"{name}_std": values.std()}
+        want[f"{name}_quantiles"] = np.quantile(values, losses.QUANTILES)
+    assert found.keys() == want.keys()
+    for key, value in want.items():
+        np.testing.assert_allclose(found[key], value, atol=1e-6, err_msg=key)
+
+
+def test_summaries_of_another_encoders_target():
+    q, p, n = triplets(5)
+    other = triplets(5, seed=3)[:2]
+    found = losses.summaries(*float32((q, p, n)), target_from=float32(other))
+    want = np.mean([(1 + cosine(a, b)) / 2 for a, b in zip(*other, strict=True)])
+    np.testing.assert_allclose(found["target_mean"], want, atol=1e-6)
+    own = losses.summaries(*float32((q, p, n)))
+    np.testing.assert_array_equal(found["document_cosine"], own["document_cosine"])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: losses.adaptive_margin(x, x, x[:1]), "one shape"),
+        (lambda x: losses.adaptive_margin(x, x, x[:, None]), "one shape"),
+        (lambda x: losses.adaptive_margin(x, x, x, error="l3"), "error is 'l3'"),
+        (lambda x: losses.static_margin(x, x, x, margin=0, broadcast="b"), "broadcast is 'b'"),
+        (lambda x: losses.distributed_margin(x, x, x, over="all"), "over is 'all'"),
+        (lambda x: losses.distributed_margin(x, x, x, method="m"), "method is 'm'"),
+        (lambda x: losses.distributed_margin(x, x, x, error="l1", method="moments"), "closed form"),
+        (lambda x: losses.distributed_margin(x, x, x, target_from=(x, x[:1])), "target_from must"),
+        (lambda x: losses.softmax(x, x, x, where=jnp.ones(1, bool)), "where must have shape"),
+        (lambda x: losses.softmax(x, x, jnp.ones((2, 1, 5))), "negatives, dimensions"),
+        (lambda x: losses.margin_mse(x, x, x, teacher_margin=x), "teacher_margin must have shape"),
+        (lambda x: losses.kl(x, x, x, teacher_scores=jnp.ones((2, 3))), "teacher_scores must"),
+    ],
+)
+def test_wrong_arguments_are_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(jnp.ones((2, 4)))

@@ -1,0 +1,100 @@
+"""The law of the mesh: the same global batch gives the same loss and gradient on any devices."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import P
+
+from selfdistill_jax import losses
+from tests.losses.reference import CASES, IDS, bound, from_teacher, triplets
+
+ROWS = 16
+in_every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+
+
+def mesh(devices):
+    kinds = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((devices,), ("data",), axis_types=kinds, devices=jax.devices()[:devices])
+
+
+def mask(devices):
+    """Devices have unequal numbers of rows, and the second of them none."""
+    own = np.arange(ROWS) // (ROWS // devices)
+    return (np.arange(ROWS) % 5 != 0) & (own != 1)
+
+
+def spread(function, devices):
+    """``function(arrays, where, teacher)`` of the batch spread over so many devices."""
+    return jax.shard_map(
+        function, mesh=mesh(devices), in_specs=(P("data"), P("data"), P("data")), out_specs=P()
+    )
+
+
+@in_every_case
+def test_devices_do_not_change_value_or_gradient(name, options):
+    x, teacher = jax.tree.map(jnp.float32, (triplets(ROWS), from_teacher(name, ROWS)))
+    loss = bound(name, options)
+
+    def on_device(x, where, teacher):
+        return loss(*x, where=where, axis_name="data", **teacher)
+
+    for devices in (1, 2, 4, 8):
+        where = jnp.asarray(mask(devices))
+        got, gradient = jax.jit(jax.value_and_grad(spread(on_device, devices)))(x, where, teacher)
+        want, alone = jax.value_and_grad(lambda x, w: loss(*x, where=w, **teacher))(x, where)
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+        largest = max(np.abs(g).max() for g in alone)
+        for a, b in zip(gradient, alone, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5 * largest, err_msg=f"{devices} devices")
+
+
+@pytest.mark.parametrize("name", ["softmax", "kl"])
+def test_many_negatives_on_devices(name):
+    x = jax.tree.map(jnp.float32, triplets(ROWS, negatives=3))
+    teacher = jax.tree.map(jnp.float32, from_teacher(name, ROWS, negatives=3))
+    loss = bound(name)
+
+    def on_device(x, where, teacher):
+        return loss(*x, where=where, axis_name="data", **teacher)
+
+    where = jnp.asarray(mask(4))
+    got = spread(on_device, 4)(x, where, teacher)
+    np.testing.assert_allclose(got, loss(*x, where=where, **teacher), rtol=1e-5)
+
+
+COLLECTIVE = re.compile(
+    r"= (\(.*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\("
+)
+
+
+def collectives(text):
+    """``{kind: numbers moved}`` of a compiled program."""
+    found = {}
+    for shapes, kind in COLLECTIVE.findall(text):
+        for shape in re.findall(r"\[(.*?)\]", shapes):
+            numbers = math.prod(int(side) for side in shape.split(",") if side)
+            found[kind] = found.get(kind, 0) + numbers
+    return found
+
+
+@pytest.mark.parametrize("rows", [64, 512])
+def test_moments_move_nothing_that_grows_with_the_batch(rows):
+    dim = 16
+    x = jax.ShapeDtypeStruct((rows, dim), jnp.float32)
+    found = {}
+    for method in ("gather", "moments"):
+
+        def on_device(x, where, teacher, method=method):
+            return losses.distributed_margin(*x, where=where, method=method, axis_name="data")
+
+        step = jax.jit(jax.value_and_grad(spread(on_device, 8)))
+        where = jax.ShapeDtypeStruct((rows,), bool)
+        found[method] = collectives(step.lower((x, x, x), where, {}).compile().as_text())
+    assert found["gather"]["all-gather"] == rows * (dim + 1)  # and the mask
+    assert found["moments"].keys() == {"all-reduce"}
+    # Covariance, mean and counts, and the way back of the first two.
+    assert found["moments"]["all-reduce"] <= 2 * dim * dim + 4 * dim + 8

@@ -1,0 +1,150 @@
+"""Values and gradients against torch: the released code's formulas, and the baselines of peers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selfdistill_jax import losses
+from tests.losses.reference import from_teacher, triplets
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+ERRORS = {
+    "l2": torch.square,
+    "l1": torch.abs,
+    "soft": lambda x: torch.log(1 + torch.exp(-x)),
+}
+
+
+def compare(loss, formula, **arrays):
+    """The same value and the same gradients of q, p and n, in float64."""
+    size = 7
+    x = triplets(size)
+    tensors = [torch.tensor(v, requires_grad=True) for v in x]
+    want = formula(*tensors, **{k: torch.tensor(v) for k, v in arrays.items()})
+    want.backward()
+    with jax.enable_x64(True):
+        got, gradient = jax.device_get(jax.value_and_grad(lambda x: loss(*x, **arrays))(x))
+    np.testing.assert_allclose(got, want.item(), rtol=1e-12)
+    for ours, theirs in zip(gradient, tensors, strict=True):
+        np.testing.assert_allclose(ours, theirs.grad.numpy(), atol=1e-12)
+
+
+def cosine(a, b):
+    return F.cosine_similarity(a, b)
+
+
+def all_cosines(a, b):
+    return F.normalize(a) @ F.normalize(b).T
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_released_distributed(error):
+    """A vector of margins less a matrix of targets: broadcast along rows, so m_j."""
+
+    def released(q, p, n):
+        margins = cosine(q, p) - cosine(q, n)
+        return ERRORS[error](margins - (1 + all_cosines(p, n)) / 2).mean()
+
+    compare(lambda *x: losses.distributed_margin(*x, error=error, over="positives"), released)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_released_in_batch(error):
+    """A vector of positives less a matrix of negatives: the positive of the column."""
+
+    def margins(q, p, n):
+        return cosine(q, p) - all_cosines(q, n)
+
+    def adaptive(q, p, n):
+        return ERRORS[error](margins(q, p, n) - (1 + all_cosines(p, n)) / 2).mean()
+
+    def static(q, p, n):
+        return ERRORS[error](margins(q, p, n) - 0.3).mean()
+
+    options = {"error": error, "in_batch": True, "broadcast": "released"}
+    compare(lambda *x: losses.adaptive_margin(*x, **options), adaptive)
+    compare(lambda *x: losses.static_margin(*x, margin=0.3, **options), static)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_released_triplet_by_triplet(error):
+    def adaptive(q, p, n):
+        return ERRORS[error](cosine(q, p) - cosine(q, n) - (1 + cosine(p, n)) / 2).mean()
+
+    compare(lambda *x: losses.adaptive_margin(*x, error=error), adaptive)
+
+
+class Given(torch.nn.Module):
+    """Stands for a SentenceTransformer whose vectors are there already."""
+
+    def forward(self, features):
+        return features
+
+
+def features(*vectors):
+    return [{"sentence_embedding": v} for v in vectors]
+
+
+@pytest.fixture
+def peer():
+    return pytest.importorskip("sentence_transformers.losses")
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_softmax(peer, symmetric):
+    ways = ("query_to_doc", "doc_to_query") if symmetric else ("query_to_doc",)
+    theirs = peer.MultipleNegativesRankingLoss(
+        Given(), scale=10.0, directions=ways, partition_mode="per_direction"
+    )
+    compare(
+        lambda *x: losses.softmax(*x, temperature=0.1, symmetric=symmetric),
+        lambda *x: theirs(features(*x), None),
+    )
+
+
+def test_triplet(peer):
+    theirs = peer.TripletLoss(
+        Given(), distance_metric=peer.TripletDistanceMetric.COSINE, triplet_margin=0.4
+    )
+    compare(lambda *x: losses.triplet(*x, margin=0.4), lambda *x: theirs(features(*x), None))
+
+
+def test_pairwise_logistic():
+    def ranknet(q, p, n):
+        preferred = (cosine(q, p) - cosine(q, n)) / 0.3
+        return F.binary_cross_entropy_with_logits(preferred, torch.ones_like(preferred))
+
+    compare(lambda *x: losses.pairwise_logistic(*x, temperature=0.3), ranknet)
+
+
+def test_margin_mse(peer):
+    theirs = peer.MarginMSELoss(Given())
+    compare(
+        lambda *x, teacher_margin: losses.margin_mse(
+            *x, teacher_margin=teacher_margin, normalize=False
+        ),
+        lambda *x, teacher_margin: theirs(features(*x), teacher_margin),
+        **from_teacher("margin_mse", 7),
+    )
+
+
+def test_kl(peer):
+    theirs = peer.DistillKLDivLoss(Given(), temperature=2.0)
+    compare(
+        lambda *x, teacher_scores: losses.kl(
+            *x, teacher_scores=teacher_scores, temperature=2.0, scale=1.0, normalize=False
+        ),
+        lambda *x, teacher_scores: theirs(features(*x), teacher_scores),
+        **from_teacher("kl", 7),
+    )
+
+
+def test_float32_too():
+    """What users run: the same formulas within float32's rounding."""
+    x = [np.float32(v) for v in triplets(64)]
+    q, p, n = (torch.tensor(v) for v in x)
+    want = torch.square(cosine(q, p) - cosine(q, n) - (1 + all_cosines(p, n)) / 2).mean()
+    got = losses.distributed_margin(*map(jnp.asarray, x), over="positives")
+    np.testing.assert_allclose(got, want.item(), rtol=2e-6)
