@@ -1,0 +1,118 @@
+"""What benchmarks share: processes that run in turn, their memory, the machine, the table."""
+
+import datetime
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# As `make demo` sets it: huge pages, or half of the time at large sizes is the kernel's.
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+
+Setup = Callable[..., tuple[Callable[[], Any], dict[str, Any]]]
+
+
+class Worker:
+    """A process of its own, so that its memory is its own.
+
+    Args:
+      setup: module-level function; ``setup(**arguments)`` gives what is to be timed, a function
+        without arguments that returns when its work is done, and facts for the record.
+      arguments: picklable.
+    """
+
+    def __init__(self, setup: Setup, **arguments: Any):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, setup, arguments))
+        self._process.start()
+        theirs.close()
+        self.facts: dict[str, Any] = self._pipe.recv()
+
+    def run(self) -> float:
+        """Seconds of one call."""
+        self._pipe.send("run")
+        return self._pipe.recv()
+
+    def close(self) -> float:
+        """Ends the process; returns the most memory it held, in GB."""
+        self._pipe.send("end")
+        peak = self._pipe.recv()
+        self._process.join()
+        return peak
+
+
+def _serve(pipe, setup: Setup, arguments: dict[str, Any]) -> None:
+    run, facts = setup(**arguments)
+    pipe.send(facts)
+    while pipe.recv() == "run":
+        begin = time.perf_counter()
+        run()
+        pipe.send(time.perf_counter() - begin)
+    pipe.send(peak_gb())
+
+
+def alternate(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each worker's calls, taken in turn: what disturbs the machine disturbs all."""
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for number in range(rounds + 1):
+        for name, worker in workers.items():
+            taken = worker.run()
+            if number:  # the first call warms up
+                seconds[name].append(taken)
+    return seconds
+
+
+def peak_gb() -> float:
+    """The most memory this process has held (Linux counts in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def memory_gb() -> float:
+    """Memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+
+
+def machine() -> dict[str, Any]:
+    import jax
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": model,
+        "cpus": os.cpu_count(),
+        "memory_gb": round(memory_gb(), 1),
+        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }
+
+
+def print_table(rows: Sequence[Sequence[Any]]) -> None:
+    """The first row is the head; numbers are right-aligned."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for number, row in enumerate(texts):
+        print("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+        if not number:
+            print("  ".join("-" * w for w in widths))
+
+
+def write(path: str, result: Mapping[str, Any]) -> None:
+    if path:
+        Path(path).write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n")
+        print(f"\nwritten to {path}")

@@ -1,0 +1,76 @@
+"""A whole training step on made-up tokens: an encoder of any size, without weights or data."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from selfdistill_jax.data.batches import TripletBatch
+from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.encode import init_params, make_encode
+from selfdistill_jax.losses import distributed_margin
+from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
+
+MINILM = EncoderConfig(30522, 384, 6, 12, 1536, 512)
+
+
+def batch(size: int, query_length: int, document_length: int, vocabulary: int) -> TripletBatch:
+    """Random tokens; every text fills its row."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for length in (query_length, document_length, document_length):
+        parts += [
+            rng.integers(1000, vocabulary, (size, length), dtype=np.int32),
+            np.full(size, length, np.int32),
+        ]
+    return TripletBatch(*parts, np.zeros((size, 2), np.float32))
+
+
+def setup(
+    *, batch_size: int, query_length: int, document_length: int, micro_batches: int = 1
+) -> tuple[Any, dict[str, Any]]:
+    """For `common.Worker`: one step of all-MiniLM-L6-v2's size, compiled."""
+    params = init_params(MINILM, jax.random.key(0))
+    optimizer = optax.adamw(5e-5)
+    mesh = make_mesh()
+    step = make_step(
+        make_encode(MINILM, pooling="mean"),
+        distributed_margin,
+        optimizer,
+        mesh,
+        micro_batches=micro_batches,
+    )
+    state = put_state(TrainState(params, jax.jit(optimizer.init)(params)), mesh)
+    del params
+    rows = put_batch(batch(batch_size, query_length, document_length, MINILM.vocab_size), mesh)
+    compiled = step.lower(state, rows).compile()
+    memory = compiled.memory_analysis()
+    found: dict[str, Any] = {
+        "temporary_gb": memory.temp_size_in_bytes / 1e9,
+        "state_gb": sum(x.nbytes for x in jax.tree.leaves(state)) / 1e9,
+    }
+    state, metrics = compiled(state, rows)  # the values to compare: of the first step
+    found |= {name: float(metrics[name]) for name in ("loss", "gradient_norm")}
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = compiled(state, rows)
+        jax.block_until_ready((state, metrics))
+
+    run()
+    return run, found
+
+
+def loss_alone(*, batch_size: int, dimensions: int) -> tuple[Any, dict[str, Any]]:
+    """For `common.Worker`: value and gradient of the default loss."""
+    q, p, n = jax.random.normal(jax.random.key(0), (3, batch_size, dimensions))
+    function = jax.jit(jax.value_and_grad(distributed_margin, (0, 1, 2)))
+    jax.block_until_ready(function(q, p, n))
+
+    def run() -> None:
+        for _ in range(100):
+            jax.block_until_ready(function(q, p, jnp.asarray(n)))
+
+    return run, {"calls": 100}
