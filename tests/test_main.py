@@ -159,7 +159,7 @@ WRONG = {
     "unknown loss": (
         {"loss.name": "distribute"},
         "config.loss.name is 'distribute'; expected one of static, adaptive, distributed, "
-        "softmax; did you mean 'distributed'?",
+        "softmax, triplet, pairwise_logistic, margin_mse, kl; did you mean 'distributed'?",
     ),
     "unknown value of a loss's option": (
         {"loss.error": "l3"},

@@ -170,6 +170,49 @@ def test_interrupted_equals_uninterrupted(tiny, finished, tmp_path, ends):
     assert_same_run(workdir, finished)
 
 
+@pytest.mark.parametrize("target", ["ema", "start"])
+def test_target_encoder_is_part_of_what_goes_on(tiny, tmp_path, target):
+    config = tiny.config(
+        train__target=target, train__target_decay=0.8, train__steps=6, train__micro_batches=1
+    )
+    train(config, tmp_path / "whole")
+    with contextlib.suppress(Killed):
+        train(config, tmp_path / "parts", stop=kill_at(6))
+    train(config, tmp_path / "parts")
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_every_target_is_another_run(tiny, finished, tmp_path):
+    """Of four targets the first step sees the same vectors; what moves is different."""
+    records = {"model": metrics(finished, "train")[:3]}
+    for target in ("detached", "ema", "start"):
+        config = tiny.config(train__target=target, train__target_decay=0.5)
+        train(config, tmp_path / target, stop=stop_at(3))
+        records[target] = metrics(tmp_path / target, "train")
+    first = [record[0]["loss"] for record in records.values()]
+    np.testing.assert_allclose(first, first[0], rtol=1e-5)
+    # From a constant target only the margin's side of the gradient is left.
+    norms = [record[0]["gradient_norm"] for record in records.values()]
+    np.testing.assert_allclose(norms[2:], norms[1], rtol=1e-4)
+    assert abs(norms[1] - norms[0]) > 1e-3
+    assert len({record[2]["loss"] for record in records.values()}) == 4
+    # The start encoder's own target is what the batch's documents had from the first.
+    again = tiny.config(loss__stop_gradient=True)
+    train(again, tmp_path / "again", stop=stop_at(3))
+    assert metrics(tmp_path / "again", "train") == records["detached"]
+
+
+def test_micro_batches_change_nothing(tiny, finished, tmp_path):
+    batch = {"train__batch_size": 16}  # two rows on each of eight devices
+    for number in (1, 2):
+        config = tiny.config(train__micro_batches=number, **batch)
+        train(config, tmp_path / str(number), stop=stop_at(4))
+    whole, parts = (metrics(tmp_path / name, "train") for name in ("1", "2"))
+    for a, b in zip(whole, parts, strict=True):
+        for key, value in a.items():
+            np.testing.assert_allclose(b[key], value, atol=1e-4, err_msg=key)
+
+
 def test_killed_in_the_last_evaluation(tiny, finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "evaluate_bm25", killed)
@@ -311,6 +354,10 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"train__patience": -1},
         {"evaluation__depth": 0},
         {"evaluation__batch_size": 0},
+        {"train__micro_batches": 0},
+        {"train__micro_batches": 3},
+        {"train__target": "teacher"},
+        {"train__target_decay": 1.5},
     ):
         with pytest.raises(InputError):
             train(tiny.config(**wrong), tmp_path / "run")
@@ -356,6 +403,54 @@ def test_bm25_negatives(tiny, finished, tmp_path):
     # BM25 sees the places alone, which row numbers follow.
     assert (negatives % 5 == positives % 5).all()
     assert (negatives != positives).all()
+
+
+@pytest.mark.parametrize("loss", ["margin_mse", "kl"])
+def test_teacher(tiny, triplets, tmp_path, loss):
+    scored = [json.loads(line) for line in triplets.read_text().splitlines()]
+    for number, row in enumerate(scored):
+        row |= {"positive_score": 3.0 + number % 5, "negative_score": -number / 100}
+    files = {
+        name: helpers.write_rows(tmp_path / f"{name}.jsonl", rows)
+        for name, rows in {
+            "scored": scored,
+            "once": [*scored[:-1], {**scored[-1], "positive_score": None, "negative_score": None}],
+            "drawn": [*scored[:-1], {**scored[-1], "negative": None}],
+        }.items()
+    }
+    own = {"data__dataset": ""}
+    config = tiny.config(loss, data__triplets=str(files["scored"]), **own)
+    train(config, tmp_path / "run", stop=stop_at(2))
+    encoder = load_encoder(config)
+    data = load_data(config, encoder)
+    batch = data.batches[0]
+    encode = jax.jit(make_encode(encoder.config, pooling=encoder.pooling))
+    vectors = [encode(encoder.params, TokenRows(*batch[i : i + 2])) for i in (0, 2, 4)]
+    assert np.isfinite(batch.scores).all()
+    teacher = {
+        "margin_mse": {"teacher_margin": batch.scores[:, 0] - batch.scores[:, 1]},
+        "kl": {"teacher_scores": batch.scores},
+    }
+    want = LOSSES[loss](*vectors, **base.LOSSES[loss], **teacher[loss])
+    np.testing.assert_allclose(metrics(tmp_path / "run", "train")[0]["loss"], want, rtol=1e-5)
+    for name in ("once", "drawn"):
+        config = tiny.config(loss, data__triplets=str(files[name]), **own)
+        with pytest.raises(InputError, match=rf"{name}: 1 of .* no teacher's scores, .* '{loss}'"):
+            train(config, tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_target_of_a_loss_without_one_is_refused(tiny, tmp_path):
+    for target in ("detached", "ema", "start"):
+        with pytest.raises(InputError, match=rf"config.train.target is '{target}'; the loss 'sof"):
+            train(tiny.config("softmax", train__target=target), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("margin_mse", "kl")])
+def test_every_loss_runs_by_its_name(tiny, tmp_path, name):
+    config = tiny.config(name, train__steps=1)
+    train(config, tmp_path, stop=stop_at(1))
+    assert np.isfinite([r["loss"] for r in metrics(tmp_path, "train")]).all()
 
 
 @pytest.mark.parametrize(

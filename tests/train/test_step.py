@@ -1,59 +1,170 @@
 """The law of the mesh: the same global batch gives the same loss, gradient and update."""
 
-from functools import partial
+import functools
+import os
+import socket
+import subprocess
+import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from selfdistill_jax import losses
 from selfdistill_jax.data.batches import TripletBatch
-from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.bert import TokenRows
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule, matrices
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
-
-CONFIG = EncoderConfig(50, 16, 2, 2, 32, 16)
-
-
-def batch(size=16):
-    rng = np.random.default_rng(0)
-    parts = []
-    for width in (6, 12, 12):
-        parts += [
-            rng.integers(0, 50, (size, width)).astype(np.int32),
-            rng.integers(1, width + 1, size).astype(np.int32),
-        ]
-    return TripletBatch(*parts, rng.standard_normal((size, 2)).astype(np.float32))
+from tests.train.every_loss import CONFIG, NO_ROWS, ROWS, batch, values_and_gradients
 
 
-def update(name, devices, optimizer):
-    encode = make_encode(CONFIG, pooling="mean")
+def mesh(devices):
+    return make_mesh(jax.devices()[:devices])
+
+
+@functools.cache
+def alone(no_rows):
+    """One device, the whole batch at once."""
+    return values_and_gradients(mesh(1), 1, batch(no_rows))
+
+
+def assert_same(got, want):
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+    for ours, theirs in zip(*map(jax.tree.leaves, (got[1], want[1])), strict=True):
+        for number, name in enumerate(losses.LOSSES):
+            scale = max(np.abs(leaf[number]).max() for leaf in jax.tree.leaves(want[1]))
+            assert scale > 1e-4, name  # there is something to compare
+            np.testing.assert_allclose(
+                ours[number], theirs[number], atol=1e-5 * scale + 1e-7, err_msg=name
+            )
+
+
+MESHES = [(d, m) for d in (1, 2, 4, 8) for m in (1, 2, 4) if ROWS % (d * m) == 0 and d * m > 1]
+
+
+@pytest.mark.parametrize(("devices", "micro_batches"), MESHES)
+def test_every_loss_on_every_mesh(devices, micro_batches):
+    for no_rows in ((), NO_ROWS[devices]):
+        got = values_and_gradients(mesh(devices), micro_batches, batch(no_rows))
+        assert_same(got, alone(no_rows))
+
+
+def test_rows_without_a_query_are_rows_removed():
+    kept = jax.tree.map(lambda x: np.delete(x, NO_ROWS[8], axis=0), batch())
+    assert_same(values_and_gradients(mesh(1), 1, kept), alone(NO_ROWS[8]))
+
+
+@pytest.mark.parametrize(("processes", "devices", "micro_batches"), [(2, 4, 2), (2, 1, 4)])
+def test_every_loss_in_two_processes(tmp_path, processes, devices, micro_batches):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    output = tmp_path / "out.npz"
+    command = [sys.executable, "-m", "tests.train.every_loss", str(port), str(processes)]
+    running = [
+        subprocess.Popen(
+            [*command, str(number), str(devices), str(micro_batches), str(output)],
+            env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(processes)
+    ]
+    for one in running:
+        _, err = one.communicate(timeout=120)
+        assert one.returncode == 0, err
+    with np.load(output) as saved:
+        value, *leaves = (saved[name] for name in saved.files)
+    want = alone(NO_ROWS[processes * devices])
+    assert_same((value, leaves), want)
+
+
+def setting(loss=losses.distributed_margin, optimizer=None, devices=8, target=None, **options):
+    """A step, a state and the batch on a mesh."""
+    optimizer = optimizer or optax.sgd(1.0)  # the update is the gradient, which Adam would rescale
     params = init_params(CONFIG, jax.random.key(0))
-    mesh = make_mesh(jax.devices()[:devices])
-    loss = losses.LOSSES[name]
-    loss = partial(loss, margin=0.2) if name == "static" else loss
-    step = make_step(encode, loss, optimizer, mesh)
-    state = put_state(TrainState(params, optimizer.init(params)), mesh)
-    state, metrics = step(state, put_batch(batch(), mesh))
-    return jax.device_get((state.params, metrics))
+    on = mesh(devices)
+    step = make_step(make_encode(CONFIG, pooling="mean"), loss, optimizer, on, **options)
+    state = put_state(TrainState(params, optimizer.init(params), target), on)
+    return step, state, put_batch(batch(), on)
 
 
-@pytest.mark.parametrize("name", sorted(losses.LOSSES))
-def test_one_device_and_eight_agree(name):
-    # Plain gradient descent at rate 1: the update is the gradient, which Adam would rescale.
-    (alone, a), (spread, b) = (update(name, k, optax.sgd(1.0)) for k in (1, 8))
-    np.testing.assert_allclose(b["loss"], a["loss"], rtol=1e-5)
-    np.testing.assert_allclose(b["gradient_norm"], a["gradient_norm"], rtol=1e-5)
-    np.testing.assert_allclose(b["margin_quantiles"], a["margin_quantiles"], atol=1e-6)
-    start = jax.device_get(init_params(CONFIG, jax.random.key(0)))
-    scale = max(
-        np.abs(x - y).max() for x, y in zip(*map(jax.tree.leaves, (alone, start)), strict=True)
-    )
-    assert scale > 1e-4  # it did move
-    for x, y in zip(*map(jax.tree.leaves, (alone, spread)), strict=True):
-        np.testing.assert_allclose(y, x, atol=1e-5 * scale + 1e-7)
+def update(*args, steps=1, **options):
+    step, state, rows = setting(*args, **options)
+    for _ in range(steps):
+        state, metrics = step(state, rows)
+    return jax.device_get((state, metrics))
+
+
+def test_an_update_and_its_metrics_do_not_depend_on_the_mesh():
+    want, numbers = update(devices=1)
+    for devices, micro_batches in ((8, 1), (2, 4)):
+        got, same = update(devices=devices, micro_batches=micro_batches)
+        for x, y in zip(*map(jax.tree.leaves, (got.params, want.params)), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-6)
+        assert same.keys() == numbers.keys()
+        for name, value in numbers.items():
+            np.testing.assert_allclose(same[name], value, atol=2e-6, err_msg=name)
+
+
+def vectors(params, rows):
+    encode = make_encode(CONFIG, pooling="mean")
+    parts = [TokenRows(*rows[i : i + 2]) for i in (0, 2, 4)]
+    return [encode(params, part) for part in parts]
+
+
+def test_metrics_are_those_of_the_batchs_vectors():
+    _, metrics = update()
+    params = init_params(CONFIG, jax.random.key(0))
+    want = losses.summaries(*vectors(params, batch()))
+    for name, value in want.items():
+        np.testing.assert_allclose(metrics[name], value, atol=1e-5, err_msg=name)
+
+
+def other_params():
+    return init_params(CONFIG, jax.random.key(7))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_targets_from_another_encoder(micro_batches):
+    """The loss and the update are those with the other encoder's vectors as constants."""
+    state, metrics = update(target=other_params(), micro_batches=micro_batches)
+    _, *documents = vectors(other_params(), batch())
+    params = init_params(CONFIG, jax.random.key(0))
+
+    def by_hand(params):
+        return losses.distributed_margin(*vectors(params, batch()), target_from=tuple(documents))
+
+    value, gradient = jax.value_and_grad(by_hand)(params)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
+    expected = jax.tree.map(lambda p, g: p - g, params, gradient)
+    for x, y in zip(*map(jax.tree.leaves, (state.params, expected)), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-6)
+    for x, y in zip(*map(jax.tree.leaves, (state.target, other_params())), strict=True):
+        np.testing.assert_array_equal(x, y)  # left as it was
+    similar = jnp.mean(losses.sigma(jnp.sum(documents[0] * documents[1], axis=1)))
+    np.testing.assert_allclose(metrics["target_mean"], similar, rtol=1e-5)
+
+
+def test_moving_target_follows_the_encoder():
+    first, _ = update(target=other_params(), target_decay=0.75)
+    for moved, old, new in zip(
+        *map(jax.tree.leaves, (first.target, other_params(), first.params)), strict=True
+    ):
+        np.testing.assert_allclose(moved, 0.75 * old + 0.25 * new, atol=1e-6)
+
+
+def test_micro_batches_hold_the_activations_of_one():
+    def temporary(micro_batches):
+        rows = TripletBatch(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in big))
+        step, state, _ = setting(devices=1, micro_batches=micro_batches)
+        return step.lower(state, rows).compile().memory_analysis().temp_size_in_bytes
+
+    big = jax.tree.map(lambda x: np.repeat(x, 64, axis=0), batch())
+    assert temporary(8) < temporary(1) / 5
 
 
 def test_adamw_update_agrees_and_decays_matrices_only():
@@ -61,7 +172,7 @@ def test_adamw_update_agrees_and_decays_matrices_only():
         learning_rate=1e-3, steps=10, warmup_steps=0, decay="linear", decay_rate=1.0
     )
     results = [
-        update("distributed", 8, make_optimizer(schedule, weight_decay=w, clip_norm=1.0))[0]
+        update(optimizer=make_optimizer(schedule, weight_decay=w, clip_norm=1.0))[0].params
         for w in (0.0, 0.5)
     ]
     start = jax.device_get(init_params(CONFIG, jax.random.key(0)))

@@ -1,0 +1,80 @@
+"""What documentation shows is run: code blocks of docs/, examples of docstrings."""
+
+import doctest
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import selfdistill_jax
+from configs import base
+from selfdistill_jax import losses
+from tests.tiny import metrics
+
+ROOT = Path(selfdistill_jax.__file__).parents[1]
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(Path(selfdistill_jax.__file__).parent.rglob("*.py"))
+    if ">>> " in path.read_text()
+]
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of_docstrings(name):
+    failed, tried = doctest.testmod(
+        importlib.import_module(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    )
+    assert tried
+    assert not failed
+
+
+def test_every_public_loss_has_what_a_docstring_needs():
+    for name in losses.__all__:
+        function = getattr(losses, name)
+        if not callable(function):
+            continue
+        text = inspect.getdoc(function)
+        wanted = ["Example:", ">>> "]
+        if function in losses.LOSSES.values():
+            wanted += ["Definition:", "Source:", "Args:", "Returns:", "Raises:", "[B, D]"]
+            arguments = inspect.signature(function).parameters
+            documented = " ".join(re.findall(r"^  ([\w, ]+):", text, re.M)).replace(",", " ")
+            assert arguments.keys() <= set(documented.split()), name
+        assert [word for word in wanted if word not in text] == [], name
+
+
+def test_gradient_over_devices():
+    code, _ = blocks("losses.md")
+    found = {}
+    exec(code, found)
+    q, p, n, w = (found[name] for name in "qpnw")
+    np.testing.assert_allclose(
+        found["value"], losses.distributed_margin(q @ w, p @ w, n @ w), rtol=1e-5
+    )
+    assert found["gradient"].shape == w.shape
+
+
+def test_a_loss_of_ones_own(tiny, finished, tmp_path, monkeypatch, capsys):
+    """The script as it stands, with a collection that trains in a second."""
+    _, code = blocks("losses.md")
+    monkeypatch.chdir(tmp_path)
+    config = tiny.config(train__steps=2)
+    monkeypatch.setattr(base, "get_config", lambda: config)
+    known = dict(losses.LOSSES)
+    try:
+        exec(code, {})
+    finally:
+        losses.LOSSES.clear()
+        losses.LOSSES.update(known)
+    assert "trained" in capsys.readouterr().out
+    records = metrics(tmp_path / "runs" / "squared_hinge", "train")
+    assert [r["step"] for r in records] == [1, 2]
+    # By its convexity at least the hinge of the mean margin, which that of tiny is below.
+    assert records[0]["loss"] >= (0.4 - records[0]["margin_mean"]) ** 2 > 0

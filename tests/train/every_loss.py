@@ -1,0 +1,81 @@
+"""All losses of the registry and their gradients in one program, on a mesh of any shape.
+
+Run as a program it is one process of several:
+
+    python -m tests.train.every_loss PORT PROCESSES PROCESS DEVICES MICRO_BATCHES OUTPUT.npz
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selfdistill_jax import losses
+from selfdistill_jax.data.batches import TripletBatch
+from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.encode import init_params, make_encode
+from selfdistill_jax.train.step import make_loss, make_mesh, put_batch
+from tests.losses.reference import bound
+
+CONFIG = EncoderConfig(50, 16, 2, 2, 32, 16)
+ROWS = 16
+# Of 2, 4 and 8 devices the second has no row; what is left falls unequally on the others.
+NO_ROWS = {1: (3, 11), 2: (3, *range(8, 16)), 4: (3, 4, 5, 6, 7, 13), 8: (2, 3, 5, 14)}
+
+
+def batch(no_rows=()):
+    rng = np.random.default_rng(0)
+    parts = []
+    for width in (6, 12, 12):
+        parts += [
+            rng.integers(0, 50, (ROWS, width)).astype(np.int32),
+            rng.integers(1, width + 1, ROWS).astype(np.int32),
+        ]
+    for lengths in parts[1::2]:
+        lengths[list(no_rows)] = 0
+    return TripletBatch(*parts, rng.standard_normal((ROWS, 2)).astype(np.float32))
+
+
+def every_loss(q, p, n, *, teacher_margin, teacher_scores, where, axis_name):
+    given = {"margin_mse": {"teacher_margin": teacher_margin}}
+    given |= {"kl": {"teacher_scores": teacher_scores}}
+    return jnp.stack(
+        [
+            bound(name)(q, p, n, where=where, axis_name=axis_name, **given.get(name, {}))
+            for name in losses.LOSSES
+        ]
+    )
+
+
+def values_and_gradients(mesh, micro_batches, rows):
+    """``[losses]``, and a tree like the parameters with a leading axis of the losses."""
+    params = init_params(CONFIG, jax.random.key(0))
+    encode = make_encode(CONFIG, pooling="mean")
+    function = make_loss(encode, every_loss, mesh, micro_batches=micro_batches)
+
+    def both(params, rows):
+        def values(params):
+            value = function(params, None, rows)[0]
+            return value, value
+
+        gradient, value = jax.jacrev(values, has_aux=True)(params)
+        return value, gradient
+
+    return jax.device_get(jax.jit(both)(params, put_batch(rows, mesh)))
+
+
+def main(port, processes, process, devices, micro_batches, output):
+    jax.config.update("jax_num_cpu_devices", int(devices))
+    jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process))
+    share = ROWS // int(processes)
+    own = slice(int(process) * share, (int(process) + 1) * share)
+    rows = jax.tree.map(lambda x: x[own], batch(NO_ROWS[jax.device_count()]))
+    value, gradient = values_and_gradients(make_mesh(), int(micro_batches), rows)
+    if jax.process_index() == 0:
+        leaves = jax.tree.leaves(gradient)
+        np.savez(output, value, *leaves)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
