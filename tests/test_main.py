@@ -154,7 +154,7 @@ WRONG = {
     "another loss": (
         {"loss.name": "static"},
         "config.loss.over: the loss 'static' has no such option (it has margin, error, "
-        "in_batch, broadcast, normalize); start from the config of that loss",
+        "in_batch, broadcast, method, normalize); start from the config of that loss",
     ),
     "unknown loss": (
         {"loss.name": "distribute"},
