@@ -106,6 +106,12 @@ def make_loss_function(name: str, options: dict[str, Any], *, target: str = "mod
             f"config.loss.name is {name!r}; expected one of {', '.join(LOSSES)}"
             f"{nearest(name, LOSSES)}"
         )
+    for argument in ("where", "axis_name"):
+        if not wants(LOSSES[name], argument):
+            raise InputError(
+                f"config.loss.name: the loss {name!r} takes no {argument!r}, which the training "
+                "step gives it; see 'A loss of your own' in docs/losses.md"
+            )
     arrays = ("q", "p", "n", "where", "axis_name", "target_from", *FROM_TEACHER)
     taken = [o for o in inspect.signature(LOSSES[name]).parameters if o not in arrays]
     for option in options:

@@ -50,7 +50,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
 
 
 def wants(loss: Loss, name: str) -> bool:
-    """Whether a loss has a parameter of that name."""
+    """Whether a loss has a parameter of that name (``**options`` is none)."""
     return name in inspect.signature(loss).parameters
 
 

@@ -447,6 +447,15 @@ def test_target_of_a_loss_without_one_is_refused(tiny, tmp_path):
             train(tiny.config("softmax", train__target=target), tmp_path / "run")
 
 
+def test_own_loss_that_the_step_cannot_call_is_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(LOSSES, "own", lambda q, p, n, *, where=None: 0.0)
+    config = tiny.config()
+    config.loss = {"name": "own"}
+    with pytest.raises(InputError, match="the loss 'own' takes no 'axis_name'"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("margin_mse", "kl")])
 def test_every_loss_runs_by_its_name(tiny, tmp_path, name):
     config = tiny.config(name, train__steps=1)
