@@ -83,12 +83,17 @@ def mesh():
     return jax.make_mesh((DEVICES,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-@pytest.mark.parametrize("check", [True, False])
-@pytest.mark.parametrize("place", TABLE)
-def test_inside_the_mapped_function(place, check):
-    run, checked, unchecked = TABLE[place]
-    if (verdict := checked if check else unchecked) is None:
-        return  # pcast is of check_vma alone
+VERDICTS = [
+    (place, check, verdict)
+    for place, (_, *both) in TABLE.items()
+    for check, verdict in zip((True, False), both, strict=True)
+    if verdict is not None  # pcast is of check_vma alone
+]
+
+
+@pytest.mark.parametrize(("place", "check", "verdict"), VERDICTS)
+def test_inside_the_mapped_function(place, check, verdict):
+    run = TABLE[place][0]
     x, w = batch()
     value, want = jax.value_and_grad(lambda w: losses.softmax(*encode(w, x)))(w)
 
