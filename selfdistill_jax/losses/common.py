@@ -33,11 +33,18 @@ def check_choice(name: str, value: str, known) -> None:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, known))}")
 
 
+def check_above_zero(name: str, value: float) -> None:
+    # A traced value cannot be asked.
+    if not isinstance(value, jax.core.Tracer) and not value > 0:
+        raise ValueError(f"{name} is {value}; expected a number above 0")
+
+
 def unit(x: jax.Array) -> jax.Array:
     """Scales the last axis to length 1; a zero vector stays zero, and its gradient is finite.
 
     Args:
-      x: ``[..., D]`` of any float dtype.
+      x: ``[..., D]`` of any float dtype; its squares must be in range (in float32 lengths of
+        1e-19 to 1e19).
 
     Returns:
       ``[..., D]`` of that dtype.
@@ -65,7 +72,7 @@ def prepare(q, p, n, *, where, normalize: bool, many: bool = False) -> Batch:
       many: whether the loss takes more than one negative a query.
 
     Raises:
-      ValueError: another shape than these.
+      ValueError: another shape than these, or no rows.
     """
     q, p, n = (jnp.asarray(x) for x in (q, p, n))
     if many and n.ndim == 2:
@@ -77,6 +84,8 @@ def prepare(q, p, n, *, where, normalize: bool, many: bool = False) -> Batch:
             f"{' (n also [batch, negatives, dimensions])' if many else ''}; "
             f"got {q.shape}, {p.shape}, {n.shape}"
         )
+    if not len(q):
+        raise ValueError("q, p and n have no rows; mask rows by where instead")
     where = jnp.ones(q.shape[:1], bool) if where is None else jnp.asarray(where, bool)
     if where.shape != q.shape[:1]:
         raise ValueError(f"where must have shape {q.shape[:1]}; got {where.shape}")
@@ -160,7 +169,7 @@ def global_mean(
     but the documents of a triplet.
 
     Args:
-      terms: ``[B]``, one a triplet.
+      terms: ``[B]``, one a triplet; finite in masked rows too, as are their gradients then.
       where: ``[B]`` bool, the real rows; None means all.
       axis_name: mapped axis over which the batch is spread.
 
@@ -172,6 +181,6 @@ def global_mean(
       >>> float(global_mean(jnp.array([1.0, 2.0, 9.0]), jnp.array([True, True, False])))
       1.5
     """
-    where = jnp.ones(terms.shape, bool) if where is None else where
+    where = jnp.ones(terms.shape, bool) if where is None else jnp.asarray(where, bool)
     count = total(jnp.sum(where, dtype=terms.dtype), axis_name)
     return total(jnp.sum(terms, where=where), axis_name) / jnp.maximum(count, 1)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from selfdistill_jax.losses.common import dot, dots, gather, global_mean, prepare
+from selfdistill_jax.losses.common import check_above_zero, dot, dots, gather, global_mean, prepare
 from selfdistill_jax.losses.pairs import by_blocks
 
 # A masked candidate's logit. Finite: a logsumexp over -inf alone has no gradient.
@@ -44,7 +44,7 @@ def softmax(
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match, or a temperature not above 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,6 +52,7 @@ def softmax(
       >>> round(float(softmax(x, x, x)), 4)  # positive and negative alike: log 2
       0.6931
     """
+    check_above_zero("temperature", temperature)
     batch = prepare(q, p, n, where=where, normalize=normalize, many=True)
     count, negatives, _ = batch.n.shape
     own_B = dot(batch.q, batch.p) / temperature

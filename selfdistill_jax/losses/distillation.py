@@ -3,7 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from selfdistill_jax.losses.common import dot, global_mean, margins, prepare, teacher_rows
+from selfdistill_jax.losses.common import (
+    check_above_zero,
+    dot,
+    global_mean,
+    margins,
+    prepare,
+    teacher_rows,
+)
 
 
 def margin_mse(
@@ -92,6 +99,7 @@ def kl(
       >>> round(float(kl(x, x, x, teacher_scores=jnp.array([[1.0, 1.0]]))), 4)  # they agree
       0.0
     """
+    check_above_zero("temperature", temperature)
     batch = prepare(q, p, n, where=where, normalize=normalize, many=True)
     documents = jnp.concatenate([batch.p[:, None, :], batch.n], axis=1)
     scores = teacher_rows("teacher_scores", teacher_scores, documents.shape[:2], batch.where)

@@ -179,7 +179,7 @@ def distributed_margin(
       target_from: see `adaptive_margin`.
       method: ``"gather"`` compares all pairs, block by block; ``"moments"`` is the closed form of
         l2 (no pairs; D + D² numbers cross the devices); ``"auto"`` takes the moments for l2 from a
-        global batch of 2 D rows on. The two agree to rounding.
+        global batch of 2 D rows on (4 D for a constant target in-batch). They agree to rounding.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
       axis_name: mapped axis over which the batch is spread.

@@ -2,7 +2,7 @@
 
 import jax
 
-from selfdistill_jax.losses.common import global_mean, margins, prepare
+from selfdistill_jax.losses.common import check_above_zero, global_mean, margins, prepare
 
 
 def triplet(
@@ -83,6 +83,7 @@ def pairwise_logistic(
       >>> round(float(pairwise_logistic(x, x, x)), 4)  # no preference: log 2
       0.6931
     """
+    check_above_zero("temperature", temperature)
     batch = prepare(q, p, n, where=where, normalize=normalize)
     terms_B = jax.nn.softplus(-margins(batch) / temperature)
     return global_mean(terms_B, batch.where, axis_name)

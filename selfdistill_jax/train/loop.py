@@ -201,6 +201,10 @@ class _Run:
                 stopped = not last and (stop(number) or checkpoints.preempted(number))
                 if number % train.checkpoint_every == 0 or last or stopped:
                     flush()
+                    if self._alarm.message:
+                        # Not saved: going on from there would forget why the run ended.
+                        stopped = False
+                        break
                     checkpoints.save(number, state, memory)
                     last_time = time.monotonic()
                 if stopped:

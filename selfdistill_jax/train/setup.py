@@ -137,9 +137,14 @@ def make_loss_function(name: str, options: dict[str, Any], *, target: str = "mod
     scores = jnp.zeros((2, 2))
     given = {key: make(scores) for key, make in FROM_TEACHER.items() if wants(loss, key)}
     try:
-        jax.eval_shape(partial(loss, **given), example, example, example)
+        result = jax.eval_shape(partial(loss, **given), example, example, example)
     except (TypeError, ValueError) as error:
         raise InputError(f"config.loss: {error}") from None
+    if result.shape != ():
+        raise InputError(
+            f"config.loss.name: the loss {name!r} gives an array of shape {result.shape}; expected "
+            "a scalar, for instance by losses.global_mean(terms, where, axis_name)"
+        )
     return loss
 
 

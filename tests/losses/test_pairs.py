@@ -54,9 +54,9 @@ def test_closed_form_is_the_pairwise_form(name, options, rows):
 
 @pytest.mark.parametrize("spread", [0.1, 0.01])
 def test_nothing_cancels_when_documents_are_alike(spread):
-    """With second moments instead of the covariance float32 loses all digits here.
+    """With second moments instead of the covariance the value is 3 to 70 times too large here.
 
-    The target is put where the margins are, so that the loss is nothing but the variance.
+    The target is put where the margins are: the loss is 4e-9 where cosines differ by 1e-4.
     """
     p, n = jax.tree.map(jnp.float32, alike(64, spread=spread))
     c = jnp.full(64, 0.5)

@@ -196,7 +196,7 @@ def test_every_target_is_another_run(tiny, finished, tmp_path):
     np.testing.assert_allclose(norms[2:], norms[1], rtol=1e-4)
     assert abs(norms[1] - norms[0]) > 1e-3
     assert len({record[2]["loss"] for record in records.values()}) == 4
-    # The start encoder's own target is what the batch's documents had from the first.
+    # Two ways to say the same.
     again = tiny.config(loss__stop_gradient=True)
     train(again, tmp_path / "again", stop=stop_at(3))
     assert metrics(tmp_path / "again", "train") == records["detached"]
@@ -452,6 +452,9 @@ def test_own_loss_that_the_step_cannot_call_is_refused(tiny, tmp_path, monkeypat
     config = tiny.config()
     config.loss = {"name": "own"}
     with pytest.raises(InputError, match="the loss 'own' takes no 'axis_name'"):
+        train(config, tmp_path / "run")
+    monkeypatch.setitem(LOSSES, "own", lambda q, p, n, *, where=None, axis_name=None: q[:, 0])
+    with pytest.raises(InputError, match=r"gives an array of shape \(2,\); expected a scalar"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

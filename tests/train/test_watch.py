@@ -2,10 +2,10 @@
 
 import logging
 
-import jax
 import numpy as np
 import pytest
 
+from selfdistill_jax.train import loop
 from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.watch import CollapseAlarm
 from tests.tiny import metrics
@@ -57,5 +57,24 @@ def test_run_stops_where_it_is_told_to(tiny, finished, tmp_path):
     assert f"Training was ended by a collapse at step {stopped}:" in text
     assert len(metrics(tmp_path, "train")) == stopped
     assert train(config, tmp_path) == text
-    model = jax.tree.leaves(metrics(tmp_path, "dev"))
-    assert model  # it was evaluated before
+    assert metrics(tmp_path, "dev")[-1]["step"] < stopped
+
+
+def test_collapse_is_not_forgotten_by_a_run_that_goes_on(tiny, finished, tmp_path, monkeypatch):
+    """Killed in the last evaluation, with a checkpoint due at the step of the collapse."""
+    cosines = [record["document_cosine"] for record in metrics(finished, "train")]
+    limit = float(np.nextafter(cosines[1], -1))
+    config = tiny.config(
+        train__collapse_cosine=min(limit, cosines[0] - 1e-3),
+        train__collapse_stop=True,
+        train__checkpoint_every=1,
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate_bm25", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path)
+    assert "Training was ended by a collapse at step 1:" in train(config, tmp_path)
+
+
+def killed(*args, **kwargs):
+    raise KeyboardInterrupt
