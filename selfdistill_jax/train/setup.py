@@ -66,7 +66,7 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
     size, parts = config.train.batch_size, config.train.micro_batches
     if size < 1 or size % (devices * parts):
         near = max(size // (devices * parts), 1) * devices * parts
-        shared = f" of {parts} micro-batches (config.train.micro_batches)" if parts > 1 else ""
+        shared = f" in {parts} micro-batches each (config.train.micro_batches)" if parts > 1 else ""
         raise InputError(
             f"config.train.batch_size is {size}, which {devices} devices{shared} cannot share "
             f"equally; take a multiple of {devices * parts}, such as {near}"

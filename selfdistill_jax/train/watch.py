@@ -29,8 +29,8 @@ class CollapseAlarm:
                 f"above config.train.collapse_cosine {self._limit:g}"
             )
             LOG.warning(
-                "Warning: %s. A lower config.train.learning_rate keeps documents apart, or "
-                "config.train.target 'detached' or 'start'",
+                "Warning: %s. A lower config.train.learning_rate keeps documents apart; so does, "
+                "for a loss that makes its own target, config.train.target 'detached' or 'start'",
                 what,
             )
             if self._stop:
