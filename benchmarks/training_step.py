@@ -8,6 +8,8 @@ import optax
 
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.cache import cache_folder
+from selfdistill_jax.data.packing import fill, lay_out, row_lengths
+from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.losses import distributed_margin
@@ -16,16 +18,24 @@ from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_bat
 MINILM = EncoderConfig(30522, 384, 6, 12, 1536, 512)
 
 
-def batch(size: int, query_length: int, document_length: int, vocabulary: int) -> TripletBatch:
-    """Random tokens; every text fills its row."""
+def batch(
+    size: int, query_length: int, document_length: int, vocabulary: int, *, parts: int = 1
+) -> TripletBatch:
+    """Random tokens; every text is as long as its kind can be."""
     rng = np.random.default_rng(0)
-    parts = []
-    for length in (query_length, document_length, document_length):
-        parts += [
-            rng.integers(1000, vocabulary, (size, length), dtype=np.int32),
-            np.full(size, length, np.int32),
-        ]
-    return TripletBatch(*parts, np.zeros((size, 2), np.float32))
+    texts = []
+    for _ in range(parts):
+        tables = []
+        for length in (query_length, document_length, document_length):
+            ids = rng.integers(1000, vocabulary, size // parts * length, dtype=np.int32)
+            table = TokenTable(ids, np.arange(size // parts + 1) * length)
+            tables.append((table, np.arange(size // parts), length))
+        lengths = np.concatenate([table.lengths(n) for table, _, n in tables])
+        shape = {"block": 1024, "row_lengths": row_lengths(document_length)}
+        layout = lay_out(lengths, **shape)
+        texts.append(fill(layout, tables, blocks=len(layout.rows), **shape))
+    every = jax.tree.map(lambda *arrays: np.stack(arrays), *texts)
+    return TripletBatch(every, np.zeros((size, 2), np.float32))
 
 
 def setup(
@@ -40,16 +50,11 @@ def setup(
     params = init_params(MINILM, jax.random.key(0))
     optimizer = optax.adamw(5e-5)
     mesh = make_mesh()
-    step = make_step(
-        make_encode(MINILM, pooling="mean"),
-        distributed_margin,
-        optimizer,
-        mesh,
-        micro_batches=micro_batches,
-    )
+    step = make_step(make_encode(MINILM, pooling="mean"), distributed_margin, optimizer, mesh)
     state = put_state(TrainState(params, jax.jit(optimizer.init)(params)), mesh)
     del params
-    rows = put_batch(batch(batch_size, query_length, document_length, MINILM.vocab_size), mesh)
+    sizes = (batch_size, query_length, document_length, MINILM.vocab_size)
+    rows = put_batch(batch(*sizes, parts=micro_batches), mesh)
     compiled = step.lower(state, rows).compile()
     memory = compiled.memory_analysis()
     found: dict[str, Any] = {

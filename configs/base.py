@@ -44,7 +44,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     data.bm25_candidates = 20  # draw a bm25 negative from so many best documents
     data.query_length = 32  # tokens a query is cut at in training
     data.document_length = 96  # tokens a document is cut at in training
-    data.buckets = (16, 32, 64, 96, 128, 256, 512)  # widths texts are padded to
+    data.packing = True  # several texts a row; False: each alone in a row of its length's kind
     data.cache = ""  # folder of tables and tokens; "": the user's cache folder
 
     config.encoder = encoder = ml_collections.ConfigDict()
@@ -58,6 +58,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     train.steps = 30  # optimizer updates
     train.batch_size = 64  # triplets of an update, over all devices
     train.micro_batches = 1  # parts of a device's rows, encoded one by one to save memory
+    train.block_tokens = 0  # tokens that go through a layer at once; 0: as suits the device
     train.learning_rate = 5e-5  # the highest one
     train.warmup_steps = 3  # from 0 up to it
     train.decay = "cosine"  # constant, linear or cosine to 0; exponential with decay_rate
@@ -76,5 +77,4 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.dev_documents = 1500  # so many at most are searched on dev; 0: all
     evaluation.depth = 100  # documents retrieved for each query
-    evaluation.batch_size = 128  # texts encoded at once
     return config

@@ -11,7 +11,7 @@ from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
-from selfdistill_jax.encoding import encode_tokens, local_mesh
+from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
 
 
@@ -28,8 +28,8 @@ class BiEncoder:
         self.encoder = encoder
         self.tokenizer = Tokenizer(encoder.folder)
         function = make_encode(encoder.config, pooling=encoder.pooling, dtype=dtype)
-        self._encode = jax.jit(function)
         self._mesh = local_mesh()
+        self._encode = on_mesh(function, self._mesh)
         self._params = jax.device_put(encoder.params, jax.NamedSharding(self._mesh, jax.P()))
 
     @classmethod
@@ -41,14 +41,11 @@ class BiEncoder:
         """
         return cls(read_folder(name, pooling=pooling))
 
-    def encode(
-        self, texts: Sequence[str], *, batch_size: int = 128, progress: str = ""
-    ) -> np.ndarray:
+    def encode(self, texts: Sequence[str], *, progress: str = "") -> np.ndarray:
         """Encodes texts, each cut at the model's own maximum length (``max_length``).
 
         Args:
           texts: any number of them.
-          batch_size: texts encoded at once.
           progress: label of a progress bar; none is shown without.
 
         Returns:
@@ -56,11 +53,9 @@ class BiEncoder:
         """
         limit = self.encoder.max_length
         tokens = TokenTable.from_texts(self.tokenizer, texts, limit=limit)
-        return self.encode_tokens(tokens, batch_size=batch_size, progress=progress)
+        return self.encode_tokens(tokens, progress=progress)
 
-    def encode_tokens(
-        self, tokens: TokenTable, *, batch_size: int = 128, progress: str = ""
-    ) -> np.ndarray:
+    def encode_tokens(self, tokens: TokenTable, *, progress: str = "") -> np.ndarray:
         """As `encode`, of a token table."""
         return encode_tokens(
             self._encode,
@@ -69,7 +64,6 @@ class BiEncoder:
             limit=self.encoder.max_length,
             dimensions=self.encoder.config.hidden_size,
             mesh=self._mesh,
-            batch_size=batch_size,
             progress=progress,
         )
 

@@ -39,9 +39,7 @@ def main(argv: list[str]) -> None:
     rows = read_texts(Path(_FLAGS.input))
     model = BiEncoder.load(_FLAGS.model)
     output.parent.mkdir(parents=True, exist_ok=True)
-    vectors = model.encode(
-        [row.content for row in rows], batch_size=_FLAGS.batch_size, progress="Encoding"
-    )
+    vectors = model.encode([row.content for row in rows], progress="Encoding")
     ids.write_text("".join(f"{row.id}\n" for row in rows), encoding="utf-8")
     temporary = output.with_name(f".{output.name}")
     np.save(temporary, vectors)

@@ -1,79 +1,127 @@
-"""Encodes many texts: longest first, few shapes, spread over this process's devices."""
+"""Encodes many texts: packed, in few shapes, spread over this process's devices."""
 
 from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import P
 
-from selfdistill_jax.data.batches import bucket
+from selfdistill_jax.data.packing import fill, lay_out, row_lengths
 from selfdistill_jax.data.tokens import TokenTable
-from selfdistill_jax.encoder.bert import TokenRows
 from selfdistill_jax.encoder.encode import Encode, Params
+from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.progress import Progress
 
-WIDTHS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
+AXIS = "data"
+_BLOCK = 1024
+_BLOCKS = (4, 32)
+_TOKENS_A_TEXT = 8  # room for texts as short as that on average; shorter ones take more batches
 _IN_FLIGHT = 3  # batches dispatched before the first is fetched: the device never waits for numpy
 
 
+class Room(NamedTuple):
+    """One shape of a batch on one device: N blocks of T tokens, M texts."""
+
+    blocks: int
+    block: int
+    texts: int
+
+
 def local_mesh() -> jax.sharding.Mesh:
-    """This process's devices on one axis, ``data``."""
+    """This process's devices on one axis."""
     devices = jax.local_devices()
     kinds = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), ("data",), axis_types=kinds, devices=devices)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=kinds, devices=devices)
+
+
+def on_mesh(encode: Encode, mesh: jax.sharding.Mesh) -> Callable[[Params, PackedTexts], jax.Array]:
+    """The compiled encoder of one part of texts on each device.
+
+    Args:
+      encode: of `make_encode`.
+      mesh: as `local_mesh`.
+
+    Returns:
+      ``f(params, texts) -> [devices, M, D]`` of texts with a leading axis of devices.
+    """
+
+    def one(params: Params, texts: PackedTexts) -> jax.Array:
+        return encode(params, jax.tree.map(lambda x: x[0], texts))[None]
+
+    specs = (P(), P(AXIS))
+    # Without collectives nothing is varying that should not be; and there is no gradient to get
+    # wrong (see train/step.py for why it matters there).
+    return jax.jit(
+        jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False)
+    )
 
 
 def encode_tokens(
-    encode: Encode,
+    encode: Callable[[Params, PackedTexts], jax.Array],
     params: Params,
     tokens: TokenTable,
     *,
     limit: int,
     dimensions: int,
     mesh: jax.sharding.Mesh,
-    batch_size: int = 128,
     progress: str = "",
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Encodes every row of a token table.
 
-    Rows go longest first, so that a batch has rows of about one length, few shapes are compiled,
-    and a batch that does not fit memory fails at the start, not at the end.
+    Batches are alike: each gets texts of all lengths, so that short ones fill the rows of long
+    ones, all batches are of one shape, and one that does not fit memory fails at the start.
 
     Args:
-      encode: a jitted `make_encode` function.
+      encode: of `on_mesh`.
       params: its parameters, on every device of the mesh.
       tokens: the texts.
       limit: tokens each is cut at.
       dimensions: D.
       mesh: as `local_mesh`.
-      batch_size: rows of a batch; the last, smaller one is filled up to a power of two.
       progress: label of a progress bar; none is shown without.
+      out: ``[rows, D]`` array to write into, such as an ``np.memmap``; a new one without.
 
     Returns:
       ``[rows, D]`` float32 unit vectors in the table's order.
     """
-    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    out = np.zeros((len(tokens), dimensions), np.float32) if out is None else out
+    sharding = jax.NamedSharding(mesh, P(AXIS))
     devices = mesh.devices.size
-    batch_size = -(-batch_size // devices) * devices
-    lengths = tokens.lengths(limit)
+    lengths, kinds = tokens.lengths(limit), row_lengths(limit)
     order = np.argsort(-lengths, kind="stable")
-    out = np.zeros((len(tokens), dimensions), np.float32)
-    waiting: deque[tuple[np.ndarray, jax.Array]] = deque()
+    room, parts = _rooms(lengths, kinds[-1], devices)
+    waiting: deque[tuple[list[np.ndarray], jax.Array]] = deque()
     bar = Progress(progress, len(order), unit="texts") if progress else None
 
     def fetch() -> None:
-        rows, vectors = waiting.popleft()
-        out[rows] = np.asarray(vectors)[: len(rows)]
+        groups, vectors = waiting.popleft()
+        for rows, found in zip(groups, np.asarray(vectors), strict=True):
+            out[rows] = found[: len(rows)]
         if bar is not None:
-            bar.update(len(rows))
+            bar.update(sum(map(len, groups)))
 
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        width = bucket(int(lengths[rows[0]]), WIDTHS, limit)
-        ids, row_lengths = tokens.padded(rows, limit=limit, width=width)
-        filled = -(-(1 << (len(rows) - 1).bit_length()) // devices) * devices
-        fill = min(batch_size, filled) - len(rows)
-        batch = TokenRows(np.pad(ids, ((0, fill), (0, 0))), np.pad(row_lengths, (0, fill)))
-        waiting.append((rows, encode(params, jax.device_put(batch, sharding))))
+    for start in range(0, parts, devices):
+        groups = [order[i::parts] for i in range(start, start + devices)]
+        layouts = [lay_out(lengths[rows], block=room.block, row_lengths=kinds) for rows in groups]
+        # Always the same, but for a collection of odd lengths.
+        needed = max(len(layout.rows) for layout in layouts)
+        blocks = room.blocks * -(-needed // room.blocks)
+        packed = [
+            fill(
+                layout,
+                [(tokens, rows, limit)],
+                blocks=blocks,
+                block=room.block,
+                row_lengths=kinds,
+                texts=room.texts,
+            )
+            for layout, rows in zip(layouts, groups, strict=True)
+        ]
+        batch = jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
+        waiting.append((groups, encode(params, jax.device_put(batch, sharding))))
         if len(waiting) > _IN_FLIGHT:
             fetch()
     while waiting:
@@ -81,3 +129,16 @@ def encode_tokens(
     if bar is not None:
         bar.__exit__()
     return out
+
+
+def _rooms(lengths: np.ndarray, longest: int, devices: int) -> tuple[Room, int]:
+    """The batches' shape and how many parts there are, a multiple of the devices."""
+    total = float(lengths.sum()) * 1.05 / devices
+    if total <= longest and len(lengths) <= longest // 2 * devices:
+        return Room(1, longest, longest // 2), devices if len(lengths) else 0
+    block = max(_BLOCK, longest)
+    blocks = next((n for n in _BLOCKS if total <= (n - 2) * block), _BLOCKS[-1])
+    texts = blocks * block // _TOKENS_A_TEXT
+    # Two blocks of the three kinds of rows may stay partly empty.
+    rounds = max(-(-total // ((blocks - 2) * block)), -(-len(lengths) // (texts * devices)))
+    return Room(blocks, block, texts), int(rounds) * devices

@@ -77,9 +77,7 @@ def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str,
         )
         systems[name] = evaluate_encoder(
             examined,
-            lambda tokens, label, model=model: model.encode_tokens(
-                tokens, batch_size=_FLAGS.batch_size, progress=label
-            ),
+            lambda tokens, label, model=model: model.encode_tokens(tokens, progress=label),
             queries=queries,
             documents=documents,
             k=_FLAGS.k,

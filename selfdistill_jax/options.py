@@ -12,9 +12,6 @@ def define_model(values: flags.FlagValues) -> None:
         "model", None, "Encoder: a run's model/ folder, another folder or a hub id.",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_integer(
-        "batch_size", 128, "Texts encoded at once.", lower_bound=1, flag_values=values
-    )
 
 
 def required(values: flags.FlagValues, *names: str) -> None:

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     documents, queries = (read_texts(Path(path)) for path in (_FLAGS.corpus, _FLAGS.queries))
     model = BiEncoder.load(_FLAGS.model)
     vectors = [
-        model.encode([row.content for row in rows], batch_size=_FLAGS.batch_size, progress=label)
+        model.encode([row.content for row in rows], progress=label)
         for rows, label in ((queries, "Queries"), (documents, "Documents"))
     ]
     run = dense_run(

@@ -46,9 +46,9 @@ def test_vectors_are_those_of_sentence_transformers(model, texts, tmp_path):
 def test_batching_and_order_do_not_matter(model, texts):
     some = texts[:20]
     alone = np.concatenate([model.encode([t]) for t in some[:3]])
-    together = model.encode(some, batch_size=8)
+    together = model.encode(some)
     np.testing.assert_allclose(together[:3], alone, atol=1e-6)
-    np.testing.assert_allclose(model.encode(some[::-1], batch_size=8)[::-1], together, atol=1e-6)
+    np.testing.assert_allclose(model.encode(some[::-1])[::-1], together, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
 
 

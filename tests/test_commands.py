@@ -94,7 +94,6 @@ def test_wrong_flags(start, model, tmp_path):
     given = [f"--model={model}", f"--input={path}", f"--output={tmp_path}/v.npy"]
     assert fails(start(encode, *given[:2]), "--output is missing; file of vectors, .npy")
     assert fails(start(encode, *given, "x"), "unexpected argument 'x'")
-    assert fails(start(encode, *given, "--batch_size=0"), "flag --batch_size=0: ")
     text = f"{tmp_path}/new/v.txt"
     assert fails(start(encode, *given, f"--output={text}"), f"--output={text}: expected a name")
     assert fails(start(encode, *given, "--input=/none"), "/none: no such file")
@@ -167,7 +166,6 @@ def test_search_is_exact(start, model, tmp_path):
         f"--queries={write_rows(tmp_path / 'queries.jsonl', queries[:7])}",
         f"--run={tmp_path}/out.trec",
         "--k=4",
-        "--batch_size=8",
     ]
     status, out, _ = start(search, *arguments)
     assert (status, out) == (0, f"7 queries, 30 documents: {tmp_path}/out.trec\n")

@@ -4,7 +4,7 @@ commands: main, evaluate, search, encode, compare
 train
 bi_encoder, encoding        retrieval
 data        encoder         losses       (these know nothing of each other)
-errors, progress            (leaves: anyone may import them, but for losses)
+errors, progress, packed    (leaves: anyone may import them, but for losses)
 """
 
 import ast
@@ -19,13 +19,14 @@ import selfdistill_jax
 NAME = "selfdistill_jax"
 PACKAGE = Path(selfdistill_jax.__file__).parent
 
-LEAVES = {"errors", "progress"}
+LEAVES = {"errors", "progress", "packed"}
 BASEMENT = {"data", "encoder", "losses"}
 COMMANDS = {"main", "evaluate", "search", "encode", "compare"}
 # What each room may import of the package, besides itself.
 BELOW = {
     "errors": set(),
     "progress": set(),
+    "packed": set(),
     "losses": set(),
     "data": LEAVES,
     "encoder": LEAVES,

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from selfdistill_jax.train.loop import train
+from selfdistill_jax.train.run_log import read_metrics
 from tests.tiny import content, metrics
 
 CONFIG = "--config=configs/distributed.py"
@@ -301,7 +302,10 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     assert [r["step"] for r in metrics(tmp_path, "train")] == list(range(1, 301))
     # What libraries log of their inner steps would bury the lines that count.
     labels = ("Going on", "Training: ", "Dev", "Test, ")
+    err, _, account = err.partition("Account of this run:\n")
     assert [line for line in err.splitlines() if not line.startswith(labels)] == []
+    assert account.splitlines()[0].split() == ["steps", str(300 - step)]
+    assert read_metrics(tmp_path)[-1]["kind"] == "account"
 
 
 def free_port():

@@ -113,7 +113,6 @@ class Tiny:
             "train.checkpoint_every": 5,
             "train.evaluate_every": 4,
             "evaluation.dev_documents": 0,
-            "evaluation.batch_size": 8,  # of one shape with the eight queries of a split
         }
 
     def config(self, loss: str = "distributed", **settings: Any) -> ml_collections.ConfigDict:
@@ -130,14 +129,14 @@ class Tiny:
 
 
 def metrics(workdir: Path, kind: str = "") -> list[dict[str, Any]]:
-    """The records of a run without what a clock says."""
+    """The records of a run without what a clock says, or how parts of a batch are packed."""
     lines = (workdir / METRICS).read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    clock = ("time", "triplets_per_second")
+    clock = ("time", "triplets_per_second", "useful_tokens_per_second", "padding_share")
     return [
         {key: value for key, value in record.items() if key not in clock}
         for record in records
-        if kind in ("", record["kind"])
+        if kind in ("", record["kind"]) and record["kind"] != "account"
     ]
 
 

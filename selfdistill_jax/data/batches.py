@@ -4,41 +4,80 @@ So resuming needs only the step number, and the number of hosts, devices or thre
 what is trained on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import grain
+import jax
 import numpy as np
 
 from selfdistill_jax.data.negatives import KnownPositives, draw
+from selfdistill_jax.data.packing import fill, lay_out, row_lengths
 from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.packed import PackedTexts
 
 SCORES = ("positive_score", "negative_score")
 
 
 class TripletBatch(NamedTuple):
-    """One host's part of a global batch: B rows here, texts padded with 0.
+    """One host's part of a global batch.
 
-    Widths are the same on every host, since they follow from the global batch.
+    Attributes:
+      texts: P parts, one after the other on a leading axis: P is devices here times micro-batches.
+        Each packs the texts of its ``b`` triplets: queries, then positives, then negatives, M = 3b.
+        A query of length 0 stands for no triplet.
+      scores: ``[P b, 2]`` float32, a teacher's of positive and negative, or NaN.
     """
 
-    query_ids: np.ndarray  # [B, query width] int32
-    query_lengths: np.ndarray  # [B] int32
-    positive_ids: np.ndarray  # [B, document width] int32
-    positive_lengths: np.ndarray
-    negative_ids: np.ndarray  # [B, document width] int32
-    negative_lengths: np.ndarray
-    scores: np.ndarray  # [B, 2] float32, a teacher's of positive and negative, or NaN
+    texts: PackedTexts
+    scores: np.ndarray
+
+    @property
+    def useful_tokens(self) -> int:
+        return int(self.texts.lengths.sum())
+
+    @property
+    def computed_tokens(self) -> int:
+        """Of all blocks in use."""
+        return int(self.texts.blocks.sum()) * self.texts.ids.shape[-1]
 
 
-def bucket(length: int, buckets: Sequence[int], limit: int) -> int:
-    """The smallest bucket that holds ``length``; never wider than ``limit``.
+class Shape(NamedTuple):
+    """What a batch's arrays have in common: T tokens of a block, how many blocks, rows' lengths."""
 
-    >>> bucket(20, (16, 32, 64), limit=48), bucket(40, (16, 32, 64), limit=48)
-    (32, 48)
+    block: int
+    blocks: tuple[int, ...]
+    row_lengths: tuple[int, ...]
+
+
+def choose_shape(
+    mean: float, deviation: float, most: int, *, triplets: int, block: int, limit: int, share: bool
+) -> Shape:
+    """Few shapes that hold any batch; each used is compiled once.
+
+    The first number of blocks holds all but a few batches in 10,000 (blocks not in use cost memory,
+    no time), the second holds whatever comes: rows of a packing are at least half full.
+
+    Args:
+      mean, deviation: of the tokens of a triplet.
+      most: tokens of a triplet at the most.
+      triplets: of a part.
+      block: tokens of a block at the most.
+      limit: tokens of the longest text.
+      share: whether texts share rows.
     """
-    return min((b for b in (*sorted(buckets), limit) if b >= length), default=limit)
+    lengths = row_lengths(limit)
+    if not share:
+        lengths = tuple(16 << i for i in range(20) if 16 << i <= lengths[-1])
+    longest = lengths[-1]
+    # Alone in its row, a text takes up to twice its tokens, a short one 16.
+    usual = triplets * mean + 4 * deviation * triplets**0.5
+    usual *= 1.04 if share else 1.5
+    equal = usual / -(-usual // max(block, longest))
+    tokens = int(-(-equal // longest)) * longest
+    counts = [-(-int(t) // tokens) + len(lengths) - 1 for t in (usual, 2 * most * triplets)]
+    return Shape(tokens, tuple(sorted(set(counts))), lengths)
 
 
 class TrainingBatches:
@@ -55,8 +94,10 @@ class TrainingBatches:
       seed: of the order and the draws.
       batch_size: triplets of the global batch.
       query_length, document_length: tokens that texts are cut at.
-      buckets: widths that texts are padded to; each one used is a shape that gets compiled.
-      rows: this host's rows of the global batch.
+      parts: of the global batch, packed each for itself: devices times micro-batches.
+      own: this host's parts.
+      block: tokens of a block at the most.
+      share: whether texts share rows.
     """
 
     def __init__(
@@ -72,16 +113,24 @@ class TrainingBatches:
         batch_size: int,
         query_length: int,
         document_length: int,
-        buckets: Sequence[int],
-        rows: slice = slice(None),
+        parts: int = 1,
+        own: slice = slice(None),
+        block: int = 1024,
+        share: bool = True,
     ):
         self._queries, self._documents = queries, documents
         self._triplets, self._candidates = triplets, candidates
         self._known, self._pool = known, pool
-        self._seed, self._rows, self._buckets = seed, rows, tuple(buckets)
-        self._limits = {"query": query_length, "document": document_length}
-        self._query_lengths = queries.lengths(query_length)
-        self._document_lengths = documents.lengths(document_length)
+        self._seed, self._parts, self._own, self._share = seed, parts, own, share
+        self._limits = (query_length, document_length, document_length)
+        self._lengths = queries.lengths(query_length), documents.lengths(document_length)
+        self.shape = choose_shape(
+            *self._tokens_of_triplets(),
+            triplets=batch_size // parts,
+            block=block,
+            limit=max(self._limits),
+            share=share,
+        )
         self._batches = (
             grain.MapDataset.range(len(triplets["query"]))
             .seed(seed)
@@ -89,6 +138,20 @@ class TrainingBatches:
             .repeat()  # in another order each epoch
             .batch(batch_size)
             .map_with_index(self._make)
+        )
+
+    def _tokens_of_triplets(self) -> tuple[float, float, int]:
+        """Mean, standard deviation and maximum; drawn negatives are as the pool is."""
+        queries, documents = self._lengths
+        of_pool = documents[self._pool.start : self._pool.stop]
+        given = self._triplets["negative"]
+        negatives = documents[given[given != DRAWN]] if (given != DRAWN).any() else of_pool
+        parts = queries[self._triplets["query"]], documents[self._triplets["positive"]], negatives
+        return (
+            float(sum(part.mean() for part in parts)),
+            # As if all three were long together.
+            float(sum(part.std() for part in parts)),
+            int(sum(part.max() for part in parts)),
         )
 
     def __getitem__(self, step: int) -> TripletBatch:
@@ -119,19 +182,32 @@ class TrainingBatches:
 
     def _make(self, step: int, picked: np.ndarray) -> TripletBatch:
         picked = np.asarray(picked)
-        queries, positives, negatives = self.rows(step, picked)
-        both = np.concatenate([positives, negatives])
-        query_width = self._width("query", self._query_lengths[queries])
-        document_width = self._width("document", self._document_lengths[both])
-        parts = []
-        for kind, table, rows, width in (
-            ("query", self._queries, queries, query_width),
-            ("document", self._documents, positives, document_width),
-            ("document", self._documents, negatives, document_width),
-        ):
-            parts += table.padded(rows[self._rows], limit=self._limits[kind], width=width)
+        columns = np.stack(self.rows(step, picked))  # [3, B]
+        parts = np.split(columns, self._parts, axis=1)
+        tables = (self._queries, self._documents, self._documents)
+        of_rows = (self._lengths[0], self._lengths[1], self._lengths[1])
+        layouts = [
+            lay_out(
+                np.concatenate([sizes[rows] for sizes, rows in zip(of_rows, part, strict=True)]),
+                block=self.shape.block,
+                row_lengths=self.shape.row_lengths,
+                share=self._share,
+            )
+            for part in parts
+        ]
+        # The same on every host, since it follows from the global batch.
+        needed = max(len(layout.rows) for layout in layouts)
+        blocks = next(n for n in self.shape.blocks if n >= needed)
+        packed = [
+            fill(
+                layout,
+                list(zip(tables, part, self._limits, strict=True)),
+                blocks=blocks,
+                block=self.shape.block,
+                row_lengths=self.shape.row_lengths,
+            )
+            for layout, part in zip(layouts[self._own], parts[self._own], strict=True)
+        ]
+        texts = jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
         scores = np.stack([self._triplets[name][picked] for name in SCORES], axis=1)
-        return TripletBatch(*parts, scores[self._rows])
-
-    def _width(self, kind: str, lengths: np.ndarray) -> int:
-        return bucket(int(lengths.max()), self._buckets, self._limits[kind])
+        return TripletBatch(texts, np.concatenate(np.split(scores, self._parts)[self._own]))

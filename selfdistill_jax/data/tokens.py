@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from selfdistill_jax.data.cache import new_folder, reading
-from selfdistill_jax.data.tokenizer import Tokenizer, cut
+from selfdistill_jax.data.tokenizer import Tokenizer
 
 _CHUNK = 2048
 _VERSION = "1"
@@ -47,24 +47,24 @@ class TokenTable:
         offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts], dtype=np.int64)])
         return TokenTable(np.concatenate([*parts, np.zeros(0, np.int32)]), offsets)
 
-    def padded(
-        self, rows: Sequence[int] | np.ndarray, *, limit: int, width: int
+    def flat(
+        self, rows: Sequence[int] | np.ndarray, *, limit: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """These rows cut at ``limit`` and padded with 0.
+        """These rows cut at ``limit``, one after the other.
+
+        A row is cut as tokenizers do it: the closing special token stays.
 
         Returns:
-          ``[n, width]`` int32 ids and ``[n]`` int32 lengths.
-
-        Raises:
-          ValueError: a row is longer than ``width`` after the cut.
+          ``[total]`` int32 ids and ``[n]`` int32 lengths.
         """
-        out = np.zeros((len(rows), width), np.int32)
-        lengths = np.zeros(len(rows), np.int32)
-        for i, row in enumerate(rows):
-            ids = cut(self._ids[self._offsets[row] : self._offsets[row + 1]], limit)
-            out[i, : len(ids)] = ids
-            lengths[i] = len(ids)
-        return out, lengths
+        rows = np.asarray(rows, np.int64)
+        begin, end = self._offsets[rows], self._offsets[rows + 1]
+        lengths = np.minimum(end - begin, limit)
+        last = np.cumsum(lengths)
+        place = np.arange(lengths.sum()) + np.repeat(begin - last + lengths, lengths)
+        some = lengths > 0
+        place[last[some] - 1] = end[some] - 1
+        return self._ids[place].astype(np.int32), lengths.astype(np.int32)
 
 
 def cached_tokens(

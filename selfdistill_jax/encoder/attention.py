@@ -1,40 +1,135 @@
-"""Attention of one layer, written out because its layout decides its speed on a CPU.
+"""Attention within the rows of a block, forwards and backwards.
 
-Head-major operands (``[N, H, L, K]``) run 128 rows of 128 tokens in 20 ms where
-`jax.nn.dot_product_attention` (time-major) takes 130 ms on the same two cores.
+Written out because its layout decides its speed on a CPU: head-major operands (``[S, L, K]``)
+run 128 rows of 128 tokens in 20 ms where `jax.nn.dot_product_attention` (time-major) takes 130 ms
+on the same two cores, and the backward pass of autodiff multiplies transposed operands, which fall
+back to a slow product. What the backward pass needs of the forward is the result and the logarithm
+of each token's sum of weights; weights are computed anew (arXiv 2205.14135, section 3).
+
+Shape legend: T tokens of a block, R rows of L tokens, H heads, K head size, D = H K, S = R H.
 """
+
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from selfdistill_jax.encoder.products import product, rearranged, transposed
+
 # Finite, so that a row without any token stays free of NaN; exp() of it is 0 in float32.
 _MASKED = -1e9
 
 
-def key_bias(lengths_N: jax.Array, width: int) -> jax.Array:
-    """``[N, 1, 1, L]`` float32 added to scores: 0 on a text's tokens, very negative past them."""
-    inside_NxL = jnp.arange(width)[None, :] < lengths_N[:, None]
-    return jnp.where(inside_NxL, 0.0, _MASKED).astype(jnp.float32)[:, None, None, :]
+class Block(NamedTuple):
+    """What a layer knows of a block's tokens besides their hidden states.
+
+    Attributes:
+      texts: ``[T]`` int32; tokens of one number see each other.
+      positions: ``[T]`` int32, places within texts.
+      row: int32, which of the row lengths the block is cut into.
+    """
+
+    texts: jax.Array
+    positions: jax.Array
+    row: jax.Array
 
 
 def attend(
-    q_NxHxLxK: jax.Array, k_NxHxLxK: jax.Array, v_NxHxLxK: jax.Array, bias_Nx1x1xL: jax.Array
+    qkv_Tx3D: jax.Array, block: Block, *, heads: int, row_lengths: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """Softmax attention; scores, softmax and sums in float32.
+
+    Args:
+      qkv_Tx3D: queries, keys and values side by side.
+      block: of these tokens.
+      heads: H.
+      row_lengths: one of which ``block.row`` names.
+
+    Returns:
+      ``[T, D]`` of the same dtype, and ``[T, H]`` float32 logarithms of the sums of weights, for
+      `attend_backward`.
+    """
+    branches = [partial(_attend, length=length, heads=heads) for length in row_lengths]
+    return lax.switch(block.row, branches, qkv_Tx3D, block.texts)
+
+
+def attend_backward(
+    qkv_Tx3D: jax.Array,
+    block: Block,
+    out_TxD: jax.Array,
+    log_sum_TxH: jax.Array,
+    g_TxD: jax.Array,
+    *,
+    row_lengths: tuple[int, ...],
 ) -> jax.Array:
-    """Softmax attention; scores, softmax and sums in float32, the result in ``v``'s dtype."""
-    scores = lax.dot_general(
-        q_NxHxLxK,
-        k_NxHxLxK,
-        (((3,), (3,)), ((0, 1), (0, 1))),
-        preferred_element_type=jnp.float32,
-    )
-    scores = scores * q_NxHxLxK.shape[-1] ** -0.5 + bias_Nx1x1xL
-    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-    mixed = lax.dot_general(
-        weights.astype(v_NxHxLxK.dtype),
-        v_NxHxLxK,
-        (((3,), (2,)), ((0, 1), (0, 1))),
-        preferred_element_type=jnp.float32,
-    )
+    """The gradient with respect to ``qkv`` from that with respect to the result of `attend`."""
+    branches = [partial(_attend_backward, length=length) for length in row_lengths]
+    operands = (qkv_Tx3D, block.texts, out_TxD, log_sum_TxH, g_TxD)
+    return lax.switch(block.row, branches, *operands)
+
+
+def _heads(x_Txn: jax.Array, length: int, heads: int, count: int) -> tuple[jax.Array, ...]:
+    """``[T, count D]`` to so many ``[S, L, K]``."""
+
+    def move(x):
+        size = x.shape[-1] // (count * heads)
+        parts = (part.reshape(-1, length, heads, size) for part in jnp.split(x, count, axis=-1))
+        return tuple(part.transpose(0, 2, 1, 3).reshape(-1, length, size) for part in parts)
+
+    return rearranged(move, x_Txn)
+
+
+def _flat(x_SxLxK: jax.Array, heads: int) -> jax.Array:
+    """The inverse, of one: ``[T, D]``."""
+    _, length, size = x_SxLxK.shape
+    x_RxHxLxK = x_SxLxK.reshape(-1, heads, length, size)
+    return x_RxHxLxK.transpose(0, 2, 1, 3).reshape(-1, heads * size)
+
+
+def _per_row(x_TxH: jax.Array, length: int) -> jax.Array:
+    """``[T, H]`` to ``[S, L]``."""
+    heads = x_TxH.shape[-1]
+    return x_TxH.reshape(-1, length, heads).transpose(0, 2, 1).reshape(-1, length)
+
+
+def _masked(x_SxLxL: jax.Array, texts_T: jax.Array, other: float) -> jax.Array:
+    """``other`` where two tokens are not of one text."""
+    length = x_SxLxL.shape[-1]
+    texts_RxL = texts_T.reshape(-1, length)
+    same_Rx1xLxL = (texts_RxL[:, :, None] == texts_RxL[:, None, :])[:, None]
+    per_row = x_SxLxL.reshape(len(texts_RxL), -1, length, length)
+    return jnp.where(same_Rx1xLxL, per_row, other).reshape(x_SxLxL.shape)
+
+
+def _attend(qkv_Tx3D: jax.Array, texts_T: jax.Array, *, length: int, heads: int):
+    q, k, v = _heads(qkv_Tx3D, length, heads, 3)
+    scores = product(q, k, transpose_b=True) * q.shape[-1] ** -0.5
+    scores = _masked(scores, texts_T, _MASKED)
+    highest = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - highest)
+    total = weights.sum(-1, keepdims=True)
     # Dividing L x K sums instead of L x L weights: the smaller array.
-    return (mixed / weights.sum(-1, keepdims=True)).astype(v_NxHxLxK.dtype)
+    mixed = (product(weights.astype(v.dtype), v) / total).astype(v.dtype)
+    return _flat(mixed, heads), _flat(highest + jnp.log(total), heads)
+
+
+def _attend_backward(qkv_Tx3D, texts_T, out_TxD, log_sum_TxH, g_TxD, *, length: int):
+    """Keys run along the rows of the square matrices: three of four products need it so."""
+    heads = log_sum_TxH.shape[-1]
+    q, k, v = _heads(qkv_Tx3D, length, heads, 3)
+    (g,) = _heads(g_TxD, length, heads, 1)
+    dtype, scale = v.dtype, q.shape[-1] ** -0.5
+    inner = out_TxD.astype(jnp.float32) * g_TxD.astype(jnp.float32)
+    inner_TxH = inner.reshape(len(inner), heads, -1).sum(-1)
+    log_sum, inner = (_per_row(x, length)[:, None, :] for x in (log_sum_TxH, inner_TxH))
+    scores = product(k, q, transpose_b=True) * scale - log_sum
+    weights = _masked(jnp.exp(scores), texts_T, 0.0)
+    back_v = product(weights.astype(dtype), g)
+    back_scores = (weights * (product(v, g, transpose_b=True) - inner)).astype(dtype)
+    back_k = product(back_scores, q) * scale
+    back_q = product(transposed(back_scores), k) * scale
+    return jnp.concatenate(
+        [_flat(x.astype(dtype), heads) for x in (back_q, back_k, back_v)], axis=-1
+    )

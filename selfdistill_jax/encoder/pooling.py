@@ -3,26 +3,30 @@
 import jax
 import jax.numpy as jnp
 
+from selfdistill_jax.packed import PackedTexts
+
 POOLINGS = ("cls", "mean")
 
 
-def pool(hidden_NxLxD: jax.Array, lengths_N: jax.Array, pooling: str) -> jax.Array:
+def pool(hidden_NxTxD: jax.Array, texts: PackedTexts, pooling: str) -> jax.Array:
     """Pools hidden states over each text's own tokens.
 
     Args:
-      hidden_NxLxD: ``[N, L, D]`` hidden states of any float dtype.
-      lengths_N: ``[N]`` int32, tokens of each text; with mean, length 0 gives a zero vector.
+      hidden_NxTxD: ``[N, T, D]`` hidden states of any float dtype.
+      texts: M of them, as they lie in the blocks; one without tokens gets a zero vector.
       pooling: ``"cls"`` (the first token) or ``"mean"`` (mean of all tokens, special ones too).
 
     Returns:
-      ``[N, D]`` float32.
+      ``[M, D]`` float32.
     """
+    flat = hidden_NxTxD.reshape(-1, hidden_NxTxD.shape[-1]).astype(jnp.float32)
+    there_Mx1 = texts.lengths[:, None] > 0
     if pooling == "cls":
-        return hidden_NxLxD[:, 0].astype(jnp.float32)
+        return jnp.where(there_Mx1, flat[texts.starts], 0)
     if pooling == "mean":
-        inside = jnp.arange(hidden_NxLxD.shape[1])[None, :] < lengths_N[:, None]
-        total = jnp.sum(hidden_NxLxD, axis=1, where=inside[:, :, None], dtype=jnp.float32)
-        return total / jnp.maximum(lengths_N, 1).astype(jnp.float32)[:, None]
+        count = len(texts.lengths)
+        total = jax.ops.segment_sum(flat, texts.texts.reshape(-1), count + 1)[:count]
+        return total / jnp.maximum(texts.lengths, 1).astype(jnp.float32)[:, None]
     raise ValueError(f"pooling is {pooling!r}; known: {', '.join(POOLINGS)}")
 
 

@@ -11,17 +11,22 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
+from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Encode, Params, make_encode
+from selfdistill_jax.encoder.flops import training_flops
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
-from selfdistill_jax.encoding import encode_tokens, local_mesh
+from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train import result
 from selfdistill_jax.train.checkpoint import Checkpoints, Memory
 from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, evaluation_set
+from selfdistill_jax.train.ledger import Ledger
+from selfdistill_jax.train.machine import matmul_rate, process_seconds
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
+from selfdistill_jax.train.programs import Programs
 from selfdistill_jax.train.run_folder import (
     ENVIRONMENT,
     check_run,
@@ -112,7 +117,6 @@ def train(
         loss,
         optimizer,
         mesh,
-        micro_batches=config.train.micro_batches,
         target_decay=config.train.target_decay if moving else 1.0,
     )
     state = TrainState(encoder.params, jax.jit(optimizer.init)(encoder.params))
@@ -120,9 +124,16 @@ def train(
         # A copy: the step gives the buffers of its state away, and may not give one twice.
         state = state._replace(target=jax.tree.map(np.copy, encoder.params))
     state = put_state(state, mesh)
+    # While it compiles, the start encoder is evaluated on dev.
+    programs = Programs(step, mesh, state, data.batches[0])
     run = _Run(config, workdir, encoder, data, encode)
-    done = run.fit(step, state, schedule, mesh, stop)
-    return run.finish() if done else None
+    done = run.fit(programs, state, schedule, mesh, stop)
+    if not done:
+        return None
+    run.finish()
+    run.close_ledger()
+    _wait("the run is over")  # the first process serves the others until they end
+    return read_result(workdir)
 
 
 class _Run:
@@ -131,7 +142,9 @@ class _Run:
     def __init__(self, config, workdir: Path, encoder: Encoder, data: Data, encode: Encode):
         self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
         self.first = jax.process_index() == 0
-        self._encode, self._mesh = jax.jit(encode), local_mesh()
+        self._mesh = local_mesh()
+        self._encode = on_mesh(encode, self._mesh)
+        self.ledger = Ledger(matmul_flops=None)
         self._alarm = CollapseAlarm(config.train.collapse_cosine, stop=config.train.collapse_stop)
         self._dev = None
         if "dev" in data.collection.splits:
@@ -142,27 +155,29 @@ class _Run:
                 seed=config.seed,
             )
 
-    def fit(self, step, state: TrainState, schedule, mesh, stop) -> bool:
+    def fit(self, programs: Programs, state: TrainState, schedule, mesh, stop) -> bool:
         """Runs the steps that are left; False when it was stopped before the last."""
         with (
             closing(Checkpoints(self.workdir / "checkpoints")) as checkpoints,
             closing(self._log(checkpoints.latest())) as log,
         ):
-            return self._fit(step, state, schedule, mesh, stop, checkpoints, log)
+            return self._fit(programs, state, schedule, mesh, stop, checkpoints, log)
 
     def _log(self, begin: int | None) -> RunLog:
         return RunLog(self.workdir, step=-1 if begin is None else begin, active=self.first)
 
-    def _fit(self, step, state, schedule, mesh, stop, checkpoints, log) -> bool:
+    def _fit(self, programs, state, schedule, mesh, stop, checkpoints, log) -> bool:
         train = self.config.train
         memory, begin = Memory(), checkpoints.latest() or 0
+        self._last = begin
         if begin:
             state, memory = checkpoints.restore(begin, state)
             LOG.info("Going on from step %d in %s", begin, self.workdir)
         if not begin:
             memory = self._select(0, state, memory, log)
         batches = self.data.batches.iterate(begin)
-        waiting: tuple[int, Any] | None = None  # metrics are read while the next step runs
+        # Metrics are read while the next step runs.
+        waiting: tuple[int, TripletBatch, Any] | None = None
         last_time = time.monotonic()
         stopped = False
 
@@ -170,27 +185,33 @@ class _Run:
             nonlocal waiting, last_time
             if waiting is None:
                 return
-            number, metrics = waiting
-            waiting = None
+            number, batch, metrics = waiting
+            waiting, self._last = None, number
             values = {k: float(v) if v.ndim == 0 else v for k, v in jax.device_get(metrics).items()}
             check_finite(number, values["loss"])
             self._alarm.see(number, values["document_cosine"])
             now = time.monotonic()
-            rate, last_time = train.batch_size / (now - last_time), now
+            seconds, last_time = now - last_time, now
+            if number == begin + 1:
+                self.ledger.first_step(process_seconds())
             values["learning_rate"] = float(schedule(number - 1))
-            log.write("train", number, values | {"triplets_per_second": round(rate, 2)})
-            shown = {"loss": f"{values['loss']:.4f}", "triplets/s": f"{rate:.1f}"}
-            bar.update(1, **shown)
+            log.write("train", number, values | self._account(batch, seconds))
+            rate = f"{train.batch_size / seconds:.1f}"
+            bar.update(1, **{"loss": f"{values['loss']:.4f}", "triplets/s": rate})
 
         with Progress("Training", train.steps, unit="steps", start=begin) as bar:
             for number in range(begin + 1, train.steps + 1):
                 if self._enough(memory):
                     break
-                state, metrics = step(state, put_batch(next(batches), mesh))
+                with self.ledger.spending("data"):
+                    batch = next(batches)
+                with self.ledger.spending("compile"):
+                    step = programs.prepare(batch)
+                state, metrics = step(state, put_batch(batch, mesh))
                 flush()
                 if self._alarm.message:
                     break
-                waiting = number, metrics
+                waiting = number, batch, metrics
                 last = number == train.steps
                 if number % train.evaluate_every == 0 or last:
                     flush()
@@ -205,7 +226,8 @@ class _Run:
                         # Not saved: going on from there would forget why the run ended.
                         stopped = False
                         break
-                    checkpoints.save(number, state, memory)
+                    with self.ledger.spending("checkpoint"):
+                        checkpoints.save(number, state, memory)
                     last_time = time.monotonic()
                 if stopped:
                     LOG.info("Stopped at step %d; the same command goes on from there", number)
@@ -214,7 +236,36 @@ class _Run:
         batches.close()
         return not stopped
 
-    def finish(self) -> str:
+    def _account(self, batch: TripletBatch, seconds: float) -> dict[str, float]:
+        """Notes a step in the ledger; returns the step's own figures."""
+        processes = jax.process_count()  # whose batches are about alike
+        useful = processes * batch.useful_tokens
+        computed = processes * batch.computed_tokens
+        flops = training_flops(self.encoder.config, batch.texts.lengths.reshape(-1))
+        self.ledger.step(
+            triplets=self.config.train.batch_size,
+            useful_tokens=useful,
+            computed_tokens=computed,
+            useful_flops=processes * flops,
+            seconds=seconds,
+        )
+        return {
+            "triplets_per_second": round(self.config.train.batch_size / seconds, 2),
+            "useful_tokens_per_second": round(useful / seconds, 1),
+            "padding_share": round(1 - useful / computed, 4),
+        }
+
+    def close_ledger(self) -> None:
+        """The account of this process's steps: the last record of the metrics, and a table."""
+        if not self.ledger.account()["steps"]:
+            return
+        rate = matmul_rate(DTYPES[self.config.train.dtype])
+        self.ledger.matmul_flops = rate * jax.process_count()
+        with closing(self._log(self._last)) as log:
+            log.write("account", self._last, self.ledger.account())
+        LOG.info("Account of this run:\n%s", self.ledger.table())
+
+    def finish(self) -> None:
         """Evaluates the start encoder, the best model and BM25 on the test split, and reports."""
         collection, depth = self.data.collection, self.config.evaluation.depth
         splits = [s for s in ("test", "dev") if s in collection.splits]
@@ -236,7 +287,6 @@ class _Run:
                 ended=self._alarm.message,
             )
         _wait("the result is written")
-        return read_result(self.workdir)
 
     def _enough(self, memory: Memory) -> bool:
         patience = self.config.train.patience
@@ -276,15 +326,16 @@ class _Run:
             write_folder(self.workdir / MODEL, model, card=card)
 
     def _evaluate(self, examined, params: Params, label: str) -> System:
-        local = jax.device_put(params, jax.NamedSharding(self._mesh, jax.P()))
-        return evaluate_encoder(
-            examined,
-            lambda tokens, what: self._encode_table(local, tokens, what),
-            queries=self.data.queries,
-            documents=self.data.documents,
-            k=self.config.evaluation.depth,
-            label=label,
-        )
+        with self.ledger.spending("evaluation"):
+            local = jax.device_put(params, jax.NamedSharding(self._mesh, jax.P()))
+            return evaluate_encoder(
+                examined,
+                lambda tokens, what: self._encode_table(local, tokens, what),
+                queries=self.data.queries,
+                documents=self.data.documents,
+                k=self.config.evaluation.depth,
+                label=label,
+            )
 
     def _encode_table(self, params: Params, tokens: TokenTable, label: str) -> np.ndarray:
         """Every process encodes its share of the rows, and all get all vectors."""
@@ -297,7 +348,6 @@ class _Run:
             limit=self.encoder.max_length,
             dimensions=self.encoder.config.hidden_size,
             mesh=self._mesh,
-            batch_size=self.config.evaluation.batch_size,
             progress=label if self.first else "",
         )
         if not np.isfinite(vectors).all():

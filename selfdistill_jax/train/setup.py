@@ -27,6 +27,8 @@ from selfdistill_jax.train.run_folder import nearest
 from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# A CPU's cache holds what a layer makes of so many tokens; an accelerator wants large products.
+BLOCK_TOKENS = {"cpu": 1024}
 # Whose document vectors make a loss's targets: the encoder's own, these as constants, those of an
 # exponential moving average of it, those of the encoder it started from.
 TARGETS = ("model", "detached", "ema", "start")
@@ -35,10 +37,11 @@ _LEAST = {
     0: (
         "seed", "train.learning_rate", "train.warmup_steps", "train.weight_decay",
         "train.clip_norm", "train.patience", "evaluation.dev_documents", "encoder.max_length",
+        "train.block_tokens",
     ),
     1: (
         "train.steps", "train.micro_batches", "train.checkpoint_every", "train.evaluate_every",
-        "data.bm25_candidates", "evaluation.depth", "evaluation.batch_size",
+        "data.bm25_candidates", "evaluation.depth",
     ),
 }  # fmt: skip
 
@@ -217,7 +220,8 @@ def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
         )
     pool = collection.training_pool
     known = KnownPositives(triplets["query"], triplets["positive"], pool)
-    share = size // jax.process_count()
+    parts = jax.device_count() * config.train.micro_batches
+    share = parts // jax.process_count()
     batches = TrainingBatches(
         queries,
         documents,
@@ -229,8 +233,10 @@ def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
         batch_size=size,
         query_length=config.data.query_length,
         document_length=config.data.document_length,
-        buckets=config.data.buckets,
-        rows=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
+        parts=parts,
+        own=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
+        block=config.train.block_tokens or BLOCK_TOKENS.get(jax.default_backend(), 16384),
+        share=config.data.packing,
     )
     return Data(collection, tokenizer, queries, documents, batches)
 

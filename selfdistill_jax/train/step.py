@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import P, lax
 
 from selfdistill_jax.data.batches import TripletBatch
-from selfdistill_jax.encoder.bert import TokenRows
 from selfdistill_jax.encoder.encode import Encode, Params
 from selfdistill_jax.losses import summaries
+from selfdistill_jax.packed import PackedTexts
 
 AXIS = "data"
 Loss = Callable[..., jax.Array]
@@ -54,62 +53,58 @@ def wants(loss: Loss, name: str) -> bool:
     return name in inspect.signature(loss).parameters
 
 
-def make_loss(encode: Encode, loss: Loss, mesh: jax.sharding.Mesh, *, micro_batches: int = 1):
+def make_loss(encode: Encode, loss: Loss, mesh: jax.sharding.Mesh):
     """Returns ``f(params, target, batch) -> (loss, (vectors, target_vectors))`` over the mesh.
 
-    Rows whose query has no tokens stand for no triplet and count for nothing.
+    Triplets whose query has no tokens count for nothing. Where a device has more than one part of
+    the batch, the parts go through the encoder one after the other and the loss still sees the
+    whole batch: activations of one part are held at a time, for one more forward pass (gradient
+    caching, arXiv 2101.06983).
 
     Args:
-      encode: ``(params, rows) -> [N, D]`` unit vectors.
+      encode: ``(params, texts) -> [M, D]`` unit vectors.
       loss: of queries, positives, negatives; also gets ``where``, ``axis_name``, of `FROM_TEACHER`
         what it has a parameter for, and ``target_from`` where there is a target encoder.
-      mesh: of the axis `AXIS`; its size divides the batch.
-      micro_batches: parts that a device's rows go through the encoder in, one after the other; the
-        loss still sees the whole batch. Activations of one part are held at a time, for one more
-        forward pass (gradient caching, arXiv 2101.06983).
+      mesh: of the axis `AXIS`; its size divides the batch's parts.
     """
-
-    def triplets(params: Params, batch: TripletBatch) -> Vectors:
-        query = encode(params, TokenRows(batch.query_ids, batch.query_lengths))
-        return Vectors(query, *documents(params, batch))
-
-    def documents(params: Params, batch: TripletBatch) -> tuple[jax.Array, jax.Array]:
-        rows = TokenRows(
-            jnp.concatenate([batch.positive_ids, batch.negative_ids]),
-            jnp.concatenate([batch.positive_lengths, batch.negative_lengths]),
-        )
-        positive, negative = jnp.split(encode(params, rows), 2)
-        return positive, negative
 
     def on_device(params: Params, target: Params | None, batch: TripletBatch):
         # Each device's own copy from here on: the transpose is the gradient's one sum over devices,
-        # and the encoder's hand-written products need not know of the mesh.
+        # and the encoder's hand-written loops need not know of the mesh.
         params, target = lax.pcast((params, target), AXIS, to="varying")
-        vectors = _in_parts(triplets, micro_batches)(params, batch)
+        vectors = _in_parts(encode)(params, batch.texts)
         given: dict[str, Any] = {
             name: make(batch.scores) for name, make in FROM_TEACHER.items() if wants(loss, name)
         }
         if target is not None:
-            pair = _in_parts(documents, micro_batches)(target, batch)
-            given["target_from"] = lax.stop_gradient(pair)
-        value = loss(*vectors, where=batch.query_lengths > 0, axis_name=AXIS, **given)
+            constant = lax.stop_gradient(_in_parts(encode)(target, batch.texts))
+            given["target_from"] = constant.positive, constant.negative
+        value = loss(*vectors, where=_present(batch), axis_name=AXIS, **given)
         return value, (vectors, given.get("target_from"))
 
     specs = (P(), P(), P(AXIS))
     return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(P(), P(AXIS)))
 
 
-def _in_parts(function: Callable, parts: int) -> Callable:
-    """``function(params, batch)`` of one part of the batch's rows at a time."""
-    if parts == 1:
-        return function
+def _present(batch: TripletBatch) -> jax.Array:
+    """``[B]`` bool: the query has tokens."""
+    count = batch.texts.lengths.shape[1] // 3
+    return batch.texts.lengths[:, :count].reshape(-1) > 0
 
-    def in_parts(params: Params, batch: TripletBatch):
-        split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-        # checkpoint: of the forward pass only the vectors are kept.
-        one = jax.checkpoint(function, prevent_cse=False)
-        joined = lax.map(lambda part: one(params, part), split)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), joined)
+
+def _in_parts(encode: Encode) -> Callable[[Params, PackedTexts], Vectors]:
+    """Vectors of the texts of all parts, one part at a time."""
+
+    def in_parts(params: Params, texts: PackedTexts) -> Vectors:
+        if len(texts.blocks) == 1:
+            vectors = encode(params, jax.tree.map(lambda x: x[0], texts))[None]
+        else:
+            # checkpoint: of the forward pass only the vectors are kept.
+            one = jax.checkpoint(encode, prevent_cse=False)
+            vectors = lax.map(lambda part: one(params, part), texts)
+        parts, _, size = vectors.shape
+        q_p_n = vectors.reshape(parts, 3, -1, size).transpose(1, 0, 2, 3)
+        return Vectors(*q_p_n.reshape(3, -1, size))
 
     return in_parts
 
@@ -120,7 +115,6 @@ def make_step(
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
     *,
-    micro_batches: int = 1,
     target_decay: float = 1.0,
 ) -> Callable[[TrainState, TripletBatch], tuple[TrainState, dict[str, Any]]]:
     """Returns the jitted ``step(state, batch) -> (state, metrics)``; the state is donated.
@@ -128,12 +122,12 @@ def make_step(
     Metrics are device arrays: ``loss``, ``gradient_norm``, and those of `summaries`.
 
     Args:
-      encode, loss, mesh, micro_batches: see `make_loss`.
+      encode, loss, mesh: see `make_loss`.
       optimizer: applied to the global gradient.
       target_decay: what of the state's target encoder stays at each step, the rest being the
         trained one's (an exponential moving average); 1 leaves it as it is.
     """
-    global_loss = make_loss(encode, loss, mesh, micro_batches=micro_batches)
+    global_loss = make_loss(encode, loss, mesh)
 
     def step(state: TrainState, batch: TripletBatch):
         (value, (vectors, target_from)), gradient = jax.value_and_grad(global_loss, has_aux=True)(
@@ -146,7 +140,7 @@ def make_step(
             target = optax.incremental_update(params, target, 1 - target_decay)
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
         metrics |= summaries(
-            *vectors, target_from=target_from, where=batch.query_lengths > 0, normalize=False
+            *vectors, target_from=target_from, where=_present(batch), normalize=False
         )
         return TrainState(params, optimizer_state, target), metrics
 

@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+import jax
 import numpy as np
 import pytest
 
@@ -47,7 +48,6 @@ def make(**changes):
         "batch_size": 5,
         "query_length": 9,
         "document_length": 14,
-        "buckets": (8, 4, 12),
     }
     triplets = TRIPLETS | {"negative": changes.pop("negative", TRIPLETS["negative"])}
     known = KnownPositives(TRIPLETS["query"], TRIPLETS["positive"], POOL)
@@ -56,14 +56,28 @@ def make(**changes):
     )
 
 
+def unpack(batch):
+    """The token rows of all triplets: queries, positives, negatives."""
+    kinds = ([], [], [])
+    for part in range(len(batch.texts.blocks)):
+        texts = jax.tree.map(lambda x, part=part: x[part], batch.texts)
+        ids = texts.ids.reshape(-1)
+        rows = [
+            ids[start : start + length].tolist()
+            for start, length in zip(texts.starts, texts.lengths, strict=True)
+        ]
+        for kind, own in zip(kinds, np.split(np.arange(len(rows)), 3), strict=True):
+            kind += [rows[i] for i in own]
+    return kinds
+
+
 def read(batches, steps):
     """(triplet, query, negative) of all rows of the batches before ``steps``, in their order."""
     triplet_of = {p: i for i, p in enumerate(TRIPLETS["positive"].tolist())}
     rows = []
     for k in range(steps):
-        b = batches[k]
-        ids = [part[:, 1] % 100 for part in (b.positive_ids, b.query_ids, b.negative_ids)]
-        rows += [(triplet_of[p], q, n) for p, q, n in np.transpose(ids).tolist()]
+        q_p_n = [[row[1] % 100 for row in kind] for kind in unpack(batches[k])]
+        rows += [(triplet_of[p], q, n) for q, p, n in zip(*q_p_n, strict=True)]
     return rows
 
 
@@ -74,11 +88,9 @@ def epochs(batches, size, count):
 
 
 def assert_same(ours, theirs):
-    *ids, scores = (x.dtype for x in ours)
-    assert set(ids) == {np.dtype(np.int32)}
-    assert scores == np.float32
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.dtype == b.dtype
+    assert ours.texts.row_lengths == theirs.texts.row_lengths
+    for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        assert a.dtype == b.dtype == (np.float32 if a is ours.scores else np.int32)
         np.testing.assert_array_equal(a, b)
 
 
@@ -103,8 +115,8 @@ def test_iterating_from_a_step_is_indexing_from_there(start):
 
 def test_scores_are_those_of_the_rows_triplets():
     batch = make()[3]
-    for positive, scores in zip(batch.positive_ids[:, 1] % 100, batch.scores, strict=True):
-        triplet = TRIPLETS["positive"].tolist().index(positive)
+    for positive, scores in zip(unpack(batch)[1], batch.scores, strict=True):
+        triplet = TRIPLETS["positive"].tolist().index(positive[1] % 100)
         assert scores.tolist() == [triplet, -triplet / 2]
 
 
@@ -127,38 +139,40 @@ def test_every_epoch_and_seed_has_its_own_order():
 
 @pytest.mark.parametrize("hosts", [2, 4, 8])
 def test_hosts_make_the_global_batch_together(hosts):
-    whole, share = make(batch_size=8), 8 // hosts
-    parts = [make(batch_size=8, rows=slice(h * share, (h + 1) * share)) for h in range(hosts)]
+    whole = make(batch_size=8, parts=8)
+    share = 8 // hosts
+    own = [slice(h * share, (h + 1) * share) for h in range(hosts)]
+    parts = [make(batch_size=8, parts=8, own=one) for one in own]
     for k in range(6):
         each = [host[k] for host in parts]
-        assert {len(ids) for batch in each for ids in batch} == {share}
-        assert_same([np.concatenate(arrays) for arrays in zip(*each, strict=True)], whole[k])
+        assert {len(leaf) for batch in each for leaf in jax.tree.leaves(batch)} == {share}
+        assert_same(jax.tree.map(lambda *x: np.concatenate(x), *each), whole[k])
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_parts_hold_the_triplets_in_order(parts):
+    for k in range(5):
+        one, several = (make(batch_size=6, parts=n)[k] for n in (1, parts))
+        assert unpack(one) == unpack(several)
+        np.testing.assert_array_equal(one.scores, several.scores)
 
 
 @pytest.mark.parametrize("limits", [(3, 8), (9, 14), (20, 40)])
-def test_texts_are_cut_and_padded_to_a_bucket(limits):
-    buckets = (8, 4, 12)
-    seen = (set(), set())
+def test_texts_are_cut(limits):
+    batches = make(query_length=limits[0], document_length=limits[1])
+    for k in range(COUNT):
+        for rows, table, limit in zip(
+            unpack(batches[k]), (QUERIES, DOCUMENTS, DOCUMENTS), (*limits, limits[1]), strict=True
+        ):
+            whole = [table[row[1] % 100] for row in rows]
+            assert rows == [t if len(t) <= limit else [*t[: limit - 1], SEP] for t in whole]
 
-    def check(kind, ids, lengths):
-        whole = [((QUERIES, DOCUMENTS)[kind])[row[1] % 100] for row in ids]
-        limit = limits[kind]
-        kept = [t if len(t) <= limit else [*t[: limit - 1], SEP] for t in whole]
-        assert lengths == [len(t) for t in kept]
-        width = min(w for w in {*buckets, limit} if max(lengths) <= w <= limit)
-        assert ids == [t + [0] * (width - len(t)) for t in kept]
-        seen[kind].add(width)
 
-    for size in (1, 3):  # so small that some batches hold short texts only
-        batches = make(
-            batch_size=size, buckets=buckets, query_length=limits[0], document_length=limits[1]
-        )
-        for k in range(2 * COUNT):
-            b = [array.tolist() for array in batches[k]]
-            check(0, b[0], b[1])
-            check(1, b[2] + b[4], b[3] + b[5])  # one width for both
-    for widths, limit in zip(seen, limits, strict=True):
-        assert widths == {w for w in buckets if w < limit} | {limit}
+def test_tokens_are_counted():
+    batch = make(batch_size=6, parts=2)[0]
+    assert batch.useful_tokens == sum(len(row) for kind in unpack(batch) for row in kind)
+    assert batch.computed_tokens == batch.texts.blocks.sum() * batch.texts.ids.shape[2]
+    assert batch.useful_tokens < batch.computed_tokens < batch.texts.ids.size
 
 
 def negatives_of(batches, count):

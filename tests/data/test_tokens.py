@@ -23,16 +23,11 @@ def some_texts(count=60, seed=0):
     return ["", " ", *(" ".join(rng.choice(words, n)) for n in rng.integers(0, 41, count))]
 
 
-def reference(folder, texts, limit, width):
-    """The library's own call, which truncates and pads by itself."""
-    peer = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"), pad_token="[PAD]"
-    )
-    options = {"truncation": True, "padding": "max_length", "return_tensors": "np"}
-    ids = peer(texts, max_length=limit, **options)
-    filled = np.zeros((len(texts), width), np.int32)
-    filled[:, :limit] = ids["input_ids"]
-    return filled, ids["attention_mask"].sum(axis=1)
+def reference(folder, texts, limit):
+    """The library's own call, which truncates by itself: all ids in a row, and lengths."""
+    peer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    rows = peer(texts, max_length=limit, truncation=True)["input_ids"]
+    return np.concatenate([*rows, []]), np.array([len(row) for row in rows])
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 2048])
@@ -41,9 +36,9 @@ def test_rows_are_those_of_transformers(tiny, monkeypatch, chunk, kept, limit):
     monkeypatch.setattr(tokens, "_CHUNK", chunk)
     texts = some_texts()
     table = TokenTable.from_texts(Tokenizer(tiny.encoder), iter(texts), limit=kept)
-    expected, lengths = reference(tiny.encoder, texts, limit, limit + 2)
+    expected, lengths = reference(tiny.encoder, texts, limit)
     assert len(table) == len(texts)
-    ids, found = table.padded(range(len(texts)), limit=limit, width=limit + 2)
+    ids, found = table.flat(range(len(texts)), limit=limit)
     np.testing.assert_array_equal(ids, expected)
     np.testing.assert_array_equal(found, lengths)
     np.testing.assert_array_equal(table.lengths(limit), lengths)
@@ -55,22 +50,21 @@ def test_rows_in_any_order_and_a_part_of_the_table(tiny):
     tokenizer = Tokenizer(tiny.encoder)
     table = TokenTable.from_texts(tokenizer, texts, limit=LIMIT)
     picked = [5, 0, 61, 5, 17]
-    expected, lengths = reference(tiny.encoder, [texts[i] for i in picked], 9, 9)
+    expected, lengths = reference(tiny.encoder, [texts[i] for i in picked], 9)
     for part, rows in ((table, np.array(picked)), (table.take(picked), range(5))):
-        ids, found = part.padded(rows, limit=9, width=9)
+        ids, found = part.flat(rows, limit=9)
         np.testing.assert_array_equal(ids, expected)
         np.testing.assert_array_equal(found, lengths)
     for nothing in (table.take([]), TokenTable.from_texts(tokenizer, [], limit=LIMIT)):
         assert len(nothing) == len(nothing.lengths(LIMIT)) == 0
-        assert nothing.padded([], limit=8, width=8)[0].shape == (0, 8)
+        assert [len(array) for array in nothing.flat([], limit=8)] == [0, 0]
 
 
-def test_a_width_below_the_longest_row_is_refused(tiny):
-    table = TokenTable.from_texts(Tokenizer(tiny.encoder), ["the", "the " * 9], limit=LIMIT)
-    assert table.padded([0], limit=LIMIT, width=3)[0].shape == (1, 3)
-    with pytest.raises(ValueError, match="broadcast"):
-        table.padded([0, 1], limit=LIMIT, width=10)
-    assert table.padded([0, 1], limit=10, width=10)[1].tolist() == [3, 10]
+def test_rows_without_tokens():
+    table = TokenTable(np.arange(5, dtype=np.int32), np.array([0, 0, 3, 3, 5, 5]))
+    ids, lengths = table.flat([4, 1, 0, 2, 3, 0], limit=2)
+    assert ids.tolist() == [0, 2, 3, 4]
+    assert lengths.tolist() == [0, 2, 0, 0, 2, 0]
 
 
 def encoder_folder(tiny, folder, change=lambda raw: None):
@@ -146,7 +140,7 @@ def unread():
 
 
 def everything(table):
-    return [array.tolist() for array in table.padded(range(len(table)), limit=99, width=LIMIT)]
+    return [array.tolist() for array in table.flat(range(len(table)), limit=99)]
 
 
 def test_cache_is_reused_for_the_same_tokenizer_only(tiny, tmp_path):

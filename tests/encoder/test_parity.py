@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from selfdistill_jax.encoder.bert import TokenRows
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
 from selfdistill_jax.encoder.weights import to_params, to_tensors
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.packed import one_text_a_row
 
 TINY = EncoderConfig(99, 32, 2, 4, 64, 40)
 RAW = {
@@ -37,10 +37,13 @@ def tiny(tmp_path):
     return tmp_path / "model"
 
 
-def rows(seed=0):
-    rng = np.random.default_rng(seed)
-    lengths = np.array([1, 2, 7, 19, 40], np.int32)
-    return TokenRows(rng.integers(0, 99, (5, 40)).astype(np.int32), lengths)
+LENGTHS = np.array([1, 2, 7, 19, 40], np.int32)
+MASK = np.arange(40)[None] < LENGTHS[:, None]
+IDS = np.random.default_rng(0).integers(0, 99, (5, 40)).astype(np.int32)
+
+
+def rows():
+    return one_text_a_row(IDS, LENGTHS)
 
 
 def test_folder_in_and_out_keeps_every_bit(tiny):
@@ -56,32 +59,27 @@ def test_vectors_are_those_of_torch(tiny, pooling):
     torch = pytest.importorskip("torch", reason="torch is a peer: make peers")
     transformers = pytest.importorskip("transformers")
     model = transformers.AutoModel.from_pretrained(tiny, add_pooling_layer=False).eval()
-    batch = rows()
-    mask = np.arange(40)[None] < batch.lengths[:, None]
     with torch.no_grad():
         hidden = model(
-            torch.tensor(batch.ids, dtype=torch.long), torch.tensor(mask, dtype=torch.long)
+            torch.tensor(IDS, dtype=torch.long), torch.tensor(MASK, dtype=torch.long)
         ).last_hidden_state.numpy()
     if pooling == "cls":
         expected = hidden[:, 0]
     else:
-        expected = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+        expected = (hidden * MASK[..., None]).sum(1) / MASK.sum(1, keepdims=True)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     encode = make_encode(TINY, pooling=pooling)
-    got = jax.jit(encode)(read_folder(str(tiny)).params, batch)
+    got = jax.jit(encode)(read_folder(str(tiny)).params, rows())
     np.testing.assert_allclose(got, expected, atol=2e-6)
 
 
 def test_padding_does_not_change_a_vector():
     params = init_params(TINY, jax.random.key(1))
     encode = make_encode(TINY, pooling="mean")
-    batch = rows()
-    garbage = batch._replace(
-        ids=np.where(np.arange(40)[None] < batch.lengths[:, None], batch.ids, 7)
-    )
-    np.testing.assert_array_equal(encode(params, batch), encode(params, garbage))
-    short = TokenRows(batch.ids[:3, :7], batch.lengths[:3])
-    np.testing.assert_allclose(encode(params, short), encode(params, batch)[:3], atol=1e-6)
+    garbage = one_text_a_row(np.where(MASK, IDS, 7), LENGTHS)
+    np.testing.assert_array_equal(encode(params, rows()), encode(params, garbage))
+    short = one_text_a_row(IDS[:3, :7], LENGTHS[:3])
+    np.testing.assert_allclose(encode(params, short), encode(params, rows())[:3], atol=1e-6)
 
 
 def test_bfloat16_stays_close_and_differentiates():

@@ -14,6 +14,8 @@ import numpy as np
 
 from selfdistill_jax import losses
 from selfdistill_jax.data.batches import TripletBatch
+from selfdistill_jax.data.packing import fill, lay_out
+from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.train.step import make_loss, make_mesh, put_batch
@@ -33,17 +35,40 @@ VARIANTS = [
 NO_ROWS = {1: (3, 11), 2: (3, *range(8, 16)), 4: (3, 4, 5, 6, 7, 13), 8: (2, 3, 5, 14)}
 
 
-def batch(no_rows=()):
+def batch(no_rows=(), parts=1, rows=slice(None), fewest=1):
+    """A batch in so many parts.
+
+    Args:
+      no_rows: triplets that are not there.
+      parts: of the whole batch.
+      rows: of the triplets.
+      fewest: so long at least are all texts.
+    """
     rng = np.random.default_rng(0)
-    parts = []
+    columns, lengths = [], []
     for width in (6, 12, 12):
-        parts += [
-            rng.integers(0, 50, (ROWS, width)).astype(np.int32),
-            rng.integers(1, width + 1, ROWS).astype(np.int32),
-        ]
-    for lengths in parts[1::2]:
-        lengths[list(no_rows)] = 0
-    return TripletBatch(*parts, rng.standard_normal((ROWS, 2)).astype(np.float32))
+        columns.append(rng.integers(0, 50, (ROWS, width)).astype(np.int32))
+        lengths.append(np.maximum(rng.integers(1, width + 1, ROWS), fewest))
+    scores = rng.standard_normal((ROWS, 2)).astype(np.float32)[rows]
+    lengths = np.stack(lengths)
+    lengths[:, list(no_rows)] = 0
+    # Texts of three lengths of rows share them; every part is one of another layout.
+    texts = [
+        pack([c[rows][at] for c in columns], lengths[:, rows][:, at])
+        for at in np.split(np.arange(len(scores)), parts)
+    ]
+    return TripletBatch(jax.tree.map(lambda *x: np.stack(x), *texts), scores)
+
+
+def pack(columns, lengths):
+    tables = []
+    for ids, sizes in zip(columns, lengths, strict=True):
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        flat = np.concatenate([row[:n] for row, n in zip(ids, sizes, strict=True)])
+        tables.append((TokenTable(flat, offsets), np.arange(len(sizes)), 12))
+    shape = {"block": 32, "row_lengths": (8, 16, 32)}
+    layout = lay_out(lengths.reshape(-1), **shape)
+    return fill(layout, tables, blocks=2 + 3 * len(lengths[0]), **shape)
 
 
 def every_loss(q, p, n, *, teacher_margin, teacher_scores, where, axis_name):
@@ -57,16 +82,15 @@ def every_loss(q, p, n, *, teacher_margin, teacher_scores, where, axis_name):
     )
 
 
-def values_and_gradients(mesh, micro_batches, rows):
+def values_and_gradients(mesh, rows):
     """``[losses]``, and a tree like the parameters with a leading axis of the losses."""
     params = init_params(CONFIG, jax.random.key(0))
-    return jax.device_get(_compiled(mesh, micro_batches)(params, put_batch(rows, mesh)))
+    return jax.device_get(_compiled(mesh)(params, put_batch(rows, mesh)))
 
 
 @functools.cache
-def _compiled(mesh, micro_batches):
-    encode = make_encode(CONFIG, pooling="mean")
-    function = make_loss(encode, every_loss, mesh, micro_batches=micro_batches)
+def _compiled(mesh):
+    function = make_loss(make_encode(CONFIG, pooling="mean"), every_loss, mesh)
 
     def both(params, rows):
         value, pull = jax.vjp(lambda params: function(params, None, rows)[0], params)
@@ -82,8 +106,9 @@ def main(port, processes, process, devices, micro_batches, output):
     jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process))
     share = ROWS // int(processes)
     own = slice(int(process) * share, (int(process) + 1) * share)
-    rows = jax.tree.map(lambda x: x[own], batch(NO_ROWS[jax.device_count()]))
-    value, gradient = values_and_gradients(make_mesh(), int(micro_batches), rows)
+    parts = int(devices) * int(micro_batches)
+    rows = batch(NO_ROWS[jax.device_count()], parts, own)
+    value, gradient = values_and_gradients(make_mesh(), rows)
     if jax.process_index() == 0:
         leaves = jax.tree.leaves(gradient)
         np.savez(output, value, *leaves)

@@ -12,7 +12,6 @@ import pytest
 from configs import base
 from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.tokenizer import Tokenizer
-from selfdistill_jax.encoder.bert import TokenRows
 from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import read_folder
 from selfdistill_jax.errors import InputError
@@ -354,7 +353,7 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"train__clip_norm": -1.0},
         {"train__patience": -1},
         {"evaluation__depth": 0},
-        {"evaluation__batch_size": 0},
+        {"train__block_tokens": -1},
         {"train__micro_batches": 0},
         {"train__micro_batches": 3},
         {"train__target": "teacher"},
@@ -406,6 +405,16 @@ def test_bm25_negatives(tiny, finished, tmp_path):
     assert (negatives != positives).all()
 
 
+def vectors_of(encoder, batch):
+    """Queries, positives and negatives ``[B, D]`` of a batch of any number of parts."""
+    encode = jax.jit(make_encode(encoder.config, pooling=encoder.pooling))
+    parts = [
+        np.split(encode(encoder.params, jax.tree.map(lambda x, i=i: x[i], batch.texts)), 3)
+        for i in range(len(batch.texts.blocks))
+    ]
+    return [np.concatenate(kind) for kind in zip(*parts, strict=True)]
+
+
 @pytest.mark.parametrize("loss", ["margin_mse", "kl"])
 def test_teacher(tiny, triplets, tmp_path, loss):
     scored = [json.loads(line) for line in triplets.read_text().splitlines()]
@@ -425,8 +434,7 @@ def test_teacher(tiny, triplets, tmp_path, loss):
     encoder = load_encoder(config)
     data = load_data(config, encoder)
     batch = data.batches[0]
-    encode = jax.jit(make_encode(encoder.config, pooling=encoder.pooling))
-    vectors = [encode(encoder.params, TokenRows(*batch[i : i + 2])) for i in (0, 2, 4)]
+    vectors = vectors_of(encoder, batch)
     assert np.isfinite(batch.scores).all()
     teacher = {
         "margin_mse": {"teacher_margin": batch.scores[:, 0] - batch.scores[:, 1]},
@@ -485,7 +493,6 @@ def test_every_config_runs_its_loss(tiny, tmp_path, name, options):
     # The first loss by hand: of the first batch, the start encoder's vectors, the loss's options.
     encoder = load_encoder(config)
     batch = load_data(config, encoder).batches[0]
-    encode = jax.jit(make_encode(encoder.config, pooling=encoder.pooling))
-    vectors = [encode(encoder.params, TokenRows(*batch[i : i + 2])) for i in (0, 2, 4)]
+    vectors = vectors_of(encoder, batch)
     loss, everything = LOSSES[config.loss.name], base.LOSSES[config.loss.name] | options
     np.testing.assert_allclose(first, loss(*vectors, **everything), rtol=1e-5)

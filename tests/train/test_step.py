@@ -1,5 +1,6 @@
 """The law of the mesh: the same global batch gives the same loss, gradient and update."""
 
+import dataclasses
 import functools
 import os
 import socket
@@ -13,8 +14,6 @@ import optax
 import pytest
 
 from selfdistill_jax import losses
-from selfdistill_jax.data.batches import TripletBatch
-from selfdistill_jax.encoder.bert import TokenRows
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule, matrices
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
@@ -28,7 +27,7 @@ def mesh(devices):
 @functools.cache
 def alone(no_rows):
     """One device, the whole batch at once."""
-    return values_and_gradients(mesh(1), 1, batch(no_rows))
+    return values_and_gradients(mesh(1), batch(no_rows))
 
 
 def assert_same(got, want):
@@ -48,13 +47,14 @@ MESHES = [(d, m) for d in (1, 2, 4, 8) for m in (1, 2, 4) if ROWS % (d * m) == 0
 @pytest.mark.parametrize(("devices", "micro_batches"), MESHES)
 def test_every_loss_on_every_mesh(devices, micro_batches):
     for no_rows in ((), NO_ROWS[devices]):
-        got = values_and_gradients(mesh(devices), micro_batches, batch(no_rows))
+        rows = batch(no_rows, devices * micro_batches)
+        got = values_and_gradients(mesh(devices), rows)
         assert_same(got, alone(no_rows))
 
 
 def test_rows_without_a_query_are_rows_removed():
-    kept = jax.tree.map(lambda x: np.delete(x, NO_ROWS[8], axis=0), batch())
-    assert_same(values_and_gradients(mesh(1), 1, kept), alone(NO_ROWS[8]))
+    kept = batch(rows=np.delete(np.arange(ROWS), NO_ROWS[8]))
+    assert_same(values_and_gradients(mesh(1), kept), alone(NO_ROWS[8]))
 
 
 @pytest.mark.parametrize(("processes", "devices", "micro_batches"), [(2, 4, 2), (2, 1, 4)])
@@ -82,14 +82,16 @@ def test_every_loss_in_two_processes(tmp_path, processes, devices, micro_batches
     assert_same((value, leaves), want)
 
 
-def setting(loss=losses.distributed_margin, optimizer=None, devices=8, target=None, **options):
+def setting(
+    loss=losses.distributed_margin, optimizer=None, devices=8, target=None, parts=None, **options
+):
     """A step, a state and the batch on a mesh."""
     optimizer = optimizer or optax.sgd(1.0)  # the update is the gradient, which Adam would rescale
     params = init_params(CONFIG, jax.random.key(0))
     on = mesh(devices)
     step = make_step(make_encode(CONFIG, pooling="mean"), loss, optimizer, on, **options)
     state = put_state(TrainState(params, optimizer.init(params), target), on)
-    return step, state, put_batch(batch(), on)
+    return step, state, put_batch(batch(parts=parts or devices), on)
 
 
 def update(*args, steps=1, **options):
@@ -102,7 +104,7 @@ def update(*args, steps=1, **options):
 def test_an_update_and_its_metrics_do_not_depend_on_the_mesh():
     want, numbers = update(devices=1)
     for devices, micro_batches in ((8, 1), (2, 4)):
-        got, same = update(devices=devices, micro_batches=micro_batches)
+        got, same = update(devices=devices, parts=devices * micro_batches)
         for x, y in zip(*map(jax.tree.leaves, (got.params, want.params)), strict=True):
             np.testing.assert_allclose(x, y, atol=1e-6)
         assert same.keys() == numbers.keys()
@@ -111,9 +113,8 @@ def test_an_update_and_its_metrics_do_not_depend_on_the_mesh():
 
 
 def vectors(params, rows):
-    encode = make_encode(CONFIG, pooling="mean")
-    parts = [TokenRows(*rows[i : i + 2]) for i in (0, 2, 4)]
-    return [encode(params, part) for part in parts]
+    texts = jax.tree.map(lambda x: x[0], rows.texts)
+    return jnp.split(make_encode(CONFIG, pooling="mean")(params, texts), 3)
 
 
 def test_metrics_are_those_of_the_batchs_vectors():
@@ -131,7 +132,7 @@ def other_params():
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_targets_from_another_encoder(micro_batches):
     """The loss and the update are those with the other encoder's vectors as constants."""
-    state, metrics = update(target=other_params(), micro_batches=micro_batches)
+    state, metrics = update(target=other_params(), parts=8 * micro_batches)
     _, *documents = vectors(other_params(), batch())
     params = init_params(CONFIG, jax.random.key(0))
 
@@ -158,12 +159,20 @@ def test_moving_target_follows_the_encoder():
 
 
 def test_micro_batches_hold_the_activations_of_one():
-    def temporary(micro_batches):
-        rows = TripletBatch(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in big))
-        step, state, _ = setting(devices=1, micro_batches=micro_batches)
-        return step.lower(state, rows).compile().memory_analysis().temp_size_in_bytes
+    def temporary(parts):
+        step, state, rows = setting(devices=1, parts=parts)
+        blocks = 4096 // parts
+        texts = dataclasses.replace(
+            rows.texts,
+            **{
+                name: jax.ShapeDtypeStruct((parts, blocks, *x.shape[2:]), x.dtype)
+                for name in ("ids", "texts", "positions", "rows")
+                for x in [getattr(rows.texts, name)]
+            },
+        )
+        compiled = step.lower(state, rows._replace(texts=texts)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
 
-    big = jax.tree.map(lambda x: np.repeat(x, 64, axis=0), batch())
     assert temporary(8) < temporary(1) / 5
 
 

@@ -1,0 +1,64 @@
+"""Floating-point operations that an encoder's texts need: what speed is measured against."""
+
+import numpy as np
+
+from selfdistill_jax.encoder.config import EncoderConfig
+
+
+def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
+    """Operations of one forward pass, a multiply-add counted as two.
+
+    Definition: for a text of L tokens, in each layer of hidden size D and feed-forward size F,
+
+        2 L D (3 D)     queries, keys, values
+      + 2 L² D          scores, all heads together
+      + 2 L² D          mixing of values
+      + 2 L D D         output of attention
+      + 4 L D F         feed-forward, in and out
+
+    These are the matrix products only; embeddings, norms, softmax, activation and pooling are a few
+    per cent of them or less. Given the texts' own lengths this is useful work; given the widths
+    that they are padded to, it is the work that is done.
+
+    Args:
+      config: the encoder's sizes.
+      lengths: ``[N]`` tokens of each text; 0 stands for no text.
+
+    Source:
+      The counting is of Kaplan et al. (arXiv 2001.08361, table 1), without the causal mask.
+
+    Example:
+      >>> minilm = EncoderConfig(30522, 384, 6, 12, 1536, 512)
+      >>> f"{forward_flops(minilm, np.array([128, 64])):.3g}"
+      '4.27e+09'
+    """
+    lengths = np.asarray(lengths, np.float64)  # an int32 square is too small from 46,341 on
+    d, f = config.hidden_size, config.intermediate_size
+    by_token, by_pair = 8 * d * d + 4 * d * f, 4 * d
+    layer = by_token * lengths.sum() + by_pair * np.square(lengths).sum()
+    return float(config.num_layers * layer)
+
+
+def training_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
+    """Operations of a forward and a backward pass: three times those of `forward_flops`.
+
+    Backward is twice forward: each product has one gradient for either factor. By token and
+    with P parameters in the layers' products this is ``6 P + 12 layers L D``, the numerator of
+    model FLOPs utilization. What is computed anew to save memory (rematerialisation, the second
+    forward pass of micro-batches) does not count: these are operations of the model, not of the
+    hardware, so a step that recomputes less shows a higher utilization.
+
+    Args:
+      config: the encoder's sizes.
+      lengths: ``[N]`` tokens of each text that is trained through. A second encoder that only
+        makes targets has no backward pass: add its `forward_flops`.
+
+    Source:
+      Chowdhery et al., PaLM (arXiv 2204.02311), appendix B.
+
+    Example:
+      >>> tiny = EncoderConfig(99, 4, 1, 2, 8, 16)
+      >>> forward_flops(tiny, np.array([1])), training_flops(tiny, np.array([1]))
+      (272.0, 816.0)
+    """
+    return 3 * forward_flops(config, lengths)

@@ -1,0 +1,98 @@
+"""Layer norm and activations with hand-written derivatives: one pass over memory each.
+
+Autodiff splits them into several passes on a CPU (the derivative of the exact GELU into four), and
+these passes cost as much as a third of the matrix products.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from selfdistill_jax.encoder.products import sum_rows
+
+_LANES = 16
+
+
+def _mean(x_TxD: jax.Array) -> jax.Array:
+    """``[T, 1]`` means; lanes of a vector register are summed last, or a CPU adds one by one."""
+    size = x_TxD.shape[-1]
+    if size % _LANES == 0:
+        x_TxD = x_TxD.reshape(-1, size // _LANES, _LANES).sum(1)
+    return x_TxD.sum(-1, keepdims=True) / size
+
+
+def _normal(x_TxD: jax.Array, y_TxD: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
+    total = x_TxD.astype(jnp.float32) + y_TxD.astype(jnp.float32)
+    # Two passes: E[x²] − E[x]² loses the parity with torch where a feature's mean is large.
+    centred = total - _mean(total)
+    scale = lax.rsqrt(_mean(jnp.square(centred)) + epsilon)
+    return centred * scale, scale
+
+
+def add_norm(
+    x_TxD: jax.Array, y_TxD: jax.Array, scale_D: jax.Array, bias_D: jax.Array, epsilon: float
+) -> jax.Array:
+    """Layer norm of ``x + y`` over the last axis, computed in float32.
+
+    Args:
+      x_TxD, y_TxD: any float type; the result is of x's.
+      scale_D, bias_D: float32.
+      epsilon: added to the variance.
+    """
+    return _add_norm(x_TxD, y_TxD, scale_D, bias_D, epsilon)
+
+
+def _add_norm_value(x, y, scale, bias, epsilon):
+    normal, _ = _normal(x, y, epsilon)
+    return (normal * scale[None, :] + bias[None, :]).astype(x.dtype)
+
+
+_add_norm = jax.custom_vjp(_add_norm_value, nondiff_argnums=(4,))
+
+
+def _add_norm_forward(x, y, scale, bias, epsilon):
+    return _add_norm(x, y, scale, bias, epsilon), (x, y, scale)
+
+
+def _add_norm_backward(epsilon, residuals, g):
+    x, y, scale = residuals
+    normal, spread = _normal(x, y, epsilon)
+    g = g.astype(jnp.float32)
+    h = g * scale[None, :]
+    back = spread * (h - _mean(h) - normal * _mean(h * normal))
+    return back.astype(x.dtype), back.astype(y.dtype), sum_rows(g * normal), sum_rows(g)
+
+
+_add_norm.defvjp(_add_norm_forward, _add_norm_backward)
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return 0.5 + 0.5 * lax.erf(x * 2**-0.5)
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """``x Φ(x)`` with the exact Φ, computed in float32, of x's dtype."""
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+def _gelu_backward(x, g):
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * jnp.pi) ** -0.5
+    return ((g.astype(jnp.float32) * (_normal_cdf(wide) + wide * density)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
+def _gelu_tanh(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
+
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "relu": jax.nn.relu,
+}

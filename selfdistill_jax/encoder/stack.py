@@ -1,0 +1,227 @@
+"""A stack of equal layers over blocks of tokens: layer after layer, and in each, block after block.
+
+A block's intermediates stay in the processor's cache instead of passing through memory, blocks not
+in use are skipped at run time (so batches of different sizes share one compiled program), and the
+compile time depends neither on the depth nor on the number of blocks. Differentiated by hand,
+because autodiff of nested scans stores bfloat16 residuals on a CPU by rewriting all of them at each
+step: XLA has no bfloat16 update there and converts the whole array to float32 and back (5 of 10
+seconds of a step). Kept values are therefore stored as 16-bit integers, which are moved in place.
+
+Shape legend: N blocks of T tokens, D hidden size.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from selfdistill_jax.encoder.attention import Block
+from selfdistill_jax.packed import PackedTexts
+
+Layer = Callable[[Any, jax.Array, Block, "Keep"], jax.Array]
+
+
+class Keep:
+    """Given to a layer, which says by it what the backward pass shall not compute again.
+
+    This one remembers nothing: for a forward pass alone.
+    """
+
+    def __call__(self, value: jax.Array) -> jax.Array:
+        """Marks a value, which is returned; in the backward pass the kept one is."""
+        return value
+
+    def call(self, forward: Callable, backward: Callable, x: jax.Array) -> jax.Array:
+        """``forward(x)[0]``, of which all outputs are kept for ``backward(x, *outputs, g)``."""
+        return forward(x)[0]
+
+
+class _Record(Keep):
+    def __init__(self):
+        self.kept: list[jax.Array] = []
+
+    def __call__(self, value):
+        self.kept.append(value)
+        return value
+
+    def call(self, forward, backward, x):
+        outputs = forward(x)
+        self.kept += outputs
+        return outputs[0]
+
+
+class _Replay(Keep):
+    """Gives the kept values back; what computed them is left only with its derivative."""
+
+    def __init__(self, kept):
+        self._kept = list(kept)
+
+    def __call__(self, value):
+        return _kept_instead(value, self._kept.pop(0))
+
+    def call(self, forward, backward, x):
+        count = len(jax.eval_shape(forward, x))
+        outputs = [self._kept.pop(0) for _ in range(count)]
+
+        @jax.custom_vjp
+        def result(x, outputs):
+            return outputs[0]
+
+        def pull(residuals, g):
+            x, outputs = residuals
+            return backward(x, *outputs, g), None
+
+        result.defvjp(lambda x, outputs: (outputs[0], (x, outputs)), pull)
+        return result(x, outputs)
+
+
+@jax.custom_vjp
+def _kept_instead(value, kept):
+    return kept
+
+
+_kept_instead.defvjp(lambda value, kept: (kept, None), lambda _, g: (g, None))
+
+
+def run_layers(layer: Layer, params: Any, x_NxTxD: jax.Array, texts: PackedTexts) -> jax.Array:
+    """Applies layers one after the other.
+
+    Args:
+      layer: ``(params, x, block, keep) -> x`` of one layer and one block, ``[T, D]``; a static
+        argument: of one identity for one compiled program.
+      params: its parameters with a leading axis of layers.
+      x_NxTxD: hidden states.
+      texts: which tokens belong together, and how many blocks are in use.
+
+    Returns:
+      ``[N, T, D]``; zeros in blocks that are not in use.
+    """
+    blocks = Block(texts.texts, texts.positions, texts.rows)
+    return _run(layer, params, x_NxTxD, blocks, texts.blocks)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(layer, params, x, blocks, count):
+    def one_layer(number, x):
+        own = _at(params, number)
+
+        def one_block(b, out):
+            y = layer(own, _load(x, x_dtype, b), _at(blocks, b), Keep())
+            return _put(out, _store(y), b)
+
+        return lax.fori_loop(0, count, one_block, _room(x, like=x))
+
+    x_dtype = x.dtype
+    return _from_bits(lax.fori_loop(0, _depth(params), one_layer, _store(x)), x_dtype)
+
+
+def _run_forward(layer, params, x, blocks, count):
+    depth, kept = _depth(params), _kept_shapes(layer, params, x, blocks)
+    inputs = _put(_room(x, depth + 1, like=x), _store(x), 0)
+    buffers = [_room(k, depth, len(x), like=x) for k in kept]
+
+    def one_layer(number, carry):
+        own = _at(params, number)
+
+        def one_block(b, carry):
+            inputs, buffers = carry
+            keep = _Record()
+            y = layer(own, _load(inputs, x.dtype, number, b), _at(blocks, b), keep)
+            inputs = _put(inputs, _store(y), number + 1, b)
+            pairs = zip(buffers, keep.kept, strict=True)
+            return inputs, [_put(buffer, _store(k), number, b) for buffer, k in pairs]
+
+        return lax.fori_loop(0, count, one_block, carry)
+
+    inputs, buffers = lax.fori_loop(0, depth, one_layer, (inputs, buffers))
+    used = jnp.arange(len(x)) < count
+    out = jnp.where(used[:, None, None], _load(inputs, x.dtype, depth), jnp.zeros((), x.dtype))
+    return out, (params, inputs, buffers, blocks, count, jnp.zeros((0,), x.dtype))
+
+
+def _run_backward(layer, residuals, g):
+    params, inputs, buffers, blocks, count, dtype_of = residuals
+    depth, dtype = _depth(params), dtype_of.dtype
+    example = jax.ShapeDtypeStruct(inputs.shape[1:], dtype)
+    kept = _kept_shapes(layer, params, example, blocks)
+
+    def one_layer(i, carry):
+        number = depth - 1 - i
+        g, gradients = carry
+        own = _at(params, number)
+
+        def one_block(b, carry):
+            back, sums = carry
+            values = [_load(x, k.dtype, number, b) for x, k in zip(buffers, kept, strict=True)]
+            block = _at(blocks, b)
+            _, pull = jax.vjp(
+                lambda own, x: layer(own, x, block, _Replay(values)),
+                own,
+                _load(inputs, dtype, number, b),
+            )
+            of_params, of_x = pull(_load(g, dtype, b))
+            return _put(back, _store(of_x), b), jax.tree.map(jnp.add, sums, of_params)
+
+        # Into another array than it is read from: else XLA copies the whole for each block.
+        start = (_room(g, like=g), jax.tree.map(lambda p: _room(p, like=g), own))
+        g, sums = lax.fori_loop(0, count, one_block, start)
+        return g, jax.tree.map(lambda all_, one: _put(all_, one, number), gradients, sums)
+
+    gradients = jax.tree.map(lambda p: _room(p, like=g), params)
+    g, gradients = lax.fori_loop(0, depth, one_layer, (_store(g), gradients))
+    return gradients, _from_bits(g, dtype), None, None
+
+
+_run.defvjp(_run_forward, _run_backward)
+
+
+def _depth(params: Any) -> int:
+    return jax.tree.leaves(params)[0].shape[0]
+
+
+def _kept_shapes(layer: Layer, params: Any, x: Any, blocks: Block) -> list[jax.ShapeDtypeStruct]:
+    """What a layer keeps of one block."""
+
+    def kept(params, x, blocks):
+        keep = _Record()
+        layer(_at(params, 0), x[0], _at(blocks, 0), keep)
+        return keep.kept
+
+    shapes = jax.eval_shape(kept, params, x, blocks)
+    return [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in shapes]
+
+
+def _store(x: jax.Array) -> jax.Array:
+    return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+
+
+def _from_bits(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return lax.bitcast_convert_type(x, dtype) if dtype == jnp.bfloat16 else x
+
+
+def _load(x: jax.Array, dtype: jnp.dtype, *at: jax.Array | int) -> jax.Array:
+    return _from_bits(_at(x, *at), dtype)
+
+
+def _at(tree: Any, *at: jax.Array | int) -> Any:
+    def one(x):
+        for i in at:
+            x = lax.dynamic_index_in_dim(x, i, keepdims=False)
+        return x
+
+    return jax.tree.map(one, tree)
+
+
+def _put(x: jax.Array, value: jax.Array, *at: jax.Array | int) -> jax.Array:
+    start = [jnp.int32(i) for i in (*at, *(0 for _ in value.shape))]
+    return lax.dynamic_update_slice(x, value.reshape((1,) * len(at) + value.shape), start)
+
+
+def _room(kind: Any, *leading: int, like: jax.Array) -> jax.Array:
+    """Zeros of a kind's shape and storage type; under `jax.shard_map` each device's own if
+    ``like`` is (a loop's carry keeps its type)."""
+    dtype = jnp.uint16 if kind.dtype == jnp.bfloat16 else kind.dtype
+    return lax.full_like(like, 0, dtype, (*leading, *kind.shape))

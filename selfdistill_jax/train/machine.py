@@ -1,0 +1,229 @@
+"""What the machine says of itself: the process's age, its memory, its matrix product, its energy.
+
+Whatever a machine does not say is None: a run's account is no reason for a run to fail.
+"""
+
+import os
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+_IMPORTED = time.monotonic()
+_POWERCAP = Path("/sys/class/powercap")
+
+# [m, k] x [k, n]: of an encoder where that fills the machine, else of what does. Several, since
+# no one shape is the best of every machine.
+_SHAPES = {
+    "cpu": ((2048, 384, 1536), (2048, 768, 3072), (2048, 3072, 768)),
+    "other": ((8192, 1024, 4096), (8192, 4096, 1024), (8192, 4096, 4096)),
+}
+# Products in a row of one reading: on an accelerator a launch hides behind the product before it.
+_AT_ONCE = {"cpu": 1, "other": 4}
+
+
+def process_seconds(stat: Path = Path("/proc/self/stat")) -> float:
+    """Seconds since this process was started, imports included.
+
+    Elsewhere than on Linux it is the seconds since this module was imported.
+
+    Args:
+      stat: the kernel's line about the process.
+    """
+    try:
+        # The second field is the program's name, which may hold blanks and brackets itself.
+        fields = stat.read_text().rpartition(")")[2].split()
+        started = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, AttributeError, IndexError, ValueError):
+        return time.monotonic() - _IMPORTED
+
+
+def host_peak_gb(status: Path = Path("/proc/self/status")) -> float:
+    """The most memory that this process has held, in GB (10⁹ bytes).
+
+    Args:
+      status: the kernel's page about the process. It is asked first, since `getrusage` begins at
+        the peak of the process that started this one.
+    """
+    try:
+        if found := re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.M):
+            return int(found[1]) * 1024 / 1e9
+    except OSError:
+        pass
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def device_peak_gb() -> float | None:
+    """The most memory in use on the fullest of this process's devices, in GB (10⁹ bytes).
+
+    None where the backend does not count: CPUs, and GPUs without jax's own allocator.
+    """
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+    return max(peaks) / 1e9 if peaks else None
+
+
+def matmul_rate(dtype: jnp.dtype, *, seconds: float = 0.3) -> float:
+    """FLOP/s that this process's devices reach in a matrix product: what utilization is a share of.
+
+    Measured, as no table knows a CPU's or a shared machine's: the best reading over a few shapes,
+    operands of ``dtype``, sums in float32 and the result in ``dtype`` again, as in the encoder.
+    One device is measured. Virtual CPU devices share the machine's cores, and one of them takes
+    all: its rate is the machine's. Of other devices each has its own, so the rate is multiplied
+    by their number. On a CPU that others use too the rate is what they leave.
+
+    Args:
+      dtype: of the operands, that of training.
+      seconds: about how long to measure; compiling and making the operands come on top.
+    """
+    devices = jax.local_devices()
+    kind = "cpu" if devices[0].platform == "cpu" else "other"
+    shapes, at_once = _SHAPES[kind], _AT_ONCE[kind]
+    rate = max(_rate(*shape, dtype, at_once, seconds / len(shapes)) for shape in shapes)
+    return rate if kind == "cpu" else rate * len(devices)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    dims = (((1,), (0,)), ((), ()))
+    return lax.dot_general(a, b, dims, preferred_element_type=jnp.float32).astype(a.dtype)
+
+
+def _rate(m: int, k: int, n: int, dtype: jnp.dtype, at_once: int, seconds: float) -> float:
+    """FLOP/s of the best reading of ``[m, k] x [k, n]``, of two at least."""
+    numbers = np.random.default_rng(0)  # a product of equal numbers draws less power: too fast
+    a, b = (
+        jnp.asarray(numbers.random(shape, np.float32) - 0.5, dtype) for shape in ((m, k), (k, n))
+    )
+    multiply = jax.jit(_product)
+    multiply(a, b).block_until_ready()
+    best, left, readings = float("inf"), seconds, 0
+    while left > 0 or readings < 2:
+        begin = time.perf_counter()
+        for _ in range(at_once):
+            c = multiply(a, b)
+        c.block_until_ready()
+        taken = time.perf_counter() - begin
+        best, left, readings = min(best, taken), left - taken, readings + 1
+    return at_once * 2 * m * k * n / best
+
+
+class Energy:
+    """Joules since construction, by the machine's own counters.
+
+    NVML if it counts: all NVIDIA GPUs of the machine, whoever uses them, and nothing else (package
+    ``nvidia-ml-py``). Else RAPL: the processor packages of the machine, without their DRAM where
+    that is counted apart. Counters that may not be read count as not there; RAPL's have been
+    root's alone since Linux 5.10.
+
+    A RAPL counter begins anew after ``max_energy_range_uj`` (a quarter of an hour at 290 W where
+    that is 2.6e11), and how often it did so between two readings cannot be seen. So call `joules`
+    now and then in a long run, such as at every row of a log.
+
+    Args:
+      root: where Linux shows RAPL.
+
+    Attributes:
+      source: "NVML", "RAPL", or None.
+    """
+
+    def __init__(self, root: Path = _POWERCAP):
+        self.source: str | None = None
+        self._joules = 0.0
+        self._counters: Sequence[_Counter] = ()
+        for source, find in (("NVML", _nvml), ("RAPL", lambda: _rapl(root))):
+            try:
+                self._counters = find()
+            except _UNREADABLE:
+                continue
+            if self._counters:
+                self.source = source
+                break
+
+    def joules(self) -> float | None:
+        """Joules of all counters; None without any, and for good once one fails to be read."""
+        if self.source is None:
+            return None
+        try:
+            self._joules += sum(counter.more() for counter in self._counters)
+        except _UNREADABLE:
+            self.source = None
+            return None
+        return self._joules
+
+
+_UNREADABLE = (OSError, ValueError)  # the latter for a file that holds no number
+
+
+class _Counter:
+    """One counter; ``read`` gives joules, raises OSError, and begins anew after ``span``."""
+
+    def __init__(self, read: Callable[[], float], span: float):
+        self._read, self._span = read, span
+        self._last = read()
+
+    def more(self) -> float:
+        """Joules since the last call, or since construction."""
+        now = self._read()
+        more, self._last = now - self._last, now
+        return more if more >= 0 else more + self._span
+
+
+def _nvml() -> list[_Counter]:
+    try:
+        import pynvml
+    except ImportError:
+        return []
+
+    def counter(index: int) -> _Counter:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+
+        def read() -> float:
+            try:
+                return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+            except pynvml.NVMLError as error:
+                raise OSError(f"NVML, GPU {index}: {error}") from error
+
+        return _Counter(read, span=0.0)  # 64 bits of mJ: they last
+
+    try:
+        pynvml.nvmlInit()
+        return [counter(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []  # no driver
+
+
+def _rapl(root: Path) -> list[_Counter]:
+    """A counter for each processor package; none if one cannot be read, for half is no figure.
+
+    Other zones are left out: those below a package (two colons) are its parts or its DRAM, and
+    ``psys``, which is below none, contains them all.
+    """
+    counters: dict[str, _Counter | None] = {}
+    for zone in sorted(root.glob("*rapl*:*")):
+        if zone.name.count(":") > 1 or not (zone / "name").is_file():
+            continue
+        name = (zone / "name").read_text().strip()
+        # A package may be shown twice, by its registers and by its memory-mapped ones.
+        if not name.startswith("package") or counters.get(name):
+            continue
+        try:
+            span = _microjoules(zone / "max_energy_range_uj")
+            counters[name] = _Counter(lambda path=zone / "energy_uj": _microjoules(path), span)
+        except _UNREADABLE:
+            counters[name] = None
+    found = [counter for counter in counters.values() if counter]
+    return found if len(found) == len(counters) else []
+
+
+def _microjoules(path: Path) -> float:
+    """Joules in a file of microjoules."""
+    return int(path.read_text()) / 1e6

@@ -1,0 +1,58 @@
+"""The step's compiled programs, one for each shape of a batch; the usual one is compiled ahead."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax import P
+
+from selfdistill_jax.data.batches import TripletBatch
+from selfdistill_jax.train.step import AXIS, TrainState
+
+Step = Callable[[TrainState, TripletBatch], tuple[TrainState, dict[str, Any]]]
+
+
+class Programs:
+    """A step that is compiled while something else goes on.
+
+    Args:
+      step: of `make_step`.
+      mesh: its mesh.
+      state: the state, or its shapes and shardings.
+      example: any batch of this process; the first program is for batches of its shape.
+
+    Attributes:
+      compiled: how many programs there are.
+    """
+
+    def __init__(self, step: Any, mesh: jax.sharding.Mesh, state: TrainState, example: Any):
+        self._step, self._sharding = step, jax.NamedSharding(mesh, P(AXIS))
+        self._state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        self._thread = ThreadPoolExecutor(1)
+        self._programs = {_shape(example): self._thread.submit(self._compile, example)}
+
+    def prepare(self, batch: TripletBatch) -> Step:
+        """The program for a batch; waits for it, or compiles it now."""
+        shape = _shape(batch)
+        if shape not in self._programs:
+            self._programs[shape] = self._thread.submit(self._compile, batch)
+        return self._programs[shape].result()
+
+    @property
+    def compiled(self) -> int:
+        return len(self._programs)
+
+    def _compile(self, batch: TripletBatch) -> Step:
+        def on_mesh(x: np.ndarray) -> jax.ShapeDtypeStruct:
+            shape = (x.shape[0] * jax.process_count(), *x.shape[1:])
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=self._sharding)
+
+        return self._step.lower(self._state, jax.tree.map(on_mesh, batch)).compile()
+
+
+def _shape(batch: TripletBatch) -> tuple[int, ...]:
+    return batch.texts.ids.shape

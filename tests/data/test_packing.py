@@ -1,0 +1,121 @@
+"""Packing: every text is somewhere, alone where it is, and little stays empty."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfdistill_jax.data.batches import choose_shape
+from selfdistill_jax.data.packing import fill, lay_out, row_lengths
+from selfdistill_jax.data.tokens import TokenTable
+
+
+def packed(lengths, block, kinds, share=True, limit=10**6, **options):
+    """The texts are runs of numbers that tell which text and place they are."""
+    lengths = np.array(lengths, np.int32)
+    layout = lay_out(np.minimum(lengths, limit), block=block, row_lengths=kinds, share=share)
+    ids = np.concatenate([[0], *(1000 * i + np.arange(n) for i, n in enumerate(lengths))])[1:]
+    table = TokenTable(ids.astype(np.int32), np.cumsum([0, *lengths]))
+    rows = np.arange(len(lengths))
+    options = {"blocks": len(layout.rows), "block": block, "row_lengths": kinds} | options
+    return fill(layout, [(table, rows, limit)], **options)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 32), min_size=1, max_size=60), st.booleans())
+def test_every_token_is_in_its_place(lengths, share):
+    count = len(lengths)
+    texts = packed(lengths, 64, (8, 16, 32), share, blocks=100, texts=count + 3)
+    assert texts.ids.shape == texts.texts.shape == texts.positions.shape == (100, 64)
+    ids, numbers, places = (x.reshape(-1) for x in (texts.ids, texts.texts, texts.positions))
+    assert texts.lengths.tolist() == [*lengths, 0, 0, 0]
+    for i, (start, length) in enumerate(zip(texts.starts, lengths, strict=False)):
+        at = np.arange(start, start + length)
+        assert ids[at].tolist() == (1000 * i + np.arange(length)).tolist()
+        assert set(numbers[at]) <= {i}
+        assert places[at].tolist() == list(range(length))
+        if length:  # within one row of one of the blocks in use
+            kind = texts.row_lengths[texts.rows[start // 64]]
+            assert start // kind == (start + length - 1) // kind
+            assert start // 64 < texts.blocks
+    assert np.sum(numbers != count + 3) == sum(lengths)
+    if not share:
+        for start, length in zip(texts.starts, lengths, strict=False):
+            kind = texts.row_lengths[texts.rows[start // 64]]
+            shortest = min(k for k in (8, 16, 32) if k >= length)
+            assert length == 0 or (start % kind == 0 and kind == shortest)
+
+
+def test_texts_are_cut_at_their_limit():
+    texts = packed([3, 9], 32, (8, 16, 32), limit=4)
+    ids, starts = texts.ids.reshape(-1), texts.starts
+    assert texts.lengths.tolist() == [3, 4]
+    assert ids[starts[0] :][:3].tolist() == [0, 1, 2]
+    assert ids[starts[1] :][:4].tolist() == [1000, 1001, 1002, 1008]  # the closing token stays
+
+
+def test_a_text_longer_than_all_rows_is_refused():
+    with pytest.raises(ValueError, match="a text of 33 tokens; rows hold 32"):
+        lay_out(np.array([3, 33]), block=64, row_lengths=(8, 16, 32))
+
+
+def fewest_rows(lengths, size):
+    """By trying all assignments."""
+    best = len(lengths)
+    for rows in itertools.product(range(len(lengths)), repeat=len(lengths)):
+        room = np.bincount(rows, weights=lengths)
+        if room.max() <= size:
+            best = min(best, np.count_nonzero(room))
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_are_within_the_bound_of_the_best_packing(seed):
+    lengths = np.random.default_rng(seed).integers(1, 17, 6)
+    layout = lay_out(lengths, block=16, row_lengths=(16,))
+    assert len(layout.rows) <= fewest_rows(lengths, 16) * 11 / 9 + 6 / 9
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(100, 40), (85, 45)])
+def test_little_is_padding(mean, spread):
+    """Lengths as of questions and passages, 128 triplets."""
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(5):
+        documents = np.clip(rng.normal(mean, spread, 256).astype(int), 5, 200)
+        lengths = np.concatenate([rng.integers(5, 20, 128), documents])
+        layout = lay_out(lengths, block=1024, row_lengths=row_lengths(200))
+        shares.append(1 - lengths.sum() / (1024 * len(layout.rows)))
+    assert max(shares) < 0.08
+
+
+def test_short_rows_are_taken_where_they_fill():
+    kinds = (64, 128, 256)
+    exact = lay_out(np.full(64, 64), block=1024, row_lengths=kinds)
+    assert exact.rows.tolist() == [0] * 4
+    mixed = lay_out(np.array([256] * 4 + [128] * 8), block=1024, row_lengths=kinds)
+    assert sorted(mixed.rows.tolist()) == [1, 2]
+    assert lay_out(np.full(8, 65), block=1024, row_lengths=kinds).rows.tolist() != [1] * 1 + [0]
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("triplets", [1, 8, 128])
+def test_a_shape_holds_every_batch(share, triplets):
+    """The usual number of blocks nearly always, the larger one whatever comes."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(3, 200, 1000)
+    over = 0
+    shape = choose_shape(
+        3 * sizes.mean(), 3 * sizes.std(), 3 * sizes.max(),
+        triplets=triplets, block=1024, limit=200, share=share,
+    )  # fmt: skip
+    assert len(shape.blocks) <= 2
+    options = {"block": shape.block, "row_lengths": shape.row_lengths, "share": share}
+    for _ in range(50):
+        over += len(lay_out(rng.choice(sizes, 3 * triplets), **options).rows) > shape.blocks[0]
+    assert over <= 1
+    for size in (3, 65, 101, 129, 199):
+        worst = lay_out(np.full(3 * triplets, size), **options)
+        assert len(worst.rows) <= shape.blocks[-1], size

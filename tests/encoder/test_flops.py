@@ -1,0 +1,79 @@
+"""Operations of an encoder: against loops that multiply, and against what XLA counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.flops import forward_flops, training_flops
+
+TINY = EncoderConfig(99, 6, 3, 2, 10, 64)
+
+
+def product(m, k, n):
+    """A multiplication and an addition for each of k terms of each of m x n sums."""
+    return sum(2 for _ in range(m) for _ in range(k) for _ in range(n))
+
+
+def by_hand(c, length):
+    """Every product of every head of every layer."""
+    d, head = c.hidden_size, c.head_size
+    layer = 3 * product(length, d, d)
+    for _ in range(c.num_heads):
+        layer += product(length, head, length) + product(length, length, head)
+    layer += product(length, d, d)
+    layer += product(length, d, c.intermediate_size) + product(length, c.intermediate_size, d)
+    return c.num_layers * layer
+
+
+def test_every_product_counts():
+    lengths = [1, 5, 0, 12]
+    expected = sum(by_hand(TINY, length) for length in lengths)
+    assert forward_flops(TINY, np.array(lengths)) == expected
+    assert training_flops(TINY, np.array(lengths)) == 3 * expected
+
+
+def test_of_no_text_there_is_nothing():
+    assert forward_flops(TINY, np.array([], np.int32)) == 0
+    assert forward_flops(TINY, np.zeros(3, np.int32)) == 0
+
+
+def test_lengths_of_any_integer_type():
+    """Sums and squares of small integers are not taken in their own type."""
+    lengths = np.full(70_000, 200)
+    expected = forward_flops(TINY, lengths.astype(np.int64))
+    assert expected == 70_000 * forward_flops(TINY, np.array([200]))
+    for dtype in (np.uint8, np.int16, np.int32):
+        assert forward_flops(TINY, lengths.astype(dtype)) == expected
+
+
+def attention_and_feed_forward(w, x, heads):
+    n, length, d = x.shape
+    q, k, v = jnp.moveaxis((x @ w["qkv"]).reshape(n, length, 3, heads, d // heads), 2, 0)
+    weights = jax.nn.softmax(jnp.einsum("nlhk,nmhk->nhlm", q, k))
+    mixed = jnp.einsum("nhlm,nmhk->nlhk", weights, v).reshape(n, length, d)
+    x = x + mixed @ w["output"]
+    return x + jax.nn.relu(x @ w["inner"]) @ w["outer"]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_xla_counts_the_same(backward):
+    """XLA counts softmax, sums and squares too: some more, never less."""
+    texts, length = 2, 64
+    c = EncoderConfig(99, 128, 1, 4, 512, 64)
+    d, f = c.hidden_size, c.intermediate_size
+    shapes = {"qkv": (d, 3 * d), "output": (d, d), "inner": (d, f), "outer": (f, d)}
+    w = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    x = jnp.ones((texts, length, d))
+
+    def forward(w, x):
+        return attention_and_feed_forward(w, x, c.num_heads)
+
+    def loss(w, x):
+        return jnp.square(forward(w, x)).sum()
+
+    function = jax.value_and_grad(loss, argnums=(0, 1)) if backward else forward
+    counted = jax.jit(function).lower(w, x).compile().cost_analysis()["flops"]
+    ours = (training_flops if backward else forward_flops)(c, np.full(texts, length))
+    assert ours <= counted <= 1.03 * ours
