@@ -1,5 +1,6 @@
 """A whole training step on made-up tokens: an encoder of any size, without weights or data."""
 
+import math
 from typing import Any
 
 import jax
@@ -31,7 +32,8 @@ def batch(
             table = TokenTable(ids, np.arange(size // parts + 1) * length)
             tables.append((table, np.arange(size // parts), length))
         lengths = np.concatenate([table.lengths(n) for table, _, n in tables])
-        shape = {"block": 1024, "row_lengths": row_lengths(document_length)}
+        kinds = row_lengths(document_length)
+        shape = {"block": math.lcm(*kinds), "row_lengths": kinds}
         layout = lay_out(lengths, **shape)
         texts.append(fill(layout, tables, blocks=len(layout.rows), **shape))
     every = jax.tree.map(lambda *arrays: np.stack(arrays), *texts)

@@ -1,5 +1,6 @@
 """Encodes many texts: packed, in few shapes, spread over this process's devices."""
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,8 +16,8 @@ from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.progress import Progress
 
 AXIS = "data"
-_BLOCK = 1024
-_BLOCKS = (4, 32)
+_BLOCK = 512
+_BLOCKS = (8, 64)
 _TOKENS_A_TEXT = 8  # room for texts as short as that on average; shorter ones take more batches
 _IN_FLIGHT = 3  # batches dispatched before the first is fetched: the device never waits for numpy
 
@@ -92,7 +93,7 @@ def encode_tokens(
     devices = mesh.devices.size
     lengths, kinds = tokens.lengths(limit), row_lengths(limit)
     order = np.argsort(-lengths, kind="stable")
-    room, parts = _rooms(lengths, kinds[-1], devices)
+    room, parts = _rooms(lengths, kinds, devices)
     waiting: deque[tuple[list[np.ndarray], jax.Array]] = deque()
     bar = Progress(progress, len(order), unit="texts") if progress else None
 
@@ -131,14 +132,20 @@ def encode_tokens(
     return out
 
 
-def _rooms(lengths: np.ndarray, longest: int, devices: int) -> tuple[Room, int]:
+def _rooms(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tuple[Room, int]:
     """The batches' shape and how many parts there are, a multiple of the devices."""
-    total = float(lengths.sum()) * 1.05 / devices
-    if total <= longest and len(lengths) <= longest // 2 * devices:
-        return Room(1, longest, longest // 2), devices if len(lengths) else 0
-    block = max(_BLOCK, longest)
-    blocks = next((n for n in _BLOCKS if total <= (n - 2) * block), _BLOCKS[-1])
+    if not len(lengths):
+        return Room(1, 1, 1), 0
+    unit = math.lcm(*kinds)
+    block = max(_BLOCK // unit * unit, unit)
+    total = float(lengths.sum()) * 1.08 / devices
+    if total <= unit and len(lengths) <= unit // 2 * devices:
+        return Room(1, unit, unit // 2), devices
+    # A block of each kind of rows may stay partly empty.
+    spare = len(kinds) - 1
+    blocks = next((n for n in _BLOCKS if total <= (n - spare) * block), _BLOCKS[-1])
     texts = blocks * block // _TOKENS_A_TEXT
-    # Two blocks of the three kinds of rows may stay partly empty.
-    rounds = max(-(-total // ((blocks - 2) * block)), -(-len(lengths) // (texts * devices)))
-    return Room(blocks, block, texts), int(rounds) * devices
+    rounds = max(
+        math.ceil(total / ((blocks - spare) * block)), math.ceil(len(lengths) / (texts * devices))
+    )
+    return Room(blocks, block, texts), rounds * devices

@@ -4,6 +4,7 @@ So resuming needs only the step number, and the number of hosts, devices or thre
 what is trained on.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -69,13 +70,13 @@ def choose_shape(
     """
     lengths = row_lengths(limit)
     if not share:
-        lengths = tuple(16 << i for i in range(20) if 16 << i <= lengths[-1])
-    longest = lengths[-1]
+        lengths = tuple(16 << i for i in range(32) if (16 << i) // 2 < limit)
+    unit = math.lcm(*lengths)
     # Alone in its row, a text takes up to twice its tokens, a short one 16.
     usual = triplets * mean + 4 * deviation * triplets**0.5
-    usual *= 1.04 if share else 1.5
-    equal = usual / -(-usual // max(block, longest))
-    tokens = int(-(-equal // longest)) * longest
+    usual *= 1.06 if share else 1.5
+    equal = usual / math.ceil(usual / max(block // unit * unit, unit))
+    tokens = math.ceil(equal / unit) * unit
     counts = [-(-int(t) // tokens) + len(lengths) - 1 for t in (usual, 2 * most * triplets)]
     return Shape(tokens, tuple(sorted(set(counts))), lengths)
 

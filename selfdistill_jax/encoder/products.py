@@ -8,6 +8,7 @@ cotangent is cast to the operand's type first.
 Shape legend: T tokens of a block, D inputs, F outputs.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,12 +50,11 @@ def rearranged(move: Callable[[jax.Array], Any], x: jax.Array) -> Any:
 def transposed(x: jax.Array) -> jax.Array:
     """``x`` with its last two axes exchanged, as an operand of `product`."""
     *batch, rows, columns = x.shape
-    if rows % _TILE or columns % _TILE:
-        return rearranged(lambda x: x.mT, x)
+    tile = math.gcd(rows, columns, _TILE)
 
     def by_tiles(x: jax.Array) -> jax.Array:
         n = len(batch)
-        tiles = x.reshape(*batch, rows // _TILE, _TILE, columns // _TILE, _TILE)
+        tiles = x.reshape(*batch, rows // tile, tile, columns // tile, tile)
         moved = tiles.transpose(*range(n), n + 2, n + 3, n, n + 1)
         return moved.reshape(*batch, columns, rows)
 
@@ -68,9 +68,7 @@ def sum_rows(x_TxF: jax.Array) -> jax.Array:
     4 ms instead of 0.3 for 1,024 x 1,536.
     """
     x = x_TxF.astype(jnp.float32)
-    if x.shape[0] % _TILE == 0:
-        x = x.reshape(_TILE, -1, x.shape[1]).sum(0)
-    return x.sum(0)
+    return x.reshape(math.gcd(len(x), _TILE), -1, x.shape[1]).sum(0).sum(0)
 
 
 @jax.custom_vjp

@@ -28,7 +28,7 @@ from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # A CPU's cache holds what a layer makes of so many tokens; an accelerator wants large products.
-BLOCK_TOKENS = {"cpu": 1024}
+BLOCK_TOKENS = {"cpu": 512}
 # Whose document vectors make a loss's targets: the encoder's own, these as constants, those of an
 # exponential moving average of it, those of the encoder it started from.
 TARGETS = ("model", "detached", "ema", "start")

@@ -1,0 +1,198 @@
+"""Vectors of a corpus: `BiEncoder.encode` against `SentenceTransformer.encode`.
+
+    python benchmarks/encode.py --dataset=DIR --texts=2000 --output=encode.json
+
+Texts (title and text of a BEIR folder's documents) in, unit vectors out, tokenising included; both
+cut at the same length. Each side, in float32 and in bfloat16, is a process of its own, and they run
+in turn, models loaded and warm. sentence-transformers gets the fastest of some batch sizes, found
+beforehand on a quarter of the texts; ours has none to choose. "tokens" are useful ones: what is
+left of the texts after the cut, special tokens included, without padding.
+"""
+
+import argparse
+import importlib.metadata
+import itertools
+import os
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when run as a file
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Several processes share a GPU.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.common import Worker, alternate, print_table, summary, write
+from benchmarks.versus import NEEDS, check_libraries
+from selfdistill_jax import BiEncoder
+from selfdistill_jax.data.beir import BeirFolder
+from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.encoder.folder import read_folder
+from selfdistill_jax.encoder.locate import locate
+from selfdistill_jax.errors import InputError
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def ours(*, model: str, texts: list[str], length: int, precision: str) -> tuple[Any, dict]:
+    """For `common.Worker`."""
+    encoder = read_folder(model)._replace(max_length=length)
+    loaded = BiEncoder(encoder, dtype=jnp.dtype(precision))
+    return lambda: loaded.encode(texts), {"vectors": loaded.encode(texts)}
+
+
+def sentence_transformers(
+    *, model: str, texts: list[str], length: int, precision: str, batch_size: int
+) -> tuple[Any, dict]:
+    """For `common.Worker`."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    if torch.cuda.is_available():
+        # What XLA does with float32 products on a GPU.
+        torch.set_float32_matmul_precision("high")
+    loaded = SentenceTransformer(model, model_kwargs={"dtype": precision})
+    loaded.max_seq_length = length
+
+    def run() -> np.ndarray:
+        return loaded.encode(
+            texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
+        )
+
+    return run, {"vectors": run(), "batch_size": batch_size}
+
+
+SIDES = {"ours": ours, "sentence_transformers": sentence_transformers}
+
+
+def corpus(folder: str, limit: int) -> list[str]:
+    """The first texts of a BEIR folder, all of them with a limit of 0."""
+    contents = (document.content for document in BeirFolder(folder).documents())
+    return list(itertools.islice(contents, limit or None))
+
+
+def fastest_batch_size(sizes: Sequence[int], texts: Sequence[str], **arguments: Any) -> int:
+    """Of sentence-transformers, on a quarter of the texts, spread over all."""
+    if len(sizes) == 1:
+        return sizes[0]
+    workers = {
+        str(size): Worker(sentence_transformers, texts=texts[::4], batch_size=size, **arguments)
+        for size in sizes
+    }
+    seconds = alternate(workers, 1)
+    for worker in workers.values():
+        worker.close()
+    return int(min(seconds, key=lambda size: seconds[size][0]))
+
+
+def compare(
+    seconds: Mapping[tuple[str, str], Sequence[float]],
+    facts: Mapping[tuple[str, str], Mapping[str, Any]],
+    *,
+    texts: int,
+    tokens: int,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What each side did, by precision, and how many times as fast ours is.
+
+    Args:
+      seconds: (side, precision) -> of each round.
+      facts: (side, precision) -> ``vectors`` and what is passed on.
+      texts, tokens: encoded in a round.
+    """
+    sides: dict[str, dict[str, Any]] = {}
+    for (side, precision), taken in seconds.items():
+        kept = {name: v for name, v in facts[side, precision].items() if name != "vectors"}
+        sides.setdefault(side, {})[precision] = {
+            "texts_per_second": summary([texts / s for s in taken]),
+            "useful_tokens_per_second": summary([tokens / s for s in taken]),
+            **kept,
+        }
+    found: dict[str, Any] = {"ratios": {}, "largest_difference": {}}
+    for precision in PRECISIONS:
+        pair = [(side, precision) for side in SIDES]
+        if not all(one in seconds for one in pair):
+            continue
+        rounds = zip(*(seconds[one] for one in pair), strict=True)
+        found["ratios"][precision] = statistics.median(theirs / mine for mine, theirs in rounds)
+        mine, theirs = (facts[one]["vectors"] for one in pair)
+        found["largest_difference"][precision] = float(np.abs(mine - theirs).max())
+    return sides, found
+
+
+def measure(options: argparse.Namespace) -> None:
+    check_libraries(options.sides)
+    model = str(locate(options.model))
+    texts = corpus(options.dataset, options.texts)
+    tokens = sum(map(len, Tokenizer(Path(model)).encode(texts, limit=options.length)))
+    given = {"model": model, "length": options.length}
+    workers = {}
+    for precision in PRECISIONS:
+        for side in options.sides:
+            more: dict[str, Any] = {"precision": precision, **given}
+            if side == "sentence_transformers":
+                more["batch_size"] = fastest_batch_size(options.batch_size, texts, **more)
+            workers[side, precision] = Worker(SIDES[side], texts=texts, **more)
+    seconds = alternate(workers, options.rounds)
+    facts = {key: {**worker.facts, "peak_gb": worker.close()} for key, worker in workers.items()}
+    sides, found = compare(seconds, facts, texts=len(texts), tokens=tokens)
+    rows = [["side", "precision", "batch", "texts/s", "min..max", "tokens/s", "peak GB"]]
+    for side, by_precision in sides.items():
+        for precision, one in by_precision.items():
+            rate = one["texts_per_second"]
+            rows.append(
+                [side, precision, one.get("batch_size", "-"), f"{rate['median']:.1f}",
+                 f"{rate['min']:.1f}..{rate['max']:.1f}",
+                 f"{one['useful_tokens_per_second']['median']:.0f}", f"{one['peak_gb']:.2f}"]
+            )  # fmt: skip
+    print_table(rows)
+    for precision, ratio in found["ratios"].items():
+        print(
+            f"\n{precision}: ours is {ratio:.2f} times as fast; "
+            f"vectors differ by {found['largest_difference'][precision]:.1e} at most",
+            end="",
+        )
+    print()
+    packages = sorted({name for side in options.sides for name in NEEDS[side]})
+    settings = {
+        "dataset": Path(options.dataset).resolve().name,
+        "model": Path(options.model).name if Path(options.model).is_dir() else options.model,
+        "texts": len(texts),
+        "tokens": tokens,
+        "length": options.length,
+        "rounds": options.rounds,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+    write(options.output, {"settings": settings, **sides, **found})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", required=True, help="BEIR folder")
+    add("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="folder or hub id")
+    add("--texts", type=int, default=2000, help="the first so many; 0: all")
+    add("--length", type=int, default=200, help="tokens a text is cut at")
+    text = "of sentence-transformers; the fastest of these is taken"
+    add("--batch_size", type=int, nargs="+", default=[32, 64, 128], help=text)
+    add("--sides", default=",".join(SIDES), help="which ones, separated by commas")
+    add("--rounds", type=int, default=3)
+    add("--output", default="", help="JSON file to write")
+    options = parser.parse_args(argv)
+    options.sides = options.sides.split(",")
+    if unknown := set(options.sides) - SIDES.keys():
+        parser.error(f"--sides: no {', '.join(sorted(unknown))}; there are {', '.join(SIDES)}")
+    try:
+        measure(options)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Benchmarks against peers: what all sides are fed, what clocks are made into, a run of ours."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import encode, versus
+from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.errors import InputError
+from tests.tiny import PLACES, SPLITS, texts, write_rows
+
+ROOT = Path(__file__).parent.parent
+LENGTHS = {"query": 8, "positive": 12, "negative": 12}
+
+
+def folder(path, documents, pairs):
+    """A BEIR folder of documents (id -> text) and training pairs of query and document ids."""
+    (path / "qrels").mkdir()
+    write_rows(path / "corpus.jsonl", [{"_id": i, "text": t} for i, t in documents.items()])
+    queries = sorted({query for query, _ in pairs}) or ["q"]
+    write_rows(path / "queries.jsonl", [{"_id": q, "text": f"text of {q}"} for q in queries])
+    lines = "".join(f"{query}\t{document}\t1\n" for query, document in pairs)
+    (path / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + lines)
+    return str(path)
+
+
+def test_triplets_are_the_pairs_in_random_orders_round_and_round(tiny):
+    number = len(SPLITS["train"])
+    rows = versus.make_triplets(str(tiny.collection), 2 * number + 5, 0)
+    assert len(rows) == 2 * number + 5
+    pairs = [(row["query"], row["positive"]) for row in rows]
+    known = {texts(i, i % len(PLACES)) for i in SPLITS["train"]}
+    expected = {(query, f"{title} {text}") for query, title, text in known}
+    assert set(pairs[:number]) == set(pairs[number : 2 * number]) == expected
+    assert pairs[:number] != pairs[number : 2 * number]
+    assert len({row["negative"] for row in rows}) > number / 2
+
+
+def test_triplets_follow_the_seed(tiny):
+    first, again, other = (versus.make_triplets(str(tiny.collection), 9, s) for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_no_negative_is_a_positive_nor_its_copy(tmp_path):
+    documents = {"a": "one", "b": "two", "copy of a": "one", "c": "three"}
+    path = folder(tmp_path, {k.replace(" ", "-"): v for k, v in documents.items()},
+                  [("q1", "a"), ("q1", "b"), ("q2", "c")])  # fmt: skip
+    rows = versus.make_triplets(path, 60, 0)
+    assert {row["negative"] for row in rows if row["query"] == "text of q1"} == {"three"}
+    assert {row["negative"] for row in rows if row["query"] == "text of q2"} == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [([], "no training pairs"), ([("q", "a"), ("q", "b")], "has all documents as positives")],
+)
+def test_triplets_that_cannot_be_made(tmp_path, pairs, message):
+    path = folder(tmp_path, {"a": "one", "b": "two"}, pairs)
+    with pytest.raises(InputError, match=message):
+        versus.make_triplets(path, 4, 0)
+
+
+def test_useful_tokens_are_those_left_after_the_cut(tiny):
+    rows = [
+        {"query": "mabo", "positive": "hasit vokel", "negative": "the " * 20},
+        {"query": "mabo " * 20, "positive": "hasit", "negative": "hasit"},
+    ]
+    # [CLS] and [SEP] count, and stay when a text is cut.
+    expected = (3 + 4 + 12) + (8 + 3 + 3)
+    assert versus.useful_tokens(Tokenizer(tiny.encoder), rows, LENGTHS) == expected
+
+
+def test_figures_leave_out_the_first_two_steps_and_the_last():
+    times = [10.0, 30.0, 32.0, 36.0, 36.0]
+    found = versus.figures(times, job_seconds=40.0, batch_size=6, tokens_per_step=90.0)
+    assert found == {
+        "triplets_per_second": 2.0,
+        "useful_tokens_per_second": 30.0,
+        "first_step_seconds": 10.0,
+        "job_seconds": 40.0,
+    }
+
+
+def test_summaries_keep_every_round_and_drop_what_was_not_measured():
+    runs = [{"x": x, "device_peak_gb": None} for x in (3.0, 1.0, 2.0)]
+    expected = {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [3.0, 1.0, 2.0]}
+    assert versus.summaries(runs) == {"x": expected}
+
+
+def test_speedups_are_medians_of_each_rounds_ratio():
+    rates = {"ours": [6.0, 8.0, 100.0], "released": [2.0, 4.0, 4.0]}
+    runs = {
+        side: [{"triplets_per_second": rate, "job_seconds": 24 / rate} for rate in values]
+        for side, values in rates.items()
+    }
+    assert versus.speedups(runs, "triplets_per_second") == {"released": 3.0}
+    assert versus.speedups(runs, "job_seconds") == {"released": pytest.approx(3.0)}
+    assert versus.speedups({"released": runs["released"]}, "job_seconds") == {}
+
+
+@pytest.mark.parametrize("program", [versus, encode])
+def test_a_missing_library_is_one_line(tiny, monkeypatch, program):
+    monkeypatch.setattr(versus, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as end:
+        program.main([f"--dataset={tiny.collection}", f"--model={tiny.encoder}"])
+    message = str(end.value)
+    assert message.startswith("error: ")
+    assert "the extra `peers`" in message
+    assert "\n" not in message
+
+
+def test_a_side_that_fails_says_why(tiny):
+    arguments = [f"--dataset={tiny.collection}", f"--model={tiny.encoder}", "--sides=ours"]
+    with pytest.raises(SystemExit, match="query_length is 300"):
+        versus.main([*arguments, "--steps=4", "--batch_size=4", "--query_length=300"])
+
+
+def test_a_run_of_ours(tiny, tmp_path):
+    """As a file, from anywhere, with nothing installed."""
+    output = tmp_path / "versus.json"
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "versus.py"),
+        f"--dataset={tiny.collection}",
+        f"--model={tiny.encoder}",
+        "--sides=ours",
+        "--steps=4",
+        "--batch_size=4",
+        f"--query_length={LENGTHS['query']}",
+        f"--document_length={LENGTHS['positive']}",
+        "--ours_precision=float32",
+        "--rounds=1",
+        f"--output={output}",
+    ]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(output.read_text())
+    assert found.keys() == {
+        "machine", "settings", "ours", "ratios", "ratios_whole_job", "ratios_first_step"
+    }  # fmt: skip
+    ours = found["ours"]
+    assert ours.pop("precision") == "float32"
+    assert ours.keys() == {
+        "triplets_per_second", "useful_tokens_per_second", "first_step_seconds", "job_seconds",
+        "peak_gb",
+    }  # fmt: skip
+    for values in ours.values():
+        assert values["rounds"] == [values["median"]]
+        assert values["min"] == values["median"] == values["max"] > 0
+    assert ours["first_step_seconds"]["median"] < ours["job_seconds"]["median"]
+    rows = versus.make_triplets(str(tiny.collection), 16, 0)
+    tokens = versus.useful_tokens(Tokenizer(tiny.encoder), rows, LENGTHS)
+    assert found["settings"]["tokens_per_triplet"] == tokens / 16
+    assert found["ratios"] == {}
+    assert str(tmp_path.parent) not in output.read_text()  # a machine's paths
+
+
+def test_corpus_is_the_first_texts(tiny):
+    every = encode.corpus(str(tiny.collection), 0)
+    query, title, text = texts(0, 0)
+    assert query not in every
+    assert every[0] == f"{title} {text}"
+    assert len(every) == 40
+    assert encode.corpus(str(tiny.collection), 3) == every[:3]
+
+
+def test_our_side_cuts_at_the_length_asked_for(tiny):
+    same_start = ["hasit vokel jurad", "hasit vokel gimon"]
+    given = {"model": str(tiny.encoder), "texts": same_start, "precision": "float32"}
+    _, cut = encode.ours(length=4, **given)
+    run, whole = encode.ours(length=5, **given)
+    np.testing.assert_array_equal(*cut["vectors"])
+    assert np.abs(np.subtract(*whole["vectors"])).max() > 1e-3
+    np.testing.assert_array_equal(run(), whole["vectors"])
+
+
+def test_comparison_of_encoders():
+    keys = [(side, precision) for precision in encode.PRECISIONS for side in encode.SIDES]
+    seconds = dict(zip(keys, [[2.0, 4.0], [4.0, 4.0], [1.0, 1.0], [5.0, 3.0]], strict=True))
+    facts = {key: {"vectors": np.full((2, 3), i / 8), "peak_gb": i} for i, key in enumerate(keys)}
+    sides, found = encode.compare(seconds, facts, texts=8, tokens=80)
+    assert found == {
+        "ratios": {"float32": 1.5, "bfloat16": 4.0},
+        "largest_difference": {"float32": 0.125, "bfloat16": 0.125},
+    }
+    assert sides["ours"]["float32"] == {
+        "texts_per_second": {"median": 3.0, "min": 2.0, "max": 4.0},
+        "useful_tokens_per_second": {"median": 30.0, "min": 20.0, "max": 40.0},
+        "peak_gb": 0,
+    }
+    alone = {key: values for key, values in seconds.items() if key[0] == "ours"}
+    nothing = {"ratios": {}, "largest_difference": {}}
+    assert encode.compare(alone, facts, texts=8, tokens=80)[1] == nothing
