@@ -1,20 +1,31 @@
 """What benchmarks share: processes that run in turn, their memory, the machine, the table."""
 
+import argparse
 import datetime
+import importlib.metadata
 import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from selfdistill_jax.errors import InputError
 
 # As `make demo` sets it: huge pages, or half of the time at large sizes is the kernel's.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
+# What the sides of comparisons need installed.
+NEEDS = {
+    "ours": (),
+    "released": ("torch", "transformers"),
+    "sentence_transformers": ("torch", "sentence_transformers", "datasets", "accelerate"),
+}
 Setup = Callable[..., tuple[Callable[[], Any], dict[str, Any]]]
 
 
@@ -55,7 +66,10 @@ def _serve(pipe, setup: Setup, arguments: dict[str, Any]) -> None:
         begin = time.perf_counter()
         run()
         pipe.send(time.perf_counter() - begin)
-    pipe.send(peak_gb())
+    # Here, since it imports jax, which a benchmark may have to set up first.
+    from selfdistill_jax.train.machine import host_peak_gb
+
+    pipe.send(host_peak_gb())
 
 
 def alternate(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[float]]:
@@ -67,11 +81,6 @@ def alternate(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[floa
             if number:  # the first call warms up
                 seconds[name].append(taken)
     return seconds
-
-
-def peak_gb() -> float:
-    """The most memory this process has held (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def memory_gb() -> float:
@@ -116,3 +125,50 @@ def write(path: str, result: Mapping[str, Any]) -> None:
     if path:
         Path(path).write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n")
         print(f"\nwritten to {path}")
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, sides: Iterable[str]
+) -> argparse.Namespace:
+    """Adds what comparisons with peers have in common, and reads the command line."""
+    add = parser.add_argument
+    add("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="folder or hub id")
+    add("--sides", default=",".join(sides), help="which ones, separated by commas")
+    add("--rounds", type=int, default=3)
+    add("--output", default="", help="JSON file to write")
+    options = parser.parse_args(argv)
+    options.sides = options.sides.split(",")
+    if unknown := set(options.sides) - set(sides):
+        parser.error(f"--sides: no {', '.join(sorted(unknown))}; there are {', '.join(sides)}")
+    return options
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """For the record: what was compared on what, without this machine's paths."""
+    packages = sorted({name for side in options.sides for name in NEEDS[side]})
+    return {
+        "dataset": Path(options.dataset).resolve().name,
+        "model": Path(options.model).name if Path(options.model).is_dir() else options.model,
+        "rounds": options.rounds,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def run(measure: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
+    """Measures; wrong input and missing libraries are one line."""
+    try:
+        check_libraries(options.sides)
+        measure(options)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def check_libraries(sides: Sequence[str]) -> None:
+    """Raises InputError if a side's library is not installed."""
+    for side in sides:
+        if missing := [name for name in NEEDS[side] if find_spec(name) is None]:
+            raise InputError(
+                f"{side} needs {', '.join(missing)}: install the extra `peers` "
+                "(pip install '.[peers]' 'sentence-transformers[train]'), or leave the side out, "
+                "as in --sides=ours"
+            )

@@ -10,7 +10,6 @@ left of the texts after the cut, special tokens included, without padding.
 """
 
 import argparse
-import importlib.metadata
 import itertools
 import os
 import statistics
@@ -27,14 +26,13 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import common
 from benchmarks.common import Worker, alternate, print_table, summary, write
-from benchmarks.versus import NEEDS, check_libraries
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.encoder.folder import read_folder
 from selfdistill_jax.encoder.locate import locate
-from selfdistill_jax.errors import InputError
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -125,7 +123,6 @@ def compare(
 
 
 def measure(options: argparse.Namespace) -> None:
-    check_libraries(options.sides)
     model = str(locate(options.model))
     texts = corpus(options.dataset, options.texts)
     tokens = sum(map(len, Tokenizer(Path(model)).encode(texts, limit=options.length)))
@@ -157,15 +154,11 @@ def measure(options: argparse.Namespace) -> None:
             end="",
         )
     print()
-    packages = sorted({name for side in options.sides for name in NEEDS[side]})
     settings = {
-        "dataset": Path(options.dataset).resolve().name,
-        "model": Path(options.model).name if Path(options.model).is_dir() else options.model,
+        **common.settings(options),
         "texts": len(texts),
         "tokens": tokens,
         "length": options.length,
-        "rounds": options.rounds,
-        "versions": {name: importlib.metadata.version(name) for name in packages},
     }
     write(options.output, {"settings": settings, **sides, **found})
 
@@ -176,22 +169,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--dataset", required=True, help="BEIR folder")
-    add("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="folder or hub id")
     add("--texts", type=int, default=2000, help="the first so many; 0: all")
     add("--length", type=int, default=200, help="tokens a text is cut at")
     text = "of sentence-transformers; the fastest of these is taken"
     add("--batch_size", type=int, nargs="+", default=[32, 64, 128], help=text)
-    add("--sides", default=",".join(SIDES), help="which ones, separated by commas")
-    add("--rounds", type=int, default=3)
-    add("--output", default="", help="JSON file to write")
-    options = parser.parse_args(argv)
-    options.sides = options.sides.split(",")
-    if unknown := set(options.sides) - SIDES.keys():
-        parser.error(f"--sides: no {', '.join(sorted(unknown))}; there are {', '.join(SIDES)}")
-    try:
-        measure(options)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    common.run(measure, common.parse(parser, argv, SIDES))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,16 @@ from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.progress import Progress
 
 AXIS = "data"
-_BLOCK = 512
-_BLOCKS = (8, 64)
+# A CPU's cache holds what a layer makes of so many tokens; an accelerator wants large products.
+_BLOCK_TOKENS = {"cpu": 512}
+_ROOMS = (4096, 32768)  # tokens of a batch on one device: for few texts, for many
 _TOKENS_A_TEXT = 8  # room for texts as short as that on average; shorter ones take more batches
 _IN_FLIGHT = 3  # batches dispatched before the first is fetched: the device never waits for numpy
+
+
+def block_tokens() -> int:
+    """Tokens that best go through a layer at once on the default device."""
+    return _BLOCK_TOKENS.get(jax.default_backend(), 16384)
 
 
 class Room(NamedTuple):
@@ -68,7 +74,6 @@ def encode_tokens(
     dimensions: int,
     mesh: jax.sharding.Mesh,
     progress: str = "",
-    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Encodes every row of a token table.
 
@@ -83,12 +88,11 @@ def encode_tokens(
       dimensions: D.
       mesh: as `local_mesh`.
       progress: label of a progress bar; none is shown without.
-      out: ``[rows, D]`` array to write into, such as an ``np.memmap``; a new one without.
 
     Returns:
       ``[rows, D]`` float32 unit vectors in the table's order.
     """
-    out = np.zeros((len(tokens), dimensions), np.float32) if out is None else out
+    out = np.zeros((len(tokens), dimensions), np.float32)
     sharding = jax.NamedSharding(mesh, P(AXIS))
     devices = mesh.devices.size
     lengths, kinds = tokens.lengths(limit), row_lengths(limit)
@@ -137,13 +141,14 @@ def _rooms(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tuple[R
     if not len(lengths):
         return Room(1, 1, 1), 0
     unit = math.lcm(*kinds)
-    block = max(_BLOCK // unit * unit, unit)
+    block = max(min(block_tokens(), _ROOMS[0]) // unit * unit, unit)
     total = float(lengths.sum()) * 1.08 / devices
     if total <= unit and len(lengths) <= unit // 2 * devices:
         return Room(1, unit, unit // 2), devices
     # A block of each kind of rows may stay partly empty.
     spare = len(kinds) - 1
-    blocks = next((n for n in _BLOCKS if total <= (n - spare) * block), _BLOCKS[-1])
+    counts = [math.ceil(tokens / block) + spare for tokens in _ROOMS]
+    blocks = next((n for n in counts if total <= (n - spare) * block), counts[-1])
     texts = blocks * block // _TOKENS_A_TEXT
     rounds = max(
         math.ceil(total / ((blocks - spare) * block)), math.ceil(len(lengths) / (texts * devices))

@@ -6,7 +6,6 @@ of tokens. A text lies within one row, and several texts share a row without see
 """
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,11 +14,7 @@ import jax.numpy as jnp
 Array = Any  # numpy on the host, jax.Array within a compiled function
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["ids", "texts", "positions", "rows", "blocks", "starts", "lengths"],
-    meta_fields=["row_lengths"],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PackedTexts:
     """M texts in N blocks of T tokens.

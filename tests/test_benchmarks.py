@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import encode, versus
+from benchmarks import common, encode, jobs, versus
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.errors import InputError
 from tests.tiny import PLACES, SPLITS, texts, write_rows
@@ -31,7 +31,7 @@ def folder(path, documents, pairs):
 
 def test_triplets_are_the_pairs_in_random_orders_round_and_round(tiny):
     number = len(SPLITS["train"])
-    rows = versus.make_triplets(str(tiny.collection), 2 * number + 5, 0)
+    rows = jobs.make_triplets(str(tiny.collection), 2 * number + 5, 0)
     assert len(rows) == 2 * number + 5
     pairs = [(row["query"], row["positive"]) for row in rows]
     known = {texts(i, i % len(PLACES)) for i in SPLITS["train"]}
@@ -42,7 +42,7 @@ def test_triplets_are_the_pairs_in_random_orders_round_and_round(tiny):
 
 
 def test_triplets_follow_the_seed(tiny):
-    first, again, other = (versus.make_triplets(str(tiny.collection), 9, s) for s in (1, 1, 2))
+    first, again, other = (jobs.make_triplets(str(tiny.collection), 9, s) for s in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -51,7 +51,7 @@ def test_no_negative_is_a_positive_nor_its_copy(tmp_path):
     documents = {"a": "one", "b": "two", "copy of a": "one", "c": "three"}
     path = folder(tmp_path, {k.replace(" ", "-"): v for k, v in documents.items()},
                   [("q1", "a"), ("q1", "b"), ("q2", "c")])  # fmt: skip
-    rows = versus.make_triplets(path, 60, 0)
+    rows = jobs.make_triplets(path, 60, 0)
     assert {row["negative"] for row in rows if row["query"] == "text of q1"} == {"three"}
     assert {row["negative"] for row in rows if row["query"] == "text of q2"} == {"one", "two"}
 
@@ -63,7 +63,7 @@ def test_no_negative_is_a_positive_nor_its_copy(tmp_path):
 def test_triplets_that_cannot_be_made(tmp_path, pairs, message):
     path = folder(tmp_path, {"a": "one", "b": "two"}, pairs)
     with pytest.raises(InputError, match=message):
-        versus.make_triplets(path, 4, 0)
+        jobs.make_triplets(path, 4, 0)
 
 
 def test_useful_tokens_are_those_left_after_the_cut(tiny):
@@ -73,12 +73,12 @@ def test_useful_tokens_are_those_left_after_the_cut(tiny):
     ]
     # [CLS] and [SEP] count, and stay when a text is cut.
     expected = (3 + 4 + 12) + (8 + 3 + 3)
-    assert versus.useful_tokens(Tokenizer(tiny.encoder), rows, LENGTHS) == expected
+    assert jobs.useful_tokens(Tokenizer(tiny.encoder), rows, LENGTHS) == expected
 
 
 def test_figures_leave_out_the_first_two_steps_and_the_last():
     times = [10.0, 30.0, 32.0, 36.0, 36.0]
-    found = versus.figures(times, job_seconds=40.0, batch_size=6, tokens_per_step=90.0)
+    found = jobs.figures(times, job_seconds=40.0, batch_size=6, tokens_per_step=90.0)
     assert found == {
         "triplets_per_second": 2.0,
         "useful_tokens_per_second": 30.0,
@@ -106,7 +106,7 @@ def test_speedups_are_medians_of_each_rounds_ratio():
 
 @pytest.mark.parametrize("program", [versus, encode])
 def test_a_missing_library_is_one_line(tiny, monkeypatch, program):
-    monkeypatch.setattr(versus, "find_spec", lambda name: None)
+    monkeypatch.setattr(common, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as end:
         program.main([f"--dataset={tiny.collection}", f"--model={tiny.encoder}"])
     message = str(end.value)
@@ -157,8 +157,8 @@ def test_a_run_of_ours(tiny, tmp_path):
         assert values["rounds"] == [values["median"]]
         assert values["min"] == values["median"] == values["max"] > 0
     assert ours["first_step_seconds"]["median"] < ours["job_seconds"]["median"]
-    rows = versus.make_triplets(str(tiny.collection), 16, 0)
-    tokens = versus.useful_tokens(Tokenizer(tiny.encoder), rows, LENGTHS)
+    rows = jobs.make_triplets(str(tiny.collection), 16, 0)
+    tokens = jobs.useful_tokens(Tokenizer(tiny.encoder), rows, LENGTHS)
     assert found["settings"]["tokens_per_triplet"] == tokens / 16
     assert found["ratios"] == {}
     assert str(tmp_path.parent) not in output.read_text()  # a machine's paths

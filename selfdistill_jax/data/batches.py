@@ -45,24 +45,37 @@ class TripletBatch(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What a batch's arrays have in common: T tokens of a block, how many blocks, rows' lengths."""
+    """What batches' arrays have in common; each number of blocks is another compiled program.
+
+    Attributes:
+      block: T, tokens of a block.
+      usual: blocks that hold nearly every batch; those not in use cost memory, no time.
+      row_lengths: that a block can be cut into.
+    """
 
     block: int
-    blocks: tuple[int, ...]
+    usual: int
     row_lengths: tuple[int, ...]
+
+    def blocks(self, needed: int) -> int:
+        """As many as usual, doubled until a batch fits.
+
+        >>> Shape(480, 70, (96, 160, 240)).blocks(69), Shape(480, 70, (96, 160, 240)).blocks(141)
+        (70, 280)
+        """
+        blocks = self.usual
+        while blocks < needed:
+            blocks *= 2
+        return blocks
 
 
 def choose_shape(
-    mean: float, deviation: float, most: int, *, triplets: int, block: int, limit: int, share: bool
+    mean: float, deviation: float, *, triplets: int, block: int, limit: int, share: bool
 ) -> Shape:
-    """Few shapes that hold any batch; each used is compiled once.
-
-    The first number of blocks holds all but a few batches in 10,000 (blocks not in use cost memory,
-    no time), the second holds whatever comes: rows of a packing are at least half full.
+    """One shape for all but a few batches in 10,000.
 
     Args:
       mean, deviation: of the tokens of a triplet.
-      most: tokens of a triplet at the most.
       triplets: of a part.
       block: tokens of a block at the most.
       limit: tokens of the longest text.
@@ -72,13 +85,12 @@ def choose_shape(
     if not share:
         lengths = tuple(16 << i for i in range(32) if (16 << i) // 2 < limit)
     unit = math.lcm(*lengths)
-    # Alone in its row, a text takes up to twice its tokens, a short one 16.
-    usual = triplets * mean + 4 * deviation * triplets**0.5
-    usual *= 1.06 if share else 1.5
+    # Padding: a few per cent of packed rows; a text alone in its row takes up to twice its tokens.
+    usual = (triplets * mean + 4 * deviation * triplets**0.5) * (1.06 if share else 1.5)
     equal = usual / math.ceil(usual / max(block // unit * unit, unit))
     tokens = math.ceil(equal / unit) * unit
-    counts = [-(-int(t) // tokens) + len(lengths) - 1 for t in (usual, 2 * most * triplets)]
-    return Shape(tokens, tuple(sorted(set(counts))), lengths)
+    # Of each kind of rows one block may stay partly empty.
+    return Shape(tokens, math.ceil(usual / tokens) + len(lengths) - 1, lengths)
 
 
 class TrainingBatches:
@@ -116,7 +128,7 @@ class TrainingBatches:
         document_length: int,
         parts: int = 1,
         own: slice = slice(None),
-        block: int = 1024,
+        block: int,
         share: bool = True,
     ):
         self._queries, self._documents = queries, documents
@@ -141,8 +153,8 @@ class TrainingBatches:
             .map_with_index(self._make)
         )
 
-    def _tokens_of_triplets(self) -> tuple[float, float, int]:
-        """Mean, standard deviation and maximum; drawn negatives are as the pool is."""
+    def _tokens_of_triplets(self) -> tuple[float, float]:
+        """Mean and standard deviation; drawn negatives are as the pool is."""
         queries, documents = self._lengths
         of_pool = documents[self._pool.start : self._pool.stop]
         given = self._triplets["negative"]
@@ -152,7 +164,6 @@ class TrainingBatches:
             float(sum(part.mean() for part in parts)),
             # As if all three were long together.
             float(sum(part.std() for part in parts)),
-            int(sum(part.max() for part in parts)),
         )
 
     def __getitem__(self, step: int) -> TripletBatch:
@@ -197,8 +208,7 @@ class TrainingBatches:
             for part in parts
         ]
         # The same on every host, since it follows from the global batch.
-        needed = max(len(layout.rows) for layout in layouts)
-        blocks = next(n for n in self.shape.blocks if n >= needed)
+        blocks = self.shape.blocks(max(len(layout.rows) for layout in layouts))
         packed = [
             fill(
                 layout,

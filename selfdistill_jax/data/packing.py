@@ -18,6 +18,7 @@ from selfdistill_jax.packed import PackedTexts
 
 # A token in a row of 550 costs twice as much as one in a very short row (MiniLM's size, 2 cores).
 _ATTENTION = 1 / 550
+# What a text must at least fill of a shorter row to open one; each is tried.
 _SHARES = (0.5, 0.625, 0.75, 0.875)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from selfdistill_jax.encoder.pointwise import ACTIVATIONS
 from selfdistill_jax.errors import InputError
 
 
@@ -39,7 +40,6 @@ _FIELDS = {
     "layer_norm_eps": "layer_norm_eps",
     "activation": "hidden_act",
 }
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 
 def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:

@@ -41,7 +41,7 @@ class Keep:
 
 class _Record(Keep):
     def __init__(self):
-        self.kept: list[jax.Array] = []
+        self.kept: list[Any] = []
 
     def __call__(self, value):
         self.kept.append(value)
@@ -49,7 +49,7 @@ class _Record(Keep):
 
     def call(self, forward, backward, x):
         outputs = forward(x)
-        self.kept += outputs
+        self.kept.append(outputs)
         return outputs[0]
 
 
@@ -63,9 +63,6 @@ class _Replay(Keep):
         return _kept_instead(value, self._kept.pop(0))
 
     def call(self, forward, backward, x):
-        count = len(jax.eval_shape(forward, x))
-        outputs = [self._kept.pop(0) for _ in range(count)]
-
         @jax.custom_vjp
         def result(x, outputs):
             return outputs[0]
@@ -75,7 +72,7 @@ class _Replay(Keep):
             return backward(x, *outputs, g), None
 
         result.defvjp(lambda x, outputs: (outputs[0], (x, outputs)), pull)
-        return result(x, outputs)
+        return result(x, self._kept.pop(0))
 
 
 @jax.custom_vjp
@@ -121,7 +118,7 @@ def _run(layer, params, x, blocks, count):
 def _run_forward(layer, params, x, blocks, count):
     depth, kept = _depth(params), _kept_shapes(layer, params, x, blocks)
     inputs = _put(_room(x, depth + 1, like=x), _store(x), 0)
-    buffers = [_room(k, depth, len(x), like=x) for k in kept]
+    buffers = jax.tree.map(lambda k: _room(k, depth, len(x), like=x), kept)
 
     def one_layer(number, carry):
         own = _at(params, number)
@@ -131,20 +128,21 @@ def _run_forward(layer, params, x, blocks, count):
             keep = _Record()
             y = layer(own, _load(inputs, x.dtype, number, b), _at(blocks, b), keep)
             inputs = _put(inputs, _store(y), number + 1, b)
-            pairs = zip(buffers, keep.kept, strict=True)
-            return inputs, [_put(buffer, _store(k), number, b) for buffer, k in pairs]
+            return inputs, jax.tree.map(
+                lambda buffer, k: _put(buffer, _store(k), number, b), buffers, keep.kept
+            )
 
         return lax.fori_loop(0, count, one_block, carry)
 
     inputs, buffers = lax.fori_loop(0, depth, one_layer, (inputs, buffers))
     used = jnp.arange(len(x)) < count
     out = jnp.where(used[:, None, None], _load(inputs, x.dtype, depth), jnp.zeros((), x.dtype))
-    return out, (params, inputs, buffers, blocks, count, jnp.zeros((0,), x.dtype))
+    return out, (params, inputs, buffers, blocks, count)
 
 
 def _run_backward(layer, residuals, g):
-    params, inputs, buffers, blocks, count, dtype_of = residuals
-    depth, dtype = _depth(params), dtype_of.dtype
+    params, inputs, buffers, blocks, count = residuals
+    depth, dtype = _depth(params), g.dtype  # that of x, of which `inputs` may hold the bits
     example = jax.ShapeDtypeStruct(inputs.shape[1:], dtype)
     kept = _kept_shapes(layer, params, example, blocks)
 
@@ -155,7 +153,7 @@ def _run_backward(layer, residuals, g):
 
         def one_block(b, carry):
             back, sums = carry
-            values = [_load(x, k.dtype, number, b) for x, k in zip(buffers, kept, strict=True)]
+            values = jax.tree.map(lambda k, x: _load(x, k.dtype, number, b), kept, buffers)
             block = _at(blocks, b)
             _, pull = jax.vjp(
                 lambda own, x: layer(own, x, block, _Replay(values)),
@@ -182,16 +180,15 @@ def _depth(params: Any) -> int:
     return jax.tree.leaves(params)[0].shape[0]
 
 
-def _kept_shapes(layer: Layer, params: Any, x: Any, blocks: Block) -> list[jax.ShapeDtypeStruct]:
-    """What a layer keeps of one block."""
+def _kept_shapes(layer: Layer, params: Any, x: Any, blocks: Block) -> list[Any]:
+    """Shapes of what a layer keeps of one block."""
 
     def kept(params, x, blocks):
         keep = _Record()
         layer(_at(params, 0), x[0], _at(blocks, 0), keep)
         return keep.kept
 
-    shapes = jax.eval_shape(kept, params, x, blocks)
-    return [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in shapes]
+    return jax.eval_shape(kept, params, x, blocks)
 
 
 def _store(x: jax.Array) -> jax.Array:

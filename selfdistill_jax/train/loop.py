@@ -125,11 +125,10 @@ def train(
         state = state._replace(target=jax.tree.map(np.copy, encoder.params))
     state = put_state(state, mesh)
     # While it compiles, the start encoder is evaluated on dev.
-    programs = Programs(step, mesh, state, data.batches[0])
-    run = _Run(config, workdir, encoder, data, encode)
-    done = run.fit(programs, state, schedule, mesh, stop)
-    if not done:
-        return None
+    with closing(Programs(step, mesh, state, data.batches[0])) as programs:
+        run = _Run(config, workdir, encoder, data, encode)
+        if not run.fit(programs, state, schedule, mesh, stop):
+            return None
     run.finish()
     run.close_ledger()
     _wait("the run is over")  # the first process serves the others until they end
@@ -212,6 +211,8 @@ class _Run:
                 if self._alarm.message:
                     break
                 waiting = number, batch, metrics
+                if number == begin + 1:
+                    flush()  # not a step late: it says how long the start took
                 last = number == train.steps
                 if number % train.evaluate_every == 0 or last:
                     flush()

@@ -22,9 +22,6 @@ class Programs:
       mesh: its mesh.
       state: the state, or its shapes and shardings.
       example: any batch of this process; the first program is for batches of its shape.
-
-    Attributes:
-      compiled: how many programs there are.
     """
 
     def __init__(self, step: Any, mesh: jax.sharding.Mesh, state: TrainState, example: Any):
@@ -42,9 +39,9 @@ class Programs:
             self._programs[shape] = self._thread.submit(self._compile, batch)
         return self._programs[shape].result()
 
-    @property
-    def compiled(self) -> int:
-        return len(self._programs)
+    def close(self) -> None:
+        """Lets a program that is being compiled go."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _compile(self, batch: TripletBatch) -> Step:
         def on_mesh(x: np.ndarray) -> jax.ShapeDtypeStruct:

@@ -21,14 +21,13 @@ from selfdistill_jax.data.tables import Collection, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable, cached_tokens
 from selfdistill_jax.encoder.folder import Encoder, read_folder
+from selfdistill_jax.encoding import block_tokens
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
 from selfdistill_jax.train.run_folder import nearest
 from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# A CPU's cache holds what a layer makes of so many tokens; an accelerator wants large products.
-BLOCK_TOKENS = {"cpu": 512}
 # Whose document vectors make a loss's targets: the encoder's own, these as constants, those of an
 # exponential moving average of it, those of the encoder it started from.
 TARGETS = ("model", "detached", "ema", "start")
@@ -235,7 +234,7 @@ def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
         document_length=config.data.document_length,
         parts=parts,
         own=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
-        block=config.train.block_tokens or BLOCK_TOKENS.get(jax.default_backend(), 16384),
+        block=config.train.block_tokens or block_tokens(),
         share=config.data.packing,
     )
     return Data(collection, tokenizer, queries, documents, batches)

@@ -48,6 +48,7 @@ def make(**changes):
         "batch_size": 5,
         "query_length": 9,
         "document_length": 14,
+        "block": 1024,
     }
     triplets = TRIPLETS | {"negative": changes.pop("negative", TRIPLETS["negative"])}
     known = KnownPositives(TRIPLETS["query"], TRIPLETS["positive"], POOL)
