@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.precision import PRECISIONS, faster
 from selfdistill_jax.errors import InputError
 
 # As `make demo` sets it: huge pages, or half of the time at large sizes is the kernel's.
@@ -136,11 +137,23 @@ def parse(
     add("--sides", default=",".join(sides), help="which ones, separated by commas")
     add("--rounds", type=int, default=3)
     add("--output", default="", help="JSON file to write")
+    for side in ("ours", "peers"):
+        text = "best: the one in which its library multiplies faster here"
+        add(f"--{side}_precision", default="best", choices=["best", *PRECISIONS], help=text)
     options = parser.parse_args(argv)
     options.sides = options.sides.split(",")
     if unknown := set(options.sides) - set(sides):
         parser.error(f"--sides: no {', '.join(sorted(unknown))}; there are {', '.join(sides)}")
     return options
+
+
+def precisions(options: argparse.Namespace) -> dict[str, str]:
+    """Side -> the precision asked for, or its faster one."""
+    found = {}
+    for side in options.sides:
+        asked = options.ours_precision if side == "ours" else options.peers_precision
+        found[side] = faster(side) if asked == "best" else asked
+    return found
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:

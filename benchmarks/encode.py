@@ -3,8 +3,8 @@
     python benchmarks/encode.py --dataset=DIR --texts=2000 --output=encode.json
 
 Texts (title and text of a BEIR folder's documents) in, unit vectors out, tokenising included; both
-cut at the same length. Each side, in float32 and in bfloat16, is a process of its own, and they run
-in turn, models loaded and warm. sentence-transformers gets the fastest of some batch sizes, found
+cut at the same length. Each side, in its faster precision, is a process of its own, and they run in
+turn, models loaded and warm. sentence-transformers gets the fastest of some batch sizes, found
 beforehand on a quarter of the texts; ours has none to choose. "tokens" are useful ones: what is
 left of the texts after the cut, special tokens included, without padding.
 """
@@ -33,8 +33,6 @@ from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.encoder.folder import read_folder
 from selfdistill_jax.encoder.locate import locate
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 def ours(*, model: str, texts: list[str], length: int, precision: str) -> tuple[Any, dict]:
@@ -89,78 +87,75 @@ def fastest_batch_size(sizes: Sequence[int], texts: Sequence[str], **arguments: 
 
 
 def compare(
-    seconds: Mapping[tuple[str, str], Sequence[float]],
-    facts: Mapping[tuple[str, str], Mapping[str, Any]],
+    seconds: Mapping[str, Sequence[float]],
+    facts: Mapping[str, Mapping[str, Any]],
     *,
     texts: int,
     tokens: int,
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """What each side did, by precision, and how many times as fast ours is.
+) -> dict[str, Any]:
+    """What each side did and, where both ran, how many times as fast ours is.
 
     Args:
-      seconds: (side, precision) -> of each round.
-      facts: (side, precision) -> ``vectors`` and what is passed on.
+      seconds: side -> of each round.
+      facts: side -> ``vectors`` and what is passed on.
       texts, tokens: encoded in a round.
     """
-    sides: dict[str, dict[str, Any]] = {}
-    for (side, precision), taken in seconds.items():
-        kept = {name: v for name, v in facts[side, precision].items() if name != "vectors"}
-        sides.setdefault(side, {})[precision] = {
+    found: dict[str, Any] = {}
+    for side, taken in seconds.items():
+        found[side] = {
             "texts_per_second": summary([texts / s for s in taken]),
             "useful_tokens_per_second": summary([tokens / s for s in taken]),
-            **kept,
+            **{name: value for name, value in facts[side].items() if name != "vectors"},
         }
-    found: dict[str, Any] = {"ratios": {}, "largest_difference": {}}
-    for precision in PRECISIONS:
-        pair = [(side, precision) for side in SIDES]
-        if not all(one in seconds for one in pair):
-            continue
-        rounds = zip(*(seconds[one] for one in pair), strict=True)
-        found["ratios"][precision] = statistics.median(theirs / mine for mine, theirs in rounds)
-        mine, theirs = (facts[one]["vectors"] for one in pair)
-        found["largest_difference"][precision] = float(np.abs(mine - theirs).max())
-    return sides, found
+    if seconds.keys() == SIDES.keys():
+        rounds = zip(*(seconds[side] for side in SIDES), strict=True)
+        found["ratio"] = statistics.median(theirs / mine for mine, theirs in rounds)
+        mine, theirs = (facts[side]["vectors"] for side in SIDES)
+        found["largest_difference"] = float(np.abs(mine - theirs).max())
+    return found
 
 
 def measure(options: argparse.Namespace) -> None:
     model = str(locate(options.model))
     texts = corpus(options.dataset, options.texts)
     tokens = sum(map(len, Tokenizer(Path(model)).encode(texts, limit=options.length)))
-    given = {"model": model, "length": options.length}
+    precisions = common.precisions(options)
     workers = {}
-    for precision in PRECISIONS:
-        for side in options.sides:
-            more: dict[str, Any] = {"precision": precision, **given}
-            if side == "sentence_transformers":
-                more["batch_size"] = fastest_batch_size(options.batch_size, texts, **more)
-            workers[side, precision] = Worker(SIDES[side], texts=texts, **more)
+    for side in options.sides:
+        given: dict[str, Any] = {
+            "model": model, "length": options.length, "precision": precisions[side]
+        }  # fmt: skip
+        if side == "sentence_transformers":
+            given["batch_size"] = fastest_batch_size(options.batch_size, texts, **given)
+        workers[side] = Worker(SIDES[side], texts=texts, **given)
     seconds = alternate(workers, options.rounds)
-    facts = {key: {**worker.facts, "peak_gb": worker.close()} for key, worker in workers.items()}
-    sides, found = compare(seconds, facts, texts=len(texts), tokens=tokens)
+    facts = {
+        side: {"precision": precisions[side], **worker.facts, "peak_gb": worker.close()}
+        for side, worker in workers.items()
+    }
+    found = compare(seconds, facts, texts=len(texts), tokens=tokens)
     rows = [["side", "precision", "batch", "texts/s", "min..max", "tokens/s", "peak GB"]]
-    for side, by_precision in sides.items():
-        for precision, one in by_precision.items():
-            rate = one["texts_per_second"]
-            rows.append(
-                [side, precision, one.get("batch_size", "-"), f"{rate['median']:.1f}",
-                 f"{rate['min']:.1f}..{rate['max']:.1f}",
-                 f"{one['useful_tokens_per_second']['median']:.0f}", f"{one['peak_gb']:.2f}"]
-            )  # fmt: skip
+    for side in options.sides:
+        one = found[side]
+        rate = one["texts_per_second"]
+        rows.append(
+            [side, one["precision"], one.get("batch_size", "-"), f"{rate['median']:.1f}",
+             f"{rate['min']:.1f}..{rate['max']:.1f}",
+             f"{one['useful_tokens_per_second']['median']:.0f}", f"{one['peak_gb']:.2f}"]
+        )  # fmt: skip
     print_table(rows)
-    for precision, ratio in found["ratios"].items():
+    if "ratio" in found:
         print(
-            f"\n{precision}: ours is {ratio:.2f} times as fast; "
-            f"vectors differ by {found['largest_difference'][precision]:.1e} at most",
-            end="",
+            f"\nours is {found['ratio']:.2f} times as fast; "
+            f"vectors differ by {found['largest_difference']:.1e} at most"
         )
-    print()
     settings = {
         **common.settings(options),
         "texts": len(texts),
         "tokens": tokens,
         "length": options.length,
     }
-    write(options.output, {"settings": settings, **sides, **found})
+    write(options.output, {"settings": settings, **found})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

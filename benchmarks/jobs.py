@@ -19,9 +19,7 @@ from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-PRECISIONS = ("bfloat16", "float32")
 OPTIMIZER = {"learning_rate": 5e-5, "weight_decay": 0.01, "clip_norm": 1.0}
-TRIAL_STEPS = 5  # to find a side's faster precision
 # `python -m selfdistill_jax.main`, which then writes down what the device held at most.
 COMMAND = """
 import json, runpy, sys
@@ -215,15 +213,6 @@ class Job:
             **OPTIMIZER,
         }
         return [sys.executable, "-m", "benchmarks.torch_sides", side, json.dumps(settings)]
-
-    def faster_precision(self, side: str) -> str:
-        """By a trial of a few steps each."""
-        rates = {}
-        for precision in PRECISIONS:
-            found = self.run(side, precision, min(TRIAL_STEPS, self._options.steps))
-            rates[precision] = found["triplets_per_second"]
-            print(f"trial, {side}, {precision}: {rates[precision]:.1f} triplets/s", flush=True)
-        return max(rates, key=rates.__getitem__)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when run as a
 
 from benchmarks import common
 from benchmarks.common import print_table, summary, write
-from benchmarks.jobs import OPTIMIZER, PRECISIONS, Job
+from benchmarks.jobs import OPTIMIZER, Job
 from selfdistill_jax.encoder.locate import locate
 
 SIDES = ("ours", "released", "sentence_transformers")
@@ -66,10 +66,6 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch_size", type=int, default=128)
     add("--query_length", type=int, default=20)
     add("--document_length", type=int, default=200)
-    for side in ("ours", "peers"):
-        choices = [*PRECISIONS, "best"]
-        text = "best: the faster one of both in a trial"
-        add(f"--{side}_precision", default="bfloat16", choices=choices, help=text)
     add("--dropout", type=float, default=0.0, help="of the peers; their default is 0.1")
     text = "of compiled programs and tokens; warm: a run of ours that is not counted fills it"
     add("--cache", default="cold", choices=["cold", "warm"], help=text)
@@ -83,14 +79,9 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
 def measure(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="versus-") as folder:
         job = Job(options, locate(options.model), Path(folder))
+        precisions = common.precisions(options)
         if options.cache == "warm" and "ours" in options.sides:
-            asked = options.ours_precision
-            for precision in PRECISIONS if asked == "best" else [asked]:
-                job.run("ours", precision, options.steps)
-        precisions = {}
-        for side in options.sides:
-            asked = options.ours_precision if side == "ours" else options.peers_precision
-            precisions[side] = job.faster_precision(side) if asked == "best" else asked
+            job.run("ours", precisions["ours"], options.steps)
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
         for number in range(options.rounds):
             for side in options.sides:

@@ -1,5 +1,6 @@
 """Benchmarks against peers: what all sides are fed, what clocks are made into, a run of ours."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import common, encode, jobs, versus
+from benchmarks import common, encode, jobs, precision, versus
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.errors import InputError
 from tests.tiny import PLACES, SPLITS, texts, write_rows
@@ -184,19 +185,30 @@ def test_our_side_cuts_at_the_length_asked_for(tiny):
 
 
 def test_comparison_of_encoders():
-    keys = [(side, precision) for precision in encode.PRECISIONS for side in encode.SIDES]
-    seconds = dict(zip(keys, [[2.0, 4.0], [4.0, 4.0], [1.0, 1.0], [5.0, 3.0]], strict=True))
-    facts = {key: {"vectors": np.full((2, 3), i / 8), "peak_gb": i} for i, key in enumerate(keys)}
-    sides, found = encode.compare(seconds, facts, texts=8, tokens=80)
-    assert found == {
-        "ratios": {"float32": 1.5, "bfloat16": 4.0},
-        "largest_difference": {"float32": 0.125, "bfloat16": 0.125},
+    seconds = {"ours": [2.0, 4.0], "sentence_transformers": [6.0, 4.0]}
+    facts = {
+        side: {"vectors": np.full((2, 3), i / 8), "precision": "float32", "peak_gb": i}
+        for i, side in enumerate(seconds)
     }
-    assert sides["ours"]["float32"] == {
+    found = encode.compare(seconds, facts, texts=8, tokens=80)
+    assert (found["ratio"], found["largest_difference"]) == (2.0, 0.125)
+    assert found["ours"] == {
         "texts_per_second": {"median": 3.0, "min": 2.0, "max": 4.0},
         "useful_tokens_per_second": {"median": 30.0, "min": 20.0, "max": 40.0},
+        "precision": "float32",
         "peak_gb": 0,
     }
-    alone = {key: values for key, values in seconds.items() if key[0] == "ours"}
-    nothing = {"ratios": {}, "largest_difference": {}}
-    assert encode.compare(alone, facts, texts=8, tokens=80)[1] == nothing
+    alone = encode.compare({"ours": seconds["ours"]}, facts, texts=8, tokens=80)
+    assert alone == {"ours": found["ours"]}
+
+
+def test_the_faster_precision_is_that_of_the_faster_product(monkeypatch):
+    monkeypatch.setattr(precision, "_SIZES", {"cpu": 16, "gpu": 16})
+    rates = precision.rates("jax")
+    assert rates.keys() == set(precision.PRECISIONS)
+    assert min(rates.values()) > 0
+    options = common.parse(
+        argparse.ArgumentParser(), ["--ours_precision=float32"], ["ours", "released"]
+    )
+    monkeypatch.setattr(common, "faster", lambda side: f"faster of {side}")
+    assert common.precisions(options) == {"ours": "float32", "released": "faster of released"}

@@ -1,0 +1,90 @@
+"""Which precision is the faster one for a library on this machine.
+
+    python -m benchmarks.precision torch
+
+Told by a matrix product, not by a trial: without 16-bit units in the processor torch multiplies
+bfloat16 at 2 GFLOP/s (Zen 3, torch 2.13), so that one step of a trial would take half an hour.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PRECISIONS = ("bfloat16", "float32")
+# On a GPU large enough to tell; on a CPU the slowest takes a second.
+_SIZES = {"cpu": 768, "gpu": 8192}
+_ROUNDS = 3
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def faster(side: str) -> str:
+    """For a side of a comparison: "ours", or one of torch's. Measured in a process of its own."""
+    library = "jax" if side == "ours" else "torch"
+    command = [sys.executable, "-m", "benchmarks.precision", library]
+    done = subprocess.run(command, cwd=_ROOT, check=True, capture_output=True, text=True)
+    rates = json.loads(done.stdout)
+    shown = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in rates.items())
+    print(f"{side}, products in GFLOP/s: {shown}", flush=True)
+    return max(rates, key=rates.__getitem__)
+
+
+def rates(library: str) -> dict[str, float]:
+    """Precision -> FLOP/s of a product of square matrices."""
+    size, product = {"jax": _jax, "torch": _torch}[library]()
+    found = {}
+    for precision in PRECISIONS:
+        multiply = product(precision)
+        multiply()
+        seconds = []
+        for _ in range(_ROUNDS):
+            begin = time.perf_counter()
+            multiply()
+            seconds.append(time.perf_counter() - begin)
+        found[precision] = 2 * size**3 / min(seconds)
+    return found
+
+
+def _jax() -> tuple[int, Callable[[str], Callable[[], Any]]]:
+    import jax
+    import jax.numpy as jnp
+
+    from selfdistill_jax.encoder.products import product
+
+    size = _SIZES["cpu" if jax.default_backend() == "cpu" else "gpu"]
+
+    def make(precision: str) -> Callable[[], Any]:
+        a = jax.random.normal(jax.random.key(0), (size, size)).astype(jnp.dtype(precision))
+        multiply = jax.jit(product)
+        return lambda: multiply(a, a).block_until_ready()
+
+    return size, make
+
+
+def _torch() -> tuple[int, Callable[[str], Callable[[], Any]]]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    size = _SIZES["gpu" if cuda else "cpu"]
+    if cuda:
+        torch.set_float32_matmul_precision("high")  # as the sides have it
+
+    def make(precision: str) -> Callable[[], Any]:
+        a = torch.randn(size, size, device="cuda" if cuda else "cpu")
+        a = a.to(getattr(torch, precision))
+
+        def multiply() -> None:
+            a @ a
+            if cuda:
+                torch.cuda.synchronize()
+
+        return multiply
+
+    return size, make
+
+
+if __name__ == "__main__":
+    print(json.dumps(rates(sys.argv[1])))
