@@ -60,7 +60,7 @@ class Shape(NamedTuple):
     def blocks(self, needed: int) -> int:
         """As many as usual, doubled until a batch fits.
 
-        >>> Shape(480, 70, (96, 160, 240)).blocks(69), Shape(480, 70, (96, 160, 240)).blocks(141)
+        >>> Shape(432, 70, (72, 144, 216)).blocks(69), Shape(432, 70, (72, 144, 216)).blocks(141)
         (70, 280)
         """
         blocks = self.usual

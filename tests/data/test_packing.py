@@ -78,16 +78,16 @@ def test_rows_are_within_the_bound_of_the_best_packing(seed):
     assert len(layout.rows) <= fewest_rows(lengths, 16) * 11 / 9 + 6 / 9
 
 
-@pytest.mark.parametrize(("mean", "spread"), [(100, 40), (85, 45)])
+@pytest.mark.parametrize(("mean", "spread"), [(100, 40), (85, 45), (220, 90)])
 def test_little_is_padding(mean, spread):
-    """Lengths as of questions and passages, 128 triplets."""
+    """Lengths as of questions and passages, 128 triplets; of the longest most are cut at 200."""
     rng = np.random.default_rng(0)
     shares = []
     for _ in range(5):
         documents = np.clip(rng.normal(mean, spread, 256).astype(int), 5, 200)
         lengths = np.concatenate([rng.integers(5, 20, 128), documents])
-        layout = lay_out(lengths, block=480, row_lengths=row_lengths(200))
-        shares.append(1 - lengths.sum() / (480 * len(layout.rows)))
+        layout = lay_out(lengths, block=432, row_lengths=row_lengths(200))
+        shares.append(1 - lengths.sum() / (432 * len(layout.rows)))
     assert np.mean(shares) < 0.08
 
 
