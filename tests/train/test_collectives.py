@@ -1,0 +1,86 @@
+"""What devices exchange in a step: read off the compiled program, eight devices."""
+
+import re
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from selfdistill_jax import losses
+from selfdistill_jax.encoder.encode import init_params, make_encode
+from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
+from tests.train.every_loss import CONFIG, batch
+
+DEVICES = 8
+BYTES = {"pred": 1, "f32": 4, "s32": 4}
+KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
+# The metrics of a step want the quantiles of two columns of the whole batch, which are sorted.
+QUANTILES = "nanquantile"
+
+
+def collectives(loss, triplets):
+    """(kind, bytes of the result, what it is part of) of each collective of a step."""
+    params = init_params(CONFIG, jax.random.key(0))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    mesh = make_mesh(jax.devices()[:DEVICES])
+    step = make_step(make_encode(CONFIG, pooling="mean"), loss, optimizer, mesh)
+    state = put_state(TrainState(params, optimizer.init(params)), mesh)
+    rows = put_batch(batch(rows=np.arange(triplets) % 16, parts=DEVICES), mesh)
+    found = []
+    for line in step.lower(state, rows).compile().as_text().splitlines():
+        if match := re.search(rf" = (.*?) ({KINDS})(?:-start)?\(", line):
+            size = sum(
+                BYTES[dtype] * int(np.prod([int(n) for n in shape.split(",") if n]))
+                for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1])
+            )
+            found.append((match[2], size, re.search(r'op_name="([^"]*)"', line)[1]))
+    return found
+
+
+def of_quantiles(found):
+    return [one for one in found if QUANTILES in one[2]]
+
+
+def of_training(found):
+    return [one for one in found if QUANTILES not in one[2]]
+
+
+def bytes_of(found, kind):
+    return sum(size for name, size, _ in found if name == kind)
+
+
+PARAMETERS = 4 * sum(x.size for x in jax.tree.leaves(init_params(CONFIG, jax.random.key(0))))
+D = CONFIG.hidden_size
+
+
+def test_moments_of_a_batch_exchange_the_same_bytes_whatever_its_size():
+    loss = partial(losses.distributed_margin, method="moments")
+    few, many = (collectives(loss, triplets) for triplets in (16, 64))
+    assert of_training(few) == of_training(many)
+    assert len(of_training(few)) <= 8
+    assert {kind for kind, _, _ in of_training(few)} == {"all-reduce"}
+    # The gradient once; second moments of the documents forwards and backwards, first ones, counts.
+    rest = bytes_of(of_training(few), "all-reduce") - PARAMETERS
+    assert 2 * 4 * D * D <= rest <= 2 * 4 * D * D + 16 * 4 * D
+    for found, triplets in ((few, 16), (many, 64)):
+        assert [(kind, size) for kind, size, _ in of_quantiles(found)] == [
+            ("all-gather", 4 * triplets)
+        ] * 2
+
+
+def test_a_loss_of_own_triplets_exchanges_the_gradient_and_numbers():
+    found = of_training(collectives(losses.adaptive_margin, 16))
+    assert {kind for kind, _, _ in found} == {"all-reduce"}
+    assert 0 <= bytes_of(found, "all-reduce") - PARAMETERS <= 8 * 4 * D
+
+
+@pytest.mark.parametrize("triplets", [16, 64])
+def test_pairs_of_a_batch_exchange_its_vectors_once(triplets):
+    found = of_training(collectives(partial(losses.distributed_margin, method="gather"), triplets))
+    # Of one of both kinds of documents, and which of them are real; back comes each device's share.
+    assert bytes_of(found, "all-gather") == triplets * (4 * D + 1)
+    assert bytes_of(found, "reduce-scatter") == triplets * 4 * D // DEVICES
+    assert 0 <= bytes_of(found, "all-reduce") - PARAMETERS <= 8 * 4 * D
+    assert len(found) <= 8
