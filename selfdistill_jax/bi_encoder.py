@@ -1,5 +1,6 @@
 """The trained thing in one object: texts in, unit vectors out."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
 from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import Progress
 
 
 class BiEncoder:
@@ -41,12 +43,23 @@ class BiEncoder:
         """
         return cls(read_folder(name, pooling=pooling))
 
-    def encode(self, texts: Sequence[str], *, progress: str = "") -> np.ndarray:
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of everything that decides a text's vector."""
+        encoder, total = self.encoder, hashlib.sha256()
+        for path, leaf in jax.tree.leaves_with_path(encoder.params):
+            total.update(jax.tree_util.keystr(path).encode())
+            total.update(np.ascontiguousarray(leaf).data)
+        rest = (encoder.config, encoder.pooling, encoder.max_length, self.tokenizer.fingerprint)
+        total.update(repr(rest).encode())
+        return total.hexdigest()
+
+    def encode(self, texts: Sequence[str], *, progress: str | Progress = "") -> np.ndarray:
         """Encodes texts, each cut at the model's own maximum length (``max_length``).
 
         Args:
           texts: any number of them.
-          progress: label of a progress bar; none is shown without.
+          progress: a bar that goes on, or the label of a new one; none is shown without.
 
         Returns:
           ``[n, D]`` float32 unit vectors in the order of the texts.
@@ -55,7 +68,7 @@ class BiEncoder:
         tokens = TokenTable.from_texts(self.tokenizer, texts, limit=limit)
         return self.encode_tokens(tokens, progress=progress)
 
-    def encode_tokens(self, tokens: TokenTable, *, progress: str = "") -> np.ndarray:
+    def encode_tokens(self, tokens: TokenTable, *, progress: str | Progress = "") -> np.ndarray:
         """As `encode`, of a token table."""
         return encode_tokens(
             self._encode,

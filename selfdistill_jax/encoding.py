@@ -73,7 +73,7 @@ def encode_tokens(
     limit: int,
     dimensions: int,
     mesh: jax.sharding.Mesh,
-    progress: str = "",
+    progress: str | Progress = "",
 ) -> np.ndarray:
     """Encodes every row of a token table.
 
@@ -87,7 +87,7 @@ def encode_tokens(
       limit: tokens each is cut at.
       dimensions: D.
       mesh: as `local_mesh`.
-      progress: label of a progress bar; none is shown without.
+      progress: a bar that goes on, or the label of a new one; none is shown without.
 
     Returns:
       ``[rows, D]`` float32 unit vectors in the table's order.
@@ -99,41 +99,51 @@ def encode_tokens(
     order = np.argsort(-lengths, kind="stable")
     room, parts = _rooms(lengths, kinds, devices)
     waiting: deque[tuple[list[np.ndarray], jax.Array]] = deque()
-    bar = Progress(progress, len(order), unit="texts") if progress else None
 
-    def fetch() -> None:
+    def fetch(bar: Progress) -> None:
         groups, vectors = waiting.popleft()
         for rows, found in zip(groups, np.asarray(vectors), strict=True):
             out[rows] = found[: len(rows)]
-        if bar is not None:
-            bar.update(sum(map(len, groups)))
+        bar.update(sum(map(len, groups)))
 
-    for start in range(0, parts, devices):
-        groups = [order[i::parts] for i in range(start, start + devices)]
-        layouts = [lay_out(lengths[rows], block=room.block, row_lengths=kinds) for rows in groups]
-        # Always the same, but for a collection of odd lengths.
-        needed = max(len(layout.rows) for layout in layouts)
-        blocks = room.blocks * -(-needed // room.blocks)
-        packed = [
-            fill(
-                layout,
-                [(tokens, rows, limit)],
-                blocks=blocks,
-                block=room.block,
-                row_lengths=kinds,
-                texts=room.texts,
-            )
-            for layout, rows in zip(layouts, groups, strict=True)
-        ]
-        batch = jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
-        waiting.append((groups, encode(params, jax.device_put(batch, sharding))))
-        if len(waiting) > _IN_FLIGHT:
-            fetch()
-    while waiting:
-        fetch()
-    if bar is not None:
-        bar.__exit__()
+    with Progress.going_on(progress, len(order), unit="texts") as bar:
+        for start in range(0, parts, devices):
+            groups = [order[i::parts] for i in range(start, start + devices)]
+            batch = _pack(tokens, lengths, groups, room=room, kinds=kinds, limit=limit)
+            waiting.append((groups, encode(params, jax.device_put(batch, sharding))))
+            if len(waiting) > _IN_FLIGHT:
+                fetch(bar)
+        while waiting:
+            fetch(bar)
     return out
+
+
+def _pack(
+    tokens: TokenTable,
+    lengths: np.ndarray,
+    groups: list[np.ndarray],
+    *,
+    room: Room,
+    kinds: tuple[int, ...],
+    limit: int,
+) -> PackedTexts:
+    """One batch: a group of rows for each device, on a leading axis."""
+    layouts = [lay_out(lengths[rows], block=room.block, row_lengths=kinds) for rows in groups]
+    # Always the same, but for a collection of odd lengths.
+    needed = max(len(layout.rows) for layout in layouts)
+    blocks = room.blocks * -(-needed // room.blocks)
+    packed = [
+        fill(
+            layout,
+            [(tokens, rows, limit)],
+            blocks=blocks,
+            block=room.block,
+            row_lengths=kinds,
+            texts=room.texts,
+        )
+        for layout, rows in zip(layouts, groups, strict=True)
+    ]
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
 
 
 def _rooms(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tuple[Room, int]:

@@ -1,5 +1,6 @@
 """Progress of a long loop: a bar on a terminal, a plain line now and then in a log."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -27,7 +28,7 @@ class Progress:
     """Counts items of a loop; a context manager.
 
     Args:
-      label: what is done.
+      label: what is done; nothing is shown without.
       total: items in all.
       unit: what an item is called.
       start: items already done, when a loop is resumed.
@@ -36,13 +37,22 @@ class Progress:
     def __init__(self, label: str, total: int, *, unit: str, start: int = 0):
         self._label, self._total, self._unit = label, total, unit
         self._done, self._logged = start, time.monotonic()
-        terminal = sys.stderr.isatty()
+        terminal = label and sys.stderr.isatty()
         self._bar = (
             tqdm(desc=label, total=total, initial=start, unit=unit, dynamic_ncols=True)
             if terminal
             else None
         )
         self._began, self._start = time.monotonic(), start
+
+    @classmethod
+    def going_on(
+        cls, progress: "str | Progress", total: int, *, unit: str
+    ) -> contextlib.AbstractContextManager["Progress"]:
+        """A new one of that label, or a part of one that its owner closes."""
+        if isinstance(progress, str):
+            return cls(progress, total, unit=unit)
+        return contextlib.nullcontext(progress)
 
     def __enter__(self) -> "Progress":
         return self
@@ -59,6 +69,8 @@ class Progress:
             self._bar.update(items)
             return
         now = time.monotonic()
+        if not self._label:
+            return
         if now - self._logged >= _LOG_SECONDS or self._done == self._total:
             self._logged = now
             rate = (self._done - self._start) / max(now - self._began, 1e-9)

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from selfdistill_jax import BiEncoder, cli, options
-from selfdistill_jax.encode import read_texts
+from selfdistill_jax.encode import stream_texts
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.evaluation import dense_run
 from selfdistill_jax.retrieval.trec import write_run
@@ -30,7 +30,9 @@ def main(argv: list[str]) -> None:
     options.required(_FLAGS, "model", "corpus", "queries", "run")
     out = Path(_FLAGS.run)
     options.refuse_existing(out)
-    documents, queries = (read_texts(Path(path)) for path in (_FLAGS.corpus, _FLAGS.queries))
+    documents, queries = (
+        list(stream_texts(Path(path))) for path in (_FLAGS.corpus, _FLAGS.queries)
+    )
     model = BiEncoder.load(_FLAGS.model)
     vectors = [
         model.encode([row.content for row in rows], progress=label)

@@ -70,6 +70,57 @@ def test_encode(start, model, tmp_path):
     assert content(tmp_path).items() <= before.items()
 
 
+def test_encode_goes_on_where_it_was_stopped(start, model, tmp_path, monkeypatch):
+    path = write_rows(tmp_path / "texts.jsonl", ROWS)
+    given = [f"--model={model}", f"--input={path}"]
+    monkeypatch.setattr(encode, "_SHARD", 1)
+    assert start(encode, *given, f"--output={tmp_path}/whole.npy")[0] == 0
+    works, encoded = BiEncoder.encode, []
+
+    def stops(self, texts, **options):
+        if len(encoded) == 2:
+            encoded.append("stop")
+            raise KeyboardInterrupt
+        encoded.append(texts)
+        return works(self, texts, **options)
+
+    monkeypatch.setattr(BiEncoder, "encode", stops)
+    given.append(f"--output={tmp_path}/v.npy")
+    assert start(encode, *given)[::2] == (130, "interrupted\n")
+    assert not (tmp_path / "v.npy").exists()
+    assert start(encode, *given)[::2] == (0, "Encoding: 3 of 3 texts, 0 s left\n")
+    assert encoded == [[CONTENTS[0]], [CONTENTS[1]], "stop", [CONTENTS[2]]]
+    assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert (tmp_path / "v.ids.txt").read_text() == "one\n2\nthree\n"
+    assert not list(tmp_path.glob(".v*"))
+
+
+@pytest.mark.parametrize("changed", ["texts", "model"])
+def test_encode_does_not_go_on_with_something_else(start, model, tmp_path, monkeypatch, changed):
+    path = write_rows(tmp_path / "texts.jsonl", ROWS)
+    shutil.copytree(model, tmp_path / "model")
+    given = [f"--model={tmp_path}/model", f"--input={path}", f"--output={tmp_path}/v.npy"]
+
+    def stops(*_, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BiEncoder, "encode", stops)
+        assert start(encode, *given)[0] == 130
+    if changed == "texts":
+        write_rows(path, ROWS[::-1])
+    else:
+        settings = tmp_path / "model" / "sentence_bert_config.json"
+        settings.write_text('{"max_seq_length": 5}')
+    before = content(tmp_path)
+    assert fails(start(encode, *given), f"{tmp_path}/.v.npy.part: the beginning of something else")
+    assert content(tmp_path) == before
+    (tmp_path / ".v.npy.part.json").write_text("{")
+    assert fails(start(encode, *given), f"{tmp_path}/.v.npy.part.json: damaged (")
+    (tmp_path / ".v.npy.part.json").unlink()  # as the message says
+    assert start(encode, *given)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
