@@ -32,7 +32,7 @@ $(VENV)/weights: $(VENV)/installed requirements-weights.lock
 peers: $(VENV)/peers  ## Install torch (CPU) and sentence-transformers, for parity tests.
 $(VENV)/peers: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers>=5"
+	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers[train]>=5"
 	@touch $@
 
 test: setup weights  ## Run the tests.

@@ -182,6 +182,6 @@ def check_libraries(sides: Sequence[str]) -> None:
         if missing := [name for name in NEEDS[side] if find_spec(name) is None]:
             raise InputError(
                 f"{side} needs {', '.join(missing)}: install the extra `peers` "
-                "(pip install '.[peers]' 'sentence-transformers[train]'), or leave the side out, "
+                "(pip install '.[peers]', or make peers), or leave the side out, "
                 "as in --sides=ours"
             )
