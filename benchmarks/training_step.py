@@ -13,6 +13,7 @@ from selfdistill_jax.data.packing import fill, lay_out, row_lengths
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
+from selfdistill_jax.encoding import block_tokens
 from selfdistill_jax.losses import distributed_margin
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 
@@ -33,11 +34,19 @@ def batch(
             tables.append((table, np.arange(size // parts), length))
         lengths = np.concatenate([table.lengths(n) for table, _, n in tables])
         kinds = row_lengths(document_length)
-        shape = {"block": math.lcm(*kinds), "row_lengths": kinds}
+        unit = math.lcm(*kinds)
+        shape = {"block": max(block_tokens() // unit * unit, unit), "row_lengths": kinds}
         layout = lay_out(lengths, **shape)
         texts.append(fill(layout, tables, blocks=len(layout.rows), **shape))
     every = jax.tree.map(lambda *arrays: np.stack(arrays), *texts)
     return TripletBatch(every, np.zeros((size, 2), np.float32))
+
+
+def kept_bytes(config: EncoderConfig, tokens: int, *, bytes_a_number: int = 4) -> int:
+    """What a step keeps of so many tokens for its backward pass, padding included: the formula of
+    docs/performance.md."""
+    d, f, h = config.hidden_size, config.intermediate_size, config.num_heads
+    return config.num_layers * tokens * (bytes_a_number * (7 * d + f) + 4 * h)
 
 
 def setup(
@@ -56,11 +65,14 @@ def setup(
     state = put_state(TrainState(params, jax.jit(optimizer.init)(params)), mesh)
     del params
     sizes = (batch_size, query_length, document_length, MINILM.vocab_size)
-    rows = put_batch(batch(*sizes, parts=micro_batches), mesh)
+    made = batch(*sizes, parts=micro_batches)
+    rows = put_batch(made, mesh)
     compiled = step.lower(state, rows).compile()
     memory = compiled.memory_analysis()
     found: dict[str, Any] = {
         "temporary_gb": memory.temp_size_in_bytes / 1e9,
+        "useful_tokens": made.useful_tokens,
+        "kept_gb": kept_bytes(MINILM, made.texts.ids[0].size) / 1e9,
         "state_gb": sum(x.nbytes for x in jax.tree.leaves(state)) / 1e9,
     }
     state, metrics = compiled(state, rows)  # the values to compare: of the first step

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.training_step import kept_bytes
 from selfdistill_jax.data.packing import fill, lay_out
 from selfdistill_jax.data.tokens import TokenTable
-from selfdistill_jax.encoder.bert import Bert
+from selfdistill_jax.encoder.bert import Bert, _layer
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
+from selfdistill_jax.encoder.stack import run_layers
 from selfdistill_jax.packed import one_text_a_row
 
 CONFIG = EncoderConfig(60, 32, 3, 4, 64, 64)
@@ -150,3 +152,24 @@ def test_compile_time_does_not_see_the_depth():
         return jax.jit(jax.grad(lambda p: weighted(encode(p, packed())))).lower(shapes).as_text()
 
     assert len(program(12)) < 1.02 * len(program(2))
+
+
+@pytest.mark.parametrize(("dtype", "bytes_"), [(jnp.float32, 4), (jnp.bfloat16, 2)])
+def test_kept_values_take_what_the_formula_says(dtype, bytes_):
+    """docs/performance.md: b (7 D + F) + 4 H for each token and layer."""
+
+    def kept(blocks):
+        texts = packed(blocks=blocks)
+        x = jax.ShapeDtypeStruct((*texts.ids.shape, CONFIG.hidden_size), dtype)
+        layer = _layer(CONFIG, texts.row_lengths)
+
+        def residuals(layers, x):
+            return jax.vjp(lambda *given: run_layers(layer, *given, texts), layers, x)[1]
+
+        leaves = jax.tree.leaves(jax.eval_shape(residuals, params()["layers"], x))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    of_token = (kept(50) - kept(30)) / (20 * 64)
+    # The last layer's result as well; of a token its text and position, of a block its rows.
+    rest = bytes_ * CONFIG.hidden_size + 8 + 4 / 64
+    assert of_token == kept_bytes(CONFIG, 1, bytes_a_number=bytes_) + rest
