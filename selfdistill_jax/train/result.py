@@ -8,7 +8,6 @@ from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.retrieval.evaluation import MEASURES, System, write_results
 from selfdistill_jax.retrieval.significance import PairedTest, paired_test
 from selfdistill_jax.retrieval.table import results_table
-from selfdistill_jax.train.report import write_report
 from selfdistill_jax.train.run_folder import RESULT, flatten, write_text
 from selfdistill_jax.train.run_log import read_metrics
 
@@ -27,6 +26,9 @@ def write(
 
     ``ended`` says why the training ended early, where the reader has to know.
     """
+    # Only here: it brings matplotlib, 1.5 s of every start.
+    from selfdistill_jax.train.report import write_report
+
     text = _text(workdir, data.collection, systems, split, ended)
     if systems:
         write_results(workdir / "eval", systems, baseline="start", split=split)

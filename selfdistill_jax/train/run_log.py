@@ -1,5 +1,6 @@
 """What a run writes while it goes on: ``metrics.jsonl`` and TensorBoard events."""
 
+import functools
 import json
 import math
 import os
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorboardX
 
 from selfdistill_jax.errors import InputError
 
@@ -26,7 +26,11 @@ class RunLog:
     """
 
     def __init__(self, workdir: Path, *, step: int, active: bool):
-        self._file = self._events = None
+        self._file = None
+        self._tensorboard = {
+            "logdir": str(workdir / "tensorboard"),
+            "purge_step": step + 1 if step else None,
+        }
         if not active:
             return
         path = workdir / METRICS
@@ -36,9 +40,13 @@ class RunLog:
             temporary.write_text("".join(kept), encoding="utf-8")
             os.replace(temporary, path)
         self._file = path.open("a", encoding="utf-8", buffering=1)
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=step + 1 if step else None
-        )
+
+    @functools.cached_property
+    def _events(self):
+        # Imported with the first record: it brings torch along where that is installed, 2 s.
+        import tensorboardX
+
+        return tensorboardX.SummaryWriter(**self._tensorboard)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Appends one record; arrays become lists, numbers are also sent to TensorBoard."""
@@ -54,7 +62,8 @@ class RunLog:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-            self._events.close()
+            if "_events" in self.__dict__:
+                self._events.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
