@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers test lint format lock clean
+.PHONY: help demo setup weights peers test soak lint format lock clean
 help:  ## Say what there is.
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -37,6 +37,9 @@ $(VENV)/peers: $(VENV)/installed
 
 test: setup weights  ## Run the tests.
 	$(RUN) -m pytest
+
+soak: setup weights  ## Run the tests as users' programs are compiled: slower.
+	XLA_FLAGS= $(RUN) -m pytest
 
 lint: setup  ## Check style.
 	$(RUN) -m ruff check .

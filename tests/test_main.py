@@ -279,7 +279,7 @@ def test_help(main):
 
 
 def test_terminated_and_resumed(start, tiny, tmp_path):
-    settings = {"train.steps": 300, "train.checkpoint_every": 1000, "train.evaluate_every": 1000}
+    settings = {"train.steps": 120, "train.checkpoint_every": 1000, "train.evaluate_every": 1000}
     arguments = [CONFIG, *tiny.flags(**settings), f"--workdir={tmp_path}"]
     program = start(*arguments)
     deadline = time.monotonic() + 60
@@ -290,7 +290,7 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     status, out, err = program.wait()
     assert (status, out) == (128 + signal.SIGTERM, "")
     (step,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    assert 10 <= step < 300
+    assert 10 <= step < 120
     assert err.splitlines()[-2:] == [
         "Stopping after this step; once more to stop at once",
         f"Stopped at step {step}; the same command goes on from there",
@@ -299,12 +299,12 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     status, out, err = start(*arguments).wait()
     assert (status, out) == (0, (tmp_path / "result.txt").read_text())
     assert err.startswith(f"Going on from step {step} in {tmp_path}\n")
-    assert [r["step"] for r in metrics(tmp_path, "train")] == list(range(1, 301))
+    assert [r["step"] for r in metrics(tmp_path, "train")] == list(range(1, 121))
     # What libraries log of their inner steps would bury the lines that count.
     labels = ("Going on", "Training: ", "Dev", "Test, ")
     err, _, account = err.partition("Account of this run:\n")
     assert [line for line in err.splitlines() if not line.startswith(labels)] == []
-    assert account.splitlines()[0].split() == ["steps", str(300 - step)]
+    assert account.splitlines()[0].split() == ["steps", str(120 - step)]
     assert read_metrics(tmp_path)[-1]["kind"] == "account"
 
 

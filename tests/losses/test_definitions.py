@@ -1,5 +1,7 @@
 """Values and gradients against the definitions: loops over i and j in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +17,11 @@ from tests.losses.reference import (
     from_teacher,
     triplets,
 )
+from tests.losses.together import every_teacher, values, values_and_gradients
 
-in_every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+in_every_case = pytest.mark.parametrize(
+    ("case", "name", "options"), [(i, *case) for i, case in enumerate(CASES)], ids=IDS
+)
 
 
 def float32(tree):
@@ -27,11 +32,17 @@ def test_every_loss_has_a_case():
     assert {name for name, _ in CASES} == losses.LOSSES.keys()
 
 
+@functools.cache
+def values_in_float32(size):
+    """Each case's value, of one program."""
+    return jax.jit(values(CASES))(*float32((triplets(size), None, every_teacher(size))))
+
+
 @in_every_case
-def test_value_in_float32(name, options):
+def test_value_in_float32(case, name, options):
     size = 64
     arrays, teacher = triplets(size), from_teacher(name, size)
-    got = jax.jit(bound(name, options))(*float32(arrays), **float32(teacher))
+    got = values_in_float32(size)[case]
     assert got.dtype == jnp.float32
     assert got.shape == ()
     # float32: a softmax term is the difference of two numbers near 20.
@@ -39,16 +50,21 @@ def test_value_in_float32(name, options):
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=3e-6)
 
 
+@functools.cache
+def all_in_float64(size):
+    """Each case's value and gradient, of one program."""
+    with jax.enable_x64(True):
+        every = jax.jit(values_and_gradients(CASES))
+        return jax.device_get(every(triplets(size, dim=5), None, every_teacher(size)))
+
+
 @in_every_case
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
-def test_value_and_gradient_in_float64(name, options, size):
+def test_value_and_gradient_in_float64(case, name, options, size):
     """The gradient along random directions, which central differences of the loops give to 1e-8."""
     arrays, teacher = triplets(size, dim=5), from_teacher(name, size)
-    loss = bound(name, options)
-    with jax.enable_x64(True):
-        value, gradient = jax.jit(jax.value_and_grad(lambda x: loss(*x, **teacher)))(arrays)
-        assert value.dtype == jnp.float64
-        gradient = jax.device_get(gradient)
+    value, gradient = all_in_float64(size)[case]
+    assert value.dtype == np.float64
     np.testing.assert_allclose(value, expected(name, arrays, options, **teacher), rtol=1e-12)
     rng, h = np.random.default_rng(1), 1e-5
     for _ in range(3 if size < 64 else 1):
@@ -67,19 +83,26 @@ def test_value_and_gradient_in_float64(name, options, size):
         np.testing.assert_allclose(along, (up - down) / (2 * h), atol=1e-6 * size_of + 1e-9)
 
 
+@functools.cache
+def all_of_three_rows():
+    """Each case's value and gradient in float32, of one program."""
+    x, teachers = np.stack(triplets(3, dim=4)), every_teacher(3)
+    return jax.jit(values_and_gradients(CASES))(*float32((x, None, teachers)))
+
+
 @in_every_case
-def test_gradient_of_every_coordinate(name, options):
+def test_gradient_of_every_coordinate(case, name, options):
     x, teacher = np.stack(triplets(3, dim=4)), from_teacher(name, 3)
-    got = jax.grad(lambda x: bound(name, options)(*x, **float32(teacher)))(jnp.float32(x))
+    _, got = all_of_three_rows()[case]
     h = 1e-6
     want = np.zeros_like(x)
     for at in np.ndindex(x.shape):
-        values = []
+        both = []
         for sign in (1, -1):
             moved = x.copy()
             moved[at] += sign * h
-            values.append(expected(name, moved, options, **teacher))
-        want[at] = (values[0] - values[1]) / (2 * h)
+            both.append(expected(name, moved, options, **teacher))
+        want[at] = (both[0] - both[1]) / (2 * h)
     np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())
 
 
@@ -141,16 +164,23 @@ def test_detached_target_is_that_of_a_frozen_copy(name, options, method):
     assert max(np.abs(a - b).max() for a, b in zip(got, moved, strict=True)) > 1e-3
 
 
+@functools.cache
+def values_of_products():
+    """Each case's value without normalising, of one program."""
+    every = jax.jit(values(CASES, normalize=False))
+    return every(*float32((triplets(4, dim=3), None, every_teacher(4))))
+
+
 @in_every_case
-def test_without_normalising_products_are_what_they_are(name, options):
+def test_without_normalising_products_are_what_they_are(case, name, options):
     arrays, teacher = triplets(4, dim=3), from_teacher(name, 4)
-    got = bound(name, options)(*float32(arrays), **float32(teacher), normalize=False)
+    got = values_of_products()[case]
     want = expected(name, arrays, options, **teacher, similarity=lambda a, b: float(a @ b))
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
 @in_every_case
-def test_bfloat16_is_computed_in_float32(name, options):
+def test_bfloat16_is_computed_in_float32(case, name, options):
     arrays, teacher = triplets(7), from_teacher(name, 7)
     low = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), arrays)
     got = bound(name, options)(*low, **float32(teacher))
@@ -170,9 +200,9 @@ def test_summaries_are_what_they_say():
     documents = [d[i] for d in (p, n) for i in rows]
     pairs = [cosine(a, b) for k, a in enumerate(documents) for b in documents[:k]]
     want = {"past_target": np.mean(margins >= targets), "document_cosine": np.mean(pairs)}
-    for name, values in (("margin", margins), ("target", targets)):
-        want |= {f"{name}_mean": values.mean(), f"{name}_std": values.std()}
-        want[f"{name}_quantiles"] = np.quantile(values, losses.QUANTILES)
+    for name, numbers in (("margin", margins), ("target", targets)):
+        want |= {f"{name}_mean": numbers.mean(), f"{name}_std": numbers.std()}
+        want[f"{name}_quantiles"] = np.quantile(numbers, losses.QUANTILES)
     assert found.keys() == want.keys()
     for key, value in want.items():
         np.testing.assert_allclose(found[key], value, atol=1e-6, err_msg=key)

@@ -1,5 +1,6 @@
 """The law of the mesh: the same global batch gives the same loss and gradient on any devices."""
 
+import functools
 import math
 import re
 
@@ -11,9 +12,9 @@ from jax import P
 
 from selfdistill_jax import losses
 from tests.losses.reference import CASES, IDS, bound, from_teacher, triplets
+from tests.losses.together import every_teacher, values_and_gradients
 
 ROWS = 16
-in_every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 
 
 def mesh(devices):
@@ -34,21 +35,27 @@ def spread(function, devices):
     )
 
 
-@in_every_case
-def test_devices_do_not_change_value_or_gradient(name, options):
-    x, teacher = jax.tree.map(jnp.float32, (triplets(ROWS), from_teacher(name, ROWS)))
-    loss = bound(name, options)
+@functools.cache
+def every_case(devices):
+    """Value and gradient of each case: of the batch spread over devices, and of it as one."""
+    x, teachers = jax.tree.map(jnp.float32, (triplets(ROWS), every_teacher(ROWS)))
+    where = jnp.asarray(mask(devices))
+    on_devices = jax.jit(
+        values_and_gradients(CASES, spread=lambda f: spread(f, devices), axis_name="data")
+    )
+    return jax.device_get((on_devices(x, where, teachers), alone(x, where, teachers)))
 
-    def on_device(x, where, teacher):
-        return loss(*x, where=where, axis_name="data", **teacher)
 
+alone = jax.jit(values_and_gradients(CASES))
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
+def test_devices_do_not_change_value_or_gradient(case):
     for devices in (1, 2, 4, 8):
-        where = jnp.asarray(mask(devices))
-        got, gradient = jax.jit(jax.value_and_grad(spread(on_device, devices)))(x, where, teacher)
-        want, alone = jax.value_and_grad(lambda x, w: loss(*x, where=w, **teacher))(x, where)
+        (got, gradient), (want, whole) = (found[case] for found in every_case(devices))
         np.testing.assert_allclose(got, want, rtol=1e-5)
-        largest = max(np.abs(g).max() for g in alone)
-        for a, b in zip(gradient, alone, strict=True):
+        largest = max(np.abs(g).max() for g in whole)
+        for a, b in zip(gradient, whole, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5 * largest, err_msg=f"{devices} devices")
 
 
@@ -62,7 +69,7 @@ def test_many_negatives_on_devices(name):
         return loss(*x, where=where, axis_name="data", **teacher)
 
     where = jnp.asarray(mask(4))
-    got = spread(on_device, 4)(x, where, teacher)
+    got = jax.jit(spread(on_device, 4))(x, where, teacher)
     np.testing.assert_allclose(got, loss(*x, where=where, **teacher), rtol=1e-5)
 
 

@@ -1,5 +1,7 @@
 """Both ways of comparing all pairs: their agreement, their memory, and the choice between them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 
 from selfdistill_jax import losses
 from selfdistill_jax.losses import pairs
-from tests.losses.reference import CASES, IDS, bound, triplets
+from tests.losses.reference import CASES, bound, triplets
+from tests.losses.together import every_teacher, values_and_gradients
 
 COMPARES_ALL = [
     case for case in CASES if case[0] in ("distributed", "softmax") or case[1].get("in_batch")
@@ -25,11 +28,6 @@ BOTH = [
 ]
 
 
-def value_and_gradient(name, options, arrays):
-    loss = bound(name, options)
-    return jax.jit(jax.value_and_grad(lambda x: loss(*x)))(arrays)
-
-
 def alike(rows, *, spread, seed=0):
     """Documents that differ by ``spread`` of their length: a large mean, a small variance."""
     _, p, n = triplets(rows, seed=seed, dim=24)
@@ -37,19 +35,26 @@ def alike(rows, *, spread, seed=0):
     return common + spread * p, common + spread * n
 
 
+@functools.cache
+def by_both(rows, dtype):
+    """Value and gradient of all of `BOTH`, by either method, of one program."""
+    cases = [
+        (name, options | {"method": m}) for m in ("gather", "moments") for name, options in BOTH
+    ]
+    with jax.enable_x64(dtype == np.float64):
+        x = jnp.asarray(np.stack(triplets(rows, dim=24)), dtype)
+        found = jax.device_get(jax.jit(values_and_gradients(cases))(x, None, every_teacher(rows)))
+    return list(zip(found[: len(BOTH)], found[len(BOTH) :], strict=True))
+
+
 @pytest.mark.parametrize("rows", [1, 64, 600])
-@pytest.mark.parametrize(("name", "options"), BOTH)
-def test_closed_form_is_the_pairwise_form(name, options, rows):
-    x = np.stack(triplets(rows, dim=24))
+@pytest.mark.parametrize("case", range(len(BOTH)), ids=map(str, BOTH))
+def test_closed_form_is_the_pairwise_form(case, rows):
     for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-12)):
-        with jax.enable_x64(dtype == np.float64):
-            (a, da), (b, db) = (
-                value_and_gradient(name, options | {"method": m}, jnp.asarray(x, dtype))
-                for m in ("gather", "moments")
-            )
-            assert a.dtype == dtype
-            np.testing.assert_allclose(b, a, rtol=tolerance)
-            np.testing.assert_allclose(db, da, atol=3 * tolerance * np.abs(da).max())
+        (a, da), (b, db) = by_both(rows, dtype)[case]
+        assert a.dtype == dtype
+        np.testing.assert_allclose(b, a, rtol=tolerance)
+        np.testing.assert_allclose(db, da, atol=3 * tolerance * np.abs(da).max())
 
 
 @pytest.mark.parametrize("spread", [0.1, 0.01])
@@ -68,26 +73,25 @@ def test_nothing_cancels_when_documents_are_alike(spread):
         np.testing.assert_allclose(got, want, rtol=2e-3 if spread == 0.01 else 2e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), COMPARES_ALL, ids=[IDS[CASES.index(c)] for c in COMPARES_ALL]
-)
-def test_blocks_change_nothing(name, options, monkeypatch):
-    blocks_agree(name, options, 20, monkeypatch)
+def test_blocks_change_nothing(monkeypatch):
+    blocks_agree(COMPARES_ALL, 20, monkeypatch)
 
 
 @pytest.mark.parametrize("block", [1, 26, 64, 170])
 def test_blocks_of_any_size(block, monkeypatch):
-    blocks_agree("distributed", {"error": "soft"}, block, monkeypatch)
+    blocks_agree([("distributed", {"error": "soft"})], block, monkeypatch)
 
 
-def blocks_agree(name, options, block, monkeypatch):
+def blocks_agree(cases, block, monkeypatch):
     """Thirteen rows whole, and in blocks of which the last is not full."""
-    x = jnp.float32(np.stack(triplets(13)))
-    whole = value_and_gradient(name, options, x)
+    x, teachers = jnp.float32(np.stack(triplets(13))), every_teacher(13)
+    whole = jax.jit(values_and_gradients(cases))(x, None, teachers)
     monkeypatch.setattr(pairs, "BLOCK", block)
-    parts = value_and_gradient(name, options, x)
-    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-6)
-    np.testing.assert_allclose(parts[1], whole[1], atol=2e-6 * np.abs(whole[1]).max())
+    parts = jax.jit(values_and_gradients(cases))(x, None, teachers)
+    for (value, gradient), (want, right), case in zip(parts, whole, cases, strict=True):
+        np.testing.assert_allclose(value, want, rtol=1e-6, err_msg=str(case))
+        largest = np.abs(right).max()
+        np.testing.assert_allclose(gradient, right, atol=2e-6 * largest, err_msg=str(case))
 
 
 @pytest.mark.parametrize(

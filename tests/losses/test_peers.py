@@ -25,7 +25,7 @@ def compare(loss, formula, **arrays):
     want = formula(*tensors, **{k: torch.tensor(v) for k, v in arrays.items()})
     want.backward()
     with jax.enable_x64(True):
-        got, gradient = jax.device_get(jax.value_and_grad(lambda x: loss(*x, **arrays))(x))
+        got, gradient = jax.device_get(jax.jit(jax.value_and_grad(lambda x: loss(*x, **arrays)))(x))
     np.testing.assert_allclose(got, want.item(), rtol=1e-12)
     for ours, theirs in zip(gradient, tensors, strict=True):
         np.testing.assert_allclose(ours, theirs.grad.numpy(), atol=1e-12)

@@ -1,49 +1,60 @@
-"""What must hold for any batch, tried on batches that hypothesis makes up."""
+"""What must hold for any batch: every loss, on batches that hypothesis makes up."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.losses.reference import CASES, IDS, bound, from_teacher
+from tests.losses.reference import CASES, IDS
+from tests.losses.together import every_teacher, values_and_gradients
 
 ROWS, DIM = 6, 4
-in_every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 # Coordinates that hypothesis likes to make zero, equal and tiny; no subnormal squares, whose
 # vectors have no direction in float32.
 NUMBERS = st.floats(-8, 8, width=32).map(lambda x: x if abs(x) > 1e-3 else 0.0)
 BATCHES = arrays(np.float32, (3, ROWS, DIM), elements=NUMBERS)
 MASKS = arrays(bool, ROWS)
-FAST = settings(max_examples=15, deadline=None, derandomize=True)
+FAST = settings(max_examples=50, deadline=None, derandomize=True)
+# |x| and max(0, x) have another gradient on either side of 0.
+KINK = np.array([o.get("error") == "l1" or name == "triplet" for name, o in CASES])
+OPTIONS = [{"error": "l2"} | options for _, options in CASES]
 
-_compiled = {}
+compiled = jax.jit(values_and_gradients(CASES))
 
 
-def run(name, options, x, where=None, order=None):
-    """Value and gradient, compiled once a shape; ``order`` is that of the teacher's rows."""
-    loss = bound(name, options)
-    key = (name, str(options), x.shape)
-    if key not in _compiled:
-        _compiled[key] = jax.jit(
-            jax.value_and_grad(lambda x, where, teacher: loss(*x, where=where, **teacher))
-        )
+def of(*names):
+    """``[case]`` bool: the cases of these losses."""
+    return np.array([name in names for name, _ in CASES])
+
+
+def run(x, where=None, order=None):
+    """Values ``[case]``, gradients ``[case, 3, rows, DIM]``; ``order`` is of the teacher's rows."""
     rows = x.shape[1]
     where = np.ones(rows, bool) if where is None else where
-    teacher = jax.tree.map(np.float32, from_teacher(name, ROWS))
-    teacher = {key: np.resize(value, (rows, *value.shape[1:])) for key, value in teacher.items()}
-    if order is not None:
-        teacher = {key: value[list(order)] for key, value in teacher.items()}
-    return jax.device_get(_compiled[key](x, where, teacher))
+    order = np.arange(rows) % ROWS if order is None else list(order)
+    teachers = jax.tree.map(lambda all_: np.float32(all_[order]), every_teacher(ROWS))
+    values, gradients = zip(*jax.device_get(compiled(x, where, teachers)), strict=True)
+    return np.stack(values), np.stack(gradients)
 
 
-def close(a, b, tolerance):
-    """Relative to the largest of all numbers, since small gradients are differences of large."""
-    for x, y in zip(a, b, strict=True):
-        scale = max(1.0, float(np.abs(y).max(initial=0)))
-        np.testing.assert_allclose(x, y, atol=tolerance * scale)
+def named(wrong):
+    """The cases that a ``[case]`` bool holds for."""
+    return [name for name, bad in zip(IDS, wrong, strict=True) if bad]
+
+
+def differing(a, b, *, rtol=0.0, atol=0.0):
+    """The cases with another value."""
+    return named(~np.isclose(a, b, rtol=rtol, atol=atol))
+
+
+def far(a, b, tolerance):
+    """The cases with another gradient, relative to the largest of all numbers, since small
+    gradients are differences of large."""
+    a, b = (np.reshape(x, (len(CASES), -1)) for x in (a, b))
+    scale = np.abs(b).max(axis=1, initial=1.0)
+    # Not "is greater", which no NaN is.
+    return ~(np.abs(a - b).max(axis=1, initial=0) <= tolerance * scale)
 
 
 def smooth(x):
@@ -51,137 +62,124 @@ def smooth(x):
     return bool((np.linalg.norm(x, axis=-1) > 0.1).all())
 
 
-def has_kink(options):
-    """|x| and max(0, x) have another gradient on either side of 0."""
-    return options.get("error") == "l1" or options == {"margin": 0.5}
-
-
-@in_every_case
 @FAST
 @given(x=BATCHES, where=MASKS)
-def test_value_and_gradient_are_finite(name, options, x, where):
-    value, gradient = run(name, options, x, where)
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
+def test_value_and_gradient_are_finite(x, where):
+    values, gradients = run(x, where)
+    assert named(~np.isfinite(values)) == []
+    assert named(~np.isfinite(gradients).all(axis=(1, 2, 3))) == []
     # The error soft and the divergence are above 0 by their own right; no loss is below.
-    assert value >= -1e-5
+    assert named(values < -1e-5) == []
 
 
-@in_every_case
 @FAST
 @given(x=BATCHES, where=MASKS)
-def test_a_masked_row_is_a_row_removed(name, options, x, where):
-    value, gradient = run(name, options, x, where)
-    assert not gradient[:, ~where].any()
+def test_a_masked_row_is_a_row_removed(x, where):
+    values, gradients = run(x, where)
+    assert named(gradients[:, :, ~where].any(axis=(1, 2, 3))) == []
     if not where.any():
-        assert value == 0
+        assert named(values != 0) == []
         return
     # Removed, as far as one shape allows: the same real rows beside other masked ones.
     other = x.copy()
     other[:, ~where] = np.nan
-    again, same = run(name, options, other, where)
-    np.testing.assert_array_equal(again, value)
-    np.testing.assert_array_equal(same, gradient)
+    again, same = run(other, where)
+    assert named(again != values) == []
+    assert named((same != gradients).any(axis=(1, 2, 3))) == []
 
 
-@in_every_case
-def test_a_masked_batch_is_the_shorter_batch(name, options):
+def test_a_masked_batch_is_the_shorter_batch():
     x = np.random.default_rng(0).standard_normal((3, ROWS, DIM)).astype(np.float32)
     where = np.arange(ROWS) < 4  # the teacher's rows in front stay the same
-    value, gradient = run(name, options, x, where)
-    short, of_short = run(name, options, x[:, where])
-    np.testing.assert_allclose(value, short, rtol=1e-6)
-    close([gradient[:, where]], [of_short], 1e-6)
+    values, gradients = run(x, where)
+    short, of_short = run(x[:, where])
+    assert differing(values, short, rtol=1e-6) == []
+    assert named(far(gradients[:, :, where], of_short, 1e-6)) == []
 
 
-@in_every_case
 @FAST
 @given(x=BATCHES.filter(smooth), order=st.permutations(range(ROWS)))
-def test_the_order_of_rows_does_not_matter(name, options, x, order):
-    value, gradient = run(name, options, x)
-    moved, of_moved = run(name, options, x[:, list(order)], order=order)
-    np.testing.assert_allclose(moved, value, rtol=1e-5, atol=1e-5)
-    if not has_kink(options):
-        close([of_moved], [gradient[:, list(order)]], 1e-4)
+def test_the_order_of_rows_does_not_matter(x, order):
+    values, gradients = run(x)
+    moved, of_moved = run(x[:, list(order)], order=order)
+    assert differing(moved, values, rtol=1e-5, atol=1e-5) == []
+    assert named(far(of_moved, gradients[:, :, list(order)], 1e-4) & ~KINK) == []
 
 
-@in_every_case
 @FAST
 @given(x=BATCHES.filter(smooth))
-def test_every_row_twice(name, options, x):
+def test_every_row_twice(x):
     """Means do not change. Softmax has each document twice among the candidates: log 2 more."""
-    value, _ = run(name, options, x)
-    twice, _ = run(name, options, np.concatenate([x, x], axis=1))
-    more = np.log(2) if name == "softmax" else 0
-    np.testing.assert_allclose(twice, value + more, rtol=1e-5, atol=1e-5)
+    values, _ = run(x)
+    twice, _ = run(np.concatenate([x, x], axis=1))
+    more = np.where(of("softmax"), np.log(2), 0)
+    assert differing(twice, values + more, rtol=1e-5, atol=1e-5) == []
 
 
-@in_every_case
 @FAST
 @given(
     x=BATCHES.filter(smooth),
     scales=arrays(np.float32, (3, ROWS, 1), elements=st.floats(0.25, 64, width=32)),
 )
-def test_the_length_of_a_vector_does_not_matter(name, options, x, scales):
-    value, gradient = run(name, options, x)
-    scaled, of_scaled = run(name, options, x * scales)
-    np.testing.assert_allclose(scaled, value, rtol=1e-4, atol=1e-5)
-    if not has_kink(options):
-        close([of_scaled * scales], [gradient], 1e-3)
+def test_the_length_of_a_vector_does_not_matter(x, scales):
+    values, gradients = run(x)
+    scaled, of_scaled = run(x * scales)
+    assert differing(scaled, values, rtol=1e-4, atol=1e-5) == []
+    assert named(far(of_scaled * scales, gradients, 1e-3) & ~KINK) == []
     # And so the gradient never changes it.
-    along = np.abs(np.sum(gradient * x, axis=-1)).max()
-    assert along <= 1e-4 * max(1, np.abs(gradient).max())
+    along = np.abs(np.sum(gradients * x, axis=-1)).max(axis=(1, 2))
+    assert named(~(along <= 1e-4 * np.abs(gradients).max(axis=(1, 2, 3), initial=1))) == []
 
 
-@in_every_case
 @FAST
 @given(x=BATCHES.filter(smooth))
-def test_identical_documents(name, options, x):
+def test_identical_documents(x):
     """No margin anywhere; a target of 1 from a document's own copy."""
     x = np.stack([x[0], *np.broadcast_to(x[1, :1], (2, ROWS, DIM))])
-    value, gradient = run(name, options, x)
-    assert np.isfinite(gradient).all()
-    error = {"l2": 1, "l1": 1, "soft": np.log1p(np.e)}[options.get("error", "l2")]
-    if name in ("distributed", "adaptive") and options.get("broadcast") != "released":
-        np.testing.assert_allclose(value, error, rtol=1e-5)
-    if name == "triplet":
-        np.testing.assert_allclose(value, options["margin"], rtol=1e-5)
-    if name == "pairwise_logistic":
-        np.testing.assert_allclose(value, np.log(2), rtol=1e-5)
-    if name == "softmax" and not options:
-        np.testing.assert_allclose(value, np.log(2 * ROWS), rtol=1e-5)
+    values, gradients = run(x)
+    assert named(~np.isfinite(gradients).all(axis=(1, 2, 3))) == []
+    for name, value, (loss, own), options in zip(IDS, values, CASES, OPTIONS, strict=True):
+        want = {
+            "triplet": own.get("margin"),
+            "pairwise_logistic": np.log(2),
+            "softmax": None if own else np.log(2 * ROWS),
+        }
+        if own.get("broadcast") != "released":
+            error = {"l2": 1, "l1": 1, "soft": np.log1p(np.e)}[options["error"]]
+            want |= {"distributed": error, "adaptive": error}
+        if want.get(loss) is not None:
+            np.testing.assert_allclose(value, want[loss], rtol=1e-5, err_msg=name)
 
 
-@in_every_case
-def test_zero_vectors_have_no_similarity(name, options):
+def test_zero_vectors_have_no_similarity():
     """Documented: a zero vector's cosines are 0. The others' gradients are finite."""
-    x = np.zeros((3, 2, DIM), np.float32)
-    value, gradient = run(name, options, x)
+    values, gradients = run(np.zeros((3, 2, DIM), np.float32))
     want = {
         "distributed": {"l2": 0.25, "l1": 0.5, "soft": np.log1p(np.exp(0.5))},
         "adaptive": {"l2": 0.25, "l1": 0.5, "soft": np.log1p(np.exp(0.5))},
         "static": {"l2": 0.04, "l1": 0.2, "soft": np.log1p(np.exp(0.2))},
     }
-    if name in want:
-        np.testing.assert_allclose(value, want[name][options.get("error", "l2")], rtol=1e-5)
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
+    for name, value, (loss, _), options in zip(IDS, values, CASES, OPTIONS, strict=True):
+        if loss in want:
+            right = want[loss][options["error"]]
+            np.testing.assert_allclose(value, right, rtol=1e-5, err_msg=name)
+    assert named(~np.isfinite(values)) == []
+    assert named(~np.isfinite(gradients).all(axis=(1, 2, 3))) == []
 
 
-@in_every_case
-def test_one_triplet(name, options):
+def test_one_triplet():
     """B = 1: its own documents are the whole batch, so distributed is adaptive."""
     x = np.random.default_rng(0).standard_normal((3, 1, DIM)).astype(np.float32)
-    value, gradient = run(name, options, x)
-    assert np.isfinite(gradient).all()
-    if name == "distributed":
-        adaptive, same = run("adaptive", {"error": options["error"]}, x)
-        np.testing.assert_allclose(value, adaptive, rtol=1e-6)
-        close([gradient], [same], 1e-6)
-    if options.get("in_batch"):
-        alone = {k: v for k, v in options.items() if k == "error"}
-        np.testing.assert_allclose(value, run(name, alone, x)[0], rtol=1e-6)
-    where = np.zeros(1, bool)
-    value, gradient = run(name, options, x, where)
-    assert value == 0
-    assert not jnp.any(gradient)
+    values, gradients = run(x)
+    assert named(~np.isfinite(gradients).all(axis=(1, 2, 3))) == []
+    # The case of each that has no other document than its own.
+    alone = {"distributed": "adaptive", "adaptive": "adaptive", "static": "static"}
+    same = [
+        CASES.index((alone[name], {"error": options["error"]})) if name in alone else case
+        for case, ((name, _), options) in enumerate(zip(CASES, OPTIONS, strict=True))
+    ]
+    assert differing(values, values[same], rtol=1e-6) == []
+    assert named(far(gradients, gradients[same], 1e-6) & of("distributed")) == []
+    values, gradients = run(x, np.zeros(1, bool))
+    assert named(values != 0) == []
+    assert named(gradients.any(axis=(1, 2, 3))) == []

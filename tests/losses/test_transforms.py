@@ -1,20 +1,21 @@
 """Losses inside a user's own pmap, shard_map, vmap, jit and grad of grad."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from selfdistill_jax import losses
-from tests.losses.reference import CASES, IDS, bound, from_teacher, triplets
+from tests.losses.reference import CASES, IDS, bound, triplets
+from tests.losses.together import every_teacher, values_and_gradients
 
-in_every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+in_every_case = pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
 
 
-def inputs(name, rows, seed=0):
-    return jax.tree.map(
-        jnp.float32, (triplets(rows, seed=seed), from_teacher(name, rows, seed=seed))
-    )
+def inputs(rows, seed=0):
+    return jax.tree.map(jnp.float32, (triplets(rows, seed=seed), every_teacher(rows, seed=seed)))
 
 
 def close(a, b, tolerance=1e-5):
@@ -22,35 +23,54 @@ def close(a, b, tolerance=1e-5):
         np.testing.assert_allclose(x, y, atol=tolerance * (1e-3 + np.abs(y).max()))
 
 
+@functools.cache
+def of_seeds():
+    """Each case's value and gradient: of all seeds under vmap, and of each seed."""
+    runs = [inputs(6, seed) for seed in range(3)]
+    every = values_and_gradients(CASES)
+
+    def one(x, teachers):
+        return every(x, None, teachers)
+
+    alone = jax.jit(one)
+    together = jax.jit(jax.vmap(one))(*jax.tree.map(lambda *x: jnp.stack(x), *runs))
+    return jax.device_get((together, [alone(*run) for run in runs]))
+
+
 @in_every_case
-def test_vmap_over_seeds(name, options):
-    runs = [inputs(name, 6, seed) for seed in range(3)]
-    x, teacher = jax.tree.map(lambda *values: jnp.stack(values), *runs)
-    one = jax.value_and_grad(lambda x, teacher: bound(name, options)(*x, **teacher))
-    got, gradient = jax.jit(jax.vmap(one))(x, teacher)
-    for k, (arrays, own) in enumerate(runs):
-        value, alone = one(arrays, own)
+def test_vmap_over_seeds(case):
+    together, each = of_seeds()
+    got, gradient = together[case]
+    for k, run in enumerate(each):
+        value, alone = run[case]
         np.testing.assert_allclose(got[k], value, rtol=1e-5)
         close([g[k] for g in gradient], alone)
 
 
-@in_every_case
-def test_pmap(name, options):
-    """The value; and the gradient of replicated parameters, averaged as users of pmap do."""
-    x, teacher = inputs(name, 8)
-    loss = bound(name, options)
+@functools.cache
+def of_pmap():
+    """Each case's value and averaged gradient on every device, and those of the whole batch."""
+    x, teachers = inputs(8)
     matrix = jnp.float32(np.random.default_rng(3).standard_normal((12, 5)))
 
-    def local(matrix, x, teacher):
-        return loss(*(v @ matrix for v in x), axis_name="devices", **teacher)
+    def of_matrix(x, teachers, matrix, **options):
+        for name, own in CASES:
+            loss = functools.partial(bound(name, own), **teachers[name], **options)
+            yield jax.value_and_grad(lambda m, loss=loss: loss(*(v @ m for v in x)))(matrix)
 
-    def step(matrix, x, teacher):
-        value, gradient = jax.value_and_grad(local)(matrix, x, teacher)
-        return value, jax.lax.pmean(gradient, "devices")
+    def step(*arrays):
+        found = of_matrix(*arrays, axis_name="devices")
+        return [(value, jax.lax.pmean(gradient, "devices")) for value, gradient in found]
 
-    split = jax.tree.map(lambda v: v.reshape(4, 2, *v.shape[1:]), (x, teacher))
-    values, gradients = jax.pmap(step, axis_name="devices", in_axes=(None, 0, 0))(matrix, *split)
-    want, alone = jax.value_and_grad(lambda m: loss(*(v @ m for v in x), **teacher))(matrix)
+    split = jax.tree.map(lambda v: v.reshape(4, 2, *v.shape[1:]), (x, teachers))
+    mapped = jax.pmap(step, axis_name="devices", in_axes=(0, 0, None))(*split, matrix)
+    return jax.device_get((mapped, jax.jit(lambda *a: list(of_matrix(*a)))(x, teachers, matrix)))
+
+
+@in_every_case
+def test_pmap(case):
+    """The value; and the gradient of replicated parameters, averaged as users of pmap do."""
+    (values, gradients), (want, alone) = (found[case] for found in of_pmap())
     np.testing.assert_allclose(values, np.full(4, want), rtol=1e-5)
     for gradient in gradients:
         close(gradient, alone)
@@ -82,7 +102,7 @@ def test_a_registry_takes_a_loss_of_ones_own():
         gaps = jnp.sum(jnp.square(losses.unit(q) - losses.unit(p)), axis=-1)
         return losses.global_mean(gaps, where, axis_name)
 
-    q, p, n = inputs("static", 4)[0]
+    q, p, n = inputs(4)[0]
     near = np.mean(np.sum(np.square(losses.unit(q) - losses.unit(p)), axis=1))
     np.testing.assert_allclose(mine(q, p, n), near, rtol=1e-5)
     np.testing.assert_allclose(

@@ -112,6 +112,7 @@ def test_an_update_and_its_metrics_do_not_depend_on_the_mesh():
             np.testing.assert_allclose(same[name], value, atol=2e-6, err_msg=name)
 
 
+@jax.jit
 def vectors(params, rows):
     texts = jax.tree.map(lambda x: x[0], rows.texts)
     return jnp.split(make_encode(CONFIG, pooling="mean")(params, texts), 3)
@@ -139,7 +140,7 @@ def test_targets_from_another_encoder(micro_batches):
     def by_hand(params):
         return losses.distributed_margin(*vectors(params, batch()), target_from=tuple(documents))
 
-    value, gradient = jax.value_and_grad(by_hand)(params)
+    value, gradient = jax.jit(jax.value_and_grad(by_hand))(params)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     expected = jax.tree.map(lambda p, g: p - g, params, gradient)
     for x, y in zip(*map(jax.tree.leaves, (state.params, expected)), strict=True):

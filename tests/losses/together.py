@@ -1,0 +1,51 @@
+"""Every case in one program: 34 programs of a case each take three times as long to compile."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from selfdistill_jax import losses
+from tests.losses.reference import bound, from_teacher
+
+
+def every_teacher(size: int, *, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """What each loss wants of a teacher, by the loss's name."""
+    return {name: from_teacher(name, size, seed=seed) for name in losses.LOSSES}
+
+
+def values(cases, **options) -> Callable:
+    """``f(x, where, teachers) -> [value of each case]``, to be compiled.
+
+    Args:
+      cases: pairs of a loss's name and its options.
+      options: of all losses.
+    """
+
+    def every(x, where, teachers):
+        return [
+            bound(name, own)(*x, where=where, **teachers[name], **options) for name, own in cases
+        ]
+
+    return every
+
+
+def values_and_gradients(cases, *, spread=lambda loss: loss, **options) -> Callable:
+    """``f(x, where, teachers) -> [(value, gradient in x) of each case]``, to be compiled.
+
+    Args:
+      cases, options: as of `values`.
+      spread: makes of ``loss(x, where, teacher)`` that of a batch on several devices.
+    """
+
+    def every(x, where, teachers):
+        found = []
+        for name, own in cases:
+
+            def loss(x, where, teacher, name=name, own=own):
+                return bound(name, own)(*x, where=where, **teacher, **options)
+
+            found.append(jax.value_and_grad(spread(loss))(x, where, teachers[name]))
+        return found
+
+    return every

@@ -1,0 +1,13 @@
+"""What tests of whole runs have in common."""
+
+import pytest
+
+from selfdistill_jax.train import loop, result
+
+
+@pytest.fixture
+def undrawn(finished, monkeypatch):
+    """Leaves out the report and what is measured for it, each a fifth of a short run and more;
+    ``finished`` has both."""
+    monkeypatch.setattr(result, "write_report", lambda workdir, **_: None)
+    monkeypatch.setattr(loop, "matmul_rate", lambda dtype: 1e9)

@@ -1,0 +1,71 @@
+"""Ends of a run, and what is left of it."""
+
+import jax
+import numpy as np
+
+from selfdistill_jax.encoder.encode import make_encode
+from selfdistill_jax.train.checkpoint import Checkpoints
+from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
+from selfdistill_jax.train.setup import load_encoder
+from selfdistill_jax.train.step import TrainState, make_mesh, put_state
+from tests.tiny import content, metrics
+
+WEIGHTS = "model/model.safetensors"
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the loop catches it."""
+
+
+def killed(*args, **kwargs):
+    raise Killed
+
+
+def kill_at(step):
+    def stop(number):
+        if number == step:
+            raise Killed
+        return False
+
+    return stop
+
+
+def stop_at(step):
+    return lambda number: number == step
+
+
+def checkpointed(config, workdir, step):
+    """The parameters that a checkpoint holds."""
+    encoder = load_encoder(config)
+    schedule = make_schedule(
+        learning_rate=0.1, steps=1, warmup_steps=0, decay="constant", decay_rate=1.0
+    )
+    optimizer = make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
+    like = put_state(TrainState(encoder.params, optimizer.init(encoder.params)), make_mesh())
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state, _ = checkpoints.restore(step, like)
+    checkpoints.close()
+    return jax.device_get(state.params)
+
+
+def same(a, b):
+    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+def assert_same_run(one, other):
+    """Bit for bit, but for the clock and the folder's own name in the texts."""
+    assert metrics(one) == metrics(other)
+    assert (one / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
+    assert content(one / "eval") == content(other / "eval")
+    texts = [(run / "result.txt").read_text().replace(str(run), "RUN") for run in (one, other)]
+    assert texts[0] == texts[1]
+
+
+def vectors_of(encoder, batch):
+    """Queries, positives and negatives ``[B, D]`` of a batch of any number of parts."""
+    encode = jax.jit(make_encode(encoder.config, pooling=encoder.pooling))
+    parts = [
+        np.split(encode(encoder.params, jax.tree.map(lambda x, i=i: x[i], batch.texts)), 3)
+        for i in range(len(batch.texts.blocks))
+    ]
+    return [np.concatenate(kind) for kind in zip(*parts, strict=True)]

@@ -1,0 +1,162 @@
+"""What a run learns from: the loss of its config, its target, its batches, its data."""
+
+import json
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from configs import base
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.losses import LOSSES
+from selfdistill_jax.train.loop import train
+from selfdistill_jax.train.setup import load_data, load_encoder
+from tests import tiny as helpers
+from tests.tiny import metrics
+from tests.train.runs import stop_at, vectors_of
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture(scope="module")
+def triplets(tiny):
+    """200 rows that bring their own negatives."""
+    every = [(i, place) for i in range(len(helpers.pairs())) for place in range(5)][:200]
+    rows = []
+    for i, place in every:
+        query, *positive = helpers.texts(i, place)
+        negative = helpers.texts((i + 7) % 45, place)[1:]
+        rows.append(
+            {"query": query, "positive": " ".join(positive), "negative": " ".join(negative)}
+        )
+    return helpers.write_rows(tiny.root / "own.jsonl", rows)
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES if n not in ("margin_mse", "kl")])
+def test_every_loss_runs_by_its_name(tiny, tmp_path, name):
+    config = tiny.config(name, train__steps=1)
+    train(config, tmp_path, stop=stop_at(1))
+    assert np.isfinite([r["loss"] for r in metrics(tmp_path, "train")]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("distributed", {}),
+        ("adaptive", {"in_batch": True}),
+        ("static", {"margin": 0.4}),
+        ("contrastive", {"temperature": 0.1}),
+    ],
+)
+def test_every_config_runs_its_loss(tiny, tmp_path, name, options):
+    config = import_module(f"configs.{name}").get_config()
+    config.update_from_flattened_dict(tiny.settings)
+    config.loss.update(options)
+    assert train(config, tmp_path, stop=stop_at(2)) is None
+    first, second = (r["loss"] for r in metrics(tmp_path, "train"))
+    assert np.isfinite(second)
+    # The first loss by hand: of the first batch, the start encoder's vectors, the loss's options.
+    encoder = load_encoder(config)
+    batch = load_data(config, encoder).batches[0]
+    vectors = vectors_of(encoder, batch)
+    loss, everything = LOSSES[config.loss.name], base.LOSSES[config.loss.name] | options
+    np.testing.assert_allclose(first, loss(*vectors, **everything), rtol=1e-5)
+
+
+def test_every_target_is_another_run(tiny, finished, tmp_path):
+    """Of four targets the first step sees the same vectors; what moves is different."""
+    records = {"model": metrics(finished, "train")[:3]}
+    for target in ("detached", "ema", "start"):
+        config = tiny.config(train__target=target, train__target_decay=0.5)
+        train(config, tmp_path / target, stop=stop_at(3))
+        records[target] = metrics(tmp_path / target, "train")
+    first = [record[0]["loss"] for record in records.values()]
+    np.testing.assert_allclose(first, first[0], rtol=1e-5)
+    # From a constant target only the margin's side of the gradient is left.
+    norms = [record[0]["gradient_norm"] for record in records.values()]
+    np.testing.assert_allclose(norms[2:], norms[1], rtol=1e-4)
+    assert abs(norms[1] - norms[0]) > 1e-3
+    assert len({record[2]["loss"] for record in records.values()}) == 4
+    # Two ways to say the same.
+    again = tiny.config(loss__stop_gradient=True)
+    train(again, tmp_path / "again", stop=stop_at(3))
+    assert metrics(tmp_path / "again", "train") == records["detached"]
+
+
+def test_micro_batches_change_nothing(tiny, finished, tmp_path):
+    batch = {"train__batch_size": 16}  # two rows on each of eight devices
+    for number in (1, 2):
+        config = tiny.config(train__micro_batches=number, **batch)
+        train(config, tmp_path / str(number), stop=stop_at(4))
+    whole, parts = (metrics(tmp_path / name, "train") for name in ("1", "2"))
+    for a, b in zip(whole, parts, strict=True):
+        assert a.pop("kind") == b.pop("kind")
+        for key, value in a.items():
+            np.testing.assert_allclose(b[key], value, atol=1e-4, err_msg=key)
+
+
+def test_another_seed_is_another_run(tiny, finished, tmp_path):
+    train(tiny.config(seed=1), tmp_path / "other", stop=stop_at(2))
+    both = metrics(tmp_path / "other", "train"), metrics(finished, "train")[:2]
+    for mine, others in zip(*both, strict=True):
+        assert mine["loss"] != others["loss"]
+
+
+def test_triplet_file(tiny, triplets, tmp_path):
+    config = tiny.config(data__dataset="", data__triplets=str(triplets), train__steps=3)
+    assert train(config, tmp_path).startswith("own, test: ")
+    assert [r["step"] for r in metrics(tmp_path, "dev")] == [0, 3]
+
+
+def test_triplet_file_evaluated_on_a_collection(tiny, triplets, finished, tmp_path):
+    config = tiny.config(data__triplets=str(triplets), train__steps=3)
+    assert train(config, tmp_path).startswith("tiny+own, test: 8 queries, 40 documents")
+    # Evaluated as the collection alone is, trained on other texts.
+    assert metrics(tmp_path, "dev")[0] == metrics(finished, "dev")[0]
+    assert metrics(tmp_path, "train")[0]["loss"] != metrics(finished, "train")[0]["loss"]
+
+
+def test_bm25_negatives(tiny, finished, tmp_path):
+    config = tiny.config(data__negatives="bm25", train__steps=2)
+    train(config, tmp_path)
+    assert metrics(tmp_path, "train")[0]["loss"] != metrics(finished, "train")[0]["loss"]
+    batches = load_data(config, load_encoder(config)).batches
+    queries, positives, negatives = batches.rows(0, np.arange(24))
+    assert (queries == positives).all()
+    # BM25 sees the places alone, which row numbers follow.
+    assert (negatives % 5 == positives % 5).all()
+    assert (negatives != positives).all()
+
+
+@pytest.mark.parametrize("loss", ["margin_mse", "kl"])
+def test_teacher(tiny, triplets, tmp_path, loss):
+    scored = [json.loads(line) for line in triplets.read_text().splitlines()]
+    for number, row in enumerate(scored):
+        row |= {"positive_score": 3.0 + number % 5, "negative_score": -number / 100}
+    files = {
+        name: helpers.write_rows(tmp_path / f"{name}.jsonl", rows)
+        for name, rows in {
+            "scored": scored,
+            "once": [*scored[:-1], {**scored[-1], "positive_score": None, "negative_score": None}],
+            "drawn": [*scored[:-1], {**scored[-1], "negative": None}],
+        }.items()
+    }
+    own = {"data__dataset": ""}
+    config = tiny.config(loss, data__triplets=str(files["scored"]), **own)
+    train(config, tmp_path / "run", stop=stop_at(2))
+    encoder = load_encoder(config)
+    data = load_data(config, encoder)
+    batch = data.batches[0]
+    vectors = vectors_of(encoder, batch)
+    assert np.isfinite(batch.scores).all()
+    teacher = {
+        "margin_mse": {"teacher_margin": batch.scores[:, 0] - batch.scores[:, 1]},
+        "kl": {"teacher_scores": batch.scores},
+    }
+    want = LOSSES[loss](*vectors, **base.LOSSES[loss], **teacher[loss])
+    np.testing.assert_allclose(metrics(tmp_path / "run", "train")[0]["loss"], want, rtol=1e-5)
+    for name in ("once", "drawn"):
+        config = tiny.config(loss, data__triplets=str(files[name]), **own)
+        with pytest.raises(InputError, match=rf"{name}: 1 of .* no teacher's scores, .* '{loss}'"):
+            train(config, tmp_path / name)
+        assert not (tmp_path / name).exists()

@@ -1,0 +1,79 @@
+"""A run cut short in every way and gone on with is the run that was not cut."""
+
+import contextlib
+import json
+import shutil
+
+import pytest
+
+from selfdistill_jax.train import loop
+from selfdistill_jax.train.loop import train
+from tests.tiny import content, metrics
+from tests.train.runs import (
+    Killed,
+    assert_same_run,
+    kill_at,
+    killed,
+    stop_at,
+)
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        # What is left is a run with the same seed in another folder.
+        pytest.param([kill_at(3)], id="killed before the first checkpoint"),
+        # Stopped past an evaluation; then the evaluation at 8 is done twice.
+        pytest.param([stop_at(4), kill_at(9)], id="stopped, then killed past a checkpoint"),
+        pytest.param([stop_at(7), stop_at(8)], id="stopped twice"),
+    ],
+)
+def test_interrupted_equals_uninterrupted(tiny, finished, tmp_path, ends):
+    workdir = tmp_path / "run"
+    for end in ends:
+        with contextlib.suppress(Killed):
+            assert train(tiny.config(), workdir, stop=end) is None
+        assert not (workdir / "result.txt").exists()
+    text = train(tiny.config(), workdir)
+    assert text == (workdir / "result.txt").read_text()
+    assert_same_run(workdir, finished)
+
+
+@pytest.mark.parametrize("target", ["ema", "start"])
+def test_target_encoder_is_part_of_what_goes_on(tiny, tmp_path, target):
+    config = tiny.config(
+        train__target=target, train__target_decay=0.8, train__steps=6, train__micro_batches=1
+    )
+    train(config, tmp_path / "whole")
+    with contextlib.suppress(Killed):
+        train(config, tmp_path / "parts", stop=kill_at(6))
+    train(config, tmp_path / "parts")
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_killed_in_the_last_evaluation(tiny, finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate_bm25", killed)
+        with pytest.raises(Killed):
+            train(tiny.config(), tmp_path / "run")
+    train(tiny.config(), tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_finished_run_is_told_not_repeated(tiny, finished, monkeypatch):
+    monkeypatch.setattr(loop, "load_encoder", None)  # nothing is even loaded
+    before = content(finished)
+    assert train(tiny.config(), finished) == (finished / "result.txt").read_text()
+    assert content(finished) == before
+
+
+def test_restart_moves_the_old_run_aside(tiny, finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    old = content(workdir)
+    (tmp_path / "run.1").mkdir()  # of an earlier restart
+    assert train(tiny.config(seed=5), workdir, restart=True, stop=stop_at(1)) is None
+    assert content(tmp_path / "run.2") == old
+    assert [r["step"] for r in metrics(workdir, "train")] == [1]
+    assert json.loads((workdir / "config.json").read_text())["seed"] == 5

@@ -1,0 +1,140 @@
+"""A run from start to end, what it leaves behind, and which model it keeps."""
+
+import json
+
+import jax
+import pytest
+
+from selfdistill_jax.data.beir import BeirFolder
+from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.encoder.folder import read_folder
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.retrieval.evaluation import MEASURES, System
+from selfdistill_jax.train import loop
+from selfdistill_jax.train.loop import train
+from tests import tiny as helpers
+from tests.tiny import content, metrics
+from tests.train.runs import Killed, checkpointed, killed, same
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture
+def on_dev(monkeypatch):
+    """Scripts what the dev evaluations find: ``on_dev([0.1, 0.3])``; the test split stays true."""
+
+    def script(values):
+        values = iter(values)
+
+        def evaluate(examined, encode_table, *, label, **rest):
+            if not label.startswith("Dev"):
+                return real(examined, encode_table, label=label, **rest)
+            value = next(values)
+            return System({}, {measure: {"q": value} for measure in MEASURES})
+
+        monkeypatch.setattr(loop, "evaluate_encoder", evaluate)
+
+    real = loop.evaluate_encoder
+    return script
+
+
+def test_run_folder_is_whole(tiny, finished):
+    names = {name.split("/")[0] for name in content(finished)}
+    assert names == {
+        "config.json", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints", "model",
+        "eval", "report.html", "result.txt",
+    }  # fmt: skip
+    config = tiny.config()
+    assert json.loads((finished / "config.json").read_text()) == json.loads(config.to_json())
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["versions"]["jax"] == jax.__version__
+    assert None not in environment["versions"].values()
+    assert environment["devices"] == ["cpu: cpu"] * 8
+    assert environment["seed"] == config.seed
+    source = BeirFolder(tiny.collection)
+    assert environment["collection_fingerprint"] == source.fingerprint()
+    assert environment["collection_source"] == source.describe()
+    assert environment["tokenizer_fingerprint"] == Tokenizer(tiny.encoder).fingerprint
+    assert {"python", "platform", "cpus", "processes", "commit"} <= environment.keys()
+    assert [r["step"] for r in metrics(finished, "train")] == list(range(1, 13))
+    assert [r["step"] for r in metrics(finished, "dev")] == [0, 4, 8, 12]
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["10", "12"]
+    assert sorted(p.name for p in (finished / "eval").iterdir()) == [
+        "bm25.test.trec", "per_query.test.tsv", "results.test.json", "start.test.trec",
+        "trained.test.trec",
+    ]  # fmt: skip
+    assert (finished / "report.html").read_text().count("<svg") == 6
+
+
+def test_run_learns_what_it_is_taught(finished):
+    train_records = metrics(finished, "train")
+    assert train_records[-3]["loss"] < 0.5 * train_records[0]["loss"]
+    means = json.loads((finished / "eval" / "results.test.json").read_text())["means"]
+    assert means["trained"]["nDCG@10"] > means["start"]["nDCG@10"] + 0.15
+    text = (finished / "result.txt").read_text()
+    for name in ("bm25", "start", "trained"):
+        assert f"{means[name]['nDCG@10']:.4f}" in text
+    assert text in (finished / "model" / "README.md").read_text()
+
+
+def test_model_is_the_best_on_dev_not_the_last(tiny, tmp_path, on_dev):
+    on_dev([0.1, 0.2, 0.5, 0.5])  # at steps 0, 3, 6 and the last; of equal ones the first
+    config = tiny.config(train__steps=8, train__evaluate_every=3, train__checkpoint_every=3)
+    train(config, tmp_path)
+    model = read_folder(str(tmp_path / "model")).params
+    assert same(model, checkpointed(config, tmp_path, 6))
+    assert not same(model, checkpointed(config, tmp_path, 8))
+
+
+def test_start_encoder_stays_where_nothing_is_better(tiny, tmp_path, on_dev):
+    on_dev([0.5, 0.4])
+    text = train(tiny.config(train__steps=2), tmp_path)
+    assert same(read_folder(str(tmp_path / "model")).params, read_folder(str(tiny.encoder)).params)
+    assert "model/ is that" in text
+
+
+def test_patience_ends_a_run_early(tiny, tmp_path, on_dev, monkeypatch):
+    on_dev([0.1, 0.5, 0.4, 0.3, 0.9])
+    settings = {"train__patience": 2, "train__evaluate_every": 2, "train__checkpoint_every": 2}
+    config = tiny.config(**settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate_bm25", killed)
+        with pytest.raises(Killed):
+            train(config, tmp_path)
+    # Goes on from step 6, where patience was at its end already.
+    assert train(config, tmp_path) is not None
+    assert [r["step"] for r in metrics(tmp_path, "train")] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in metrics(tmp_path, "dev")] == [0, 2, 4, 6]
+    assert not same(read_folder(str(tmp_path / "model")).params, checkpointed(config, tmp_path, 6))
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "test"), ("train", "dev")])
+def test_collection_may_lack_splits(tiny, tmp_path, splits):
+    collection = helpers.write_collection(
+        tmp_path / "part", splits={s: helpers.SPLITS[s] for s in splits}
+    )
+    config = tiny.config(data__dataset=str(collection), train__steps=3, train__evaluate_every=2)
+    text = train(config, tmp_path / "run")
+    model = read_folder(str(tmp_path / "run" / "model")).params
+    if "dev" not in splits:
+        assert same(model, checkpointed(config, tmp_path / "run", 3))
+        assert metrics(tmp_path / "run", "dev") == []
+    if len(splits) == 1:
+        assert "neither a test nor a dev split" in text
+        assert not (tmp_path / "run" / "eval").exists()
+    else:
+        assert (tmp_path / "run" / "eval" / f"results.{splits[1]}.json").is_file()
+        assert ("There is no test split" in text) == (splits[1] == "dev")
+
+
+def test_diverging_run_says_so_and_keeps_its_checkpoints(tiny, tmp_path):
+    config = tiny.config(train__learning_rate=1e30, train__checkpoint_every=1)
+    with pytest.raises(InputError, match=r"is nan at step 2; lower config\.train\.learning_rate"):
+        train(config, tmp_path / "run")
+    assert [r["step"] for r in metrics(tmp_path / "run", "train")] == [1]
+    checkpointed(config, tmp_path / "run", 1)  # is whole
+    assert not (tmp_path / "run" / "result.txt").exists()
+    # The first loss is finite, what the first update makes of the encoder is not.
+    config.train.evaluate_every = 1
+    with pytest.raises(InputError, match=r"; lower config\.train\.learning_rate"):
+        train(config, tmp_path / "other")
