@@ -23,10 +23,10 @@ from ml_collections import config_flags
 
 from selfdistill_jax import cli
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.errors import InputError
+from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.train.loop import train
-from selfdistill_jax.train.run_folder import flatten, nearest
+from selfdistill_jax.train.run_folder import flatten
 
 _FLAGS = flags.FLAGS
 

@@ -1,13 +1,12 @@
 """Opens the collection that a run's two settings name."""
 
-import difflib
 from pathlib import Path
 
 from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.pydocs import PyDocs
 from selfdistill_jax.data.source import Source
 from selfdistill_jax.data.triplets import TripletFile, TripletsOver
-from selfdistill_jax.errors import InputError
+from selfdistill_jax.errors import InputError, nearest
 
 EMBEDDED = {"pydocs": PyDocs}
 
@@ -40,11 +39,9 @@ def _open(dataset: str) -> Source:
         return EMBEDDED[dataset]()
     path = Path(dataset).expanduser()
     if not path.exists():
-        near = difflib.get_close_matches(dataset, EMBEDDED, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(
             f"dataset {dataset!r}: no folder and no embedded collection; expected the path of a "
-            f"BEIR folder or one of: {', '.join(EMBEDDED)}{hint}"
+            f"BEIR folder or one of: {', '.join(EMBEDDED)}{nearest(dataset, EMBEDDED)}"
         )
     if path.is_file():
         raise InputError(

@@ -1,6 +1,5 @@
 """A run's folder: whose it is, what it was made with, whether it is finished."""
 
-import difflib
 import importlib.metadata
 import json
 import os
@@ -119,12 +118,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def nearest(name: str, known) -> str:
-    """``; did you mean 'x'?`` or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -22,9 +22,8 @@ from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable, cached_tokens
 from selfdistill_jax.encoder.folder import Encoder, read_folder
 from selfdistill_jax.encoding import block_tokens
-from selfdistill_jax.errors import InputError
+from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.losses import LOSSES
-from selfdistill_jax.train.run_folder import nearest
 from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

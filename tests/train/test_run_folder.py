@@ -12,7 +12,6 @@ from selfdistill_jax.train.run_folder import (
     ENVIRONMENT,
     environment,
     flatten,
-    nearest,
     open_run,
     read_result,
     write_json,
@@ -103,11 +102,6 @@ def test_flat_keys():
     assert flatten(CONFIG) == {
         "seed": 0, "train.steps": 10, "train.rate": 1e-4, "data.buckets": [16, 32], "data.x": "",
     }  # fmt: skip
-
-
-def test_nearest_name():
-    assert nearest("bn25", ("random", "bm25")) == "; did you mean 'bm25'?"
-    assert nearest("xyz", ("random", "bm25")) == ""
 
 
 def test_environment_names_the_commit(monkeypatch):
