@@ -49,7 +49,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
 
     config.encoder = encoder = ml_collections.ConfigDict()
     encoder.init = "sentence-transformers/all-MiniLM-L6-v2"  # folder or hub id to start from
-    encoder.pooling = "source"  # source (what the folder says), cls or mean
+    encoder.pooling = "source"  # source (what the folder says), cls, mean, max, last
     encoder.max_length = 0  # tokens read of a text after training; 0: as many as the source reads
 
     config.loss = ml_collections.ConfigDict({"name": loss, **LOSSES[loss]})

@@ -1,11 +1,13 @@
-"""BiEncoder on the real all-MiniLM-L6-v2, against sentence-transformers."""
+"""BiEncoder against sentence-transformers: the real all-MiniLM-L6-v2, and a tiny one."""
 
 import numpy as np
 import pytest
 
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.data.pydocs import PyDocs
+from selfdistill_jax.encoder.folder import read_folder, write_folder
 from selfdistill_jax.encoder.locate import locate
+from selfdistill_jax.encoder.pooling import POOLINGS
 from selfdistill_jax.errors import InputError
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -64,3 +66,18 @@ def test_saved_folder_gives_the_same_vectors(model, texts, tmp_path):
 
 def test_no_texts_give_no_vectors(model):
     assert model.encode([]).shape[0] == 0
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_sentence_transformers_pools_the_same_from_our_folder(tiny, tmp_path, pooling):
+    peer = pytest.importorskip(
+        "sentence_transformers", reason="sentence-transformers is a peer: make peers"
+    )
+    write_folder(tmp_path / "model", read_folder(str(tiny.encoder), pooling=pooling), card="")
+    assert read_folder(str(tmp_path / "model")).pooling == pooling
+    words = ["mabo", "hasit vokel jurad", "mabo tiri lenz the the the of"]
+    theirs = peer.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    ours = BiEncoder.load(str(tmp_path / "model")).encode(words)
+    np.testing.assert_allclose(ours, theirs.encode(words), atol=2e-6)
+    theirs.save(str(tmp_path / "theirs"))  # in the words of its own version
+    assert read_folder(str(tmp_path / "theirs")).pooling == pooling

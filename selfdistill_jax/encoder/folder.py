@@ -27,7 +27,13 @@ _COPIED = (
     "LICENSE",
     "NOTICE",
 )
-_POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
+# By sentence-transformers: a flag in folders of versions before 6, and the one word of later ones.
+_POOLING_NAMES = {
+    "cls": ("pooling_mode_cls_token", "cls"),
+    "mean": ("pooling_mode_mean_tokens", "mean"),
+    "max": ("pooling_mode_max_tokens", "max"),
+    "last": ("pooling_mode_lasttoken", "lasttoken"),
+}
 
 
 class Encoder(NamedTuple):
@@ -47,8 +53,8 @@ def read_folder(name: str, *, pooling: str = "source") -> Encoder:
 
     Args:
       name: a folder or hub id, see `locate`.
-      pooling: ``"source"`` takes what the folder says (CLS where it says nothing), ``"cls"`` or
-        ``"mean"`` overrule it.
+      pooling: ``"source"`` takes what the folder says (CLS where it says nothing), one of
+        `POOLINGS` overrules it.
 
     Raises:
       InputError: files are missing, damaged or describe something this encoder is not.
@@ -71,7 +77,7 @@ def read_folder(name: str, *, pooling: str = "source") -> Encoder:
     if pooling == "source":
         pooling = _read_pooling(folder)
     elif pooling not in POOLINGS:
-        raise InputError(f"pooling is {pooling!r}; expected source, {' or '.join(POOLINGS)}")
+        raise InputError(f"pooling is {pooling!r}; expected source, {', '.join(POOLINGS)}")
     return Encoder(folder, config, raw, params, extra, pooling, limit)
 
 
@@ -110,7 +116,7 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
     _write_json(new / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
     (new / "1_Pooling").mkdir()
     (new / "2_Normalize").mkdir()
-    pooling = {key: name == encoder.pooling for name, key in _POOLING_KEYS.items()}
+    pooling = {flag: name == encoder.pooling for name, (flag, _) in _POOLING_NAMES.items()}
     size = {"word_embedding_dimension": encoder.config.hidden_size}
     _write_json(new / "1_Pooling" / "config.json", size | pooling)
     (new / "README.md").write_text(card, encoding="utf-8")
@@ -141,9 +147,8 @@ def _read_pooling(folder: Path) -> str:
         return "cls"  # a plain BERT folder: the paper takes the first token's vector
     raw = _read_json(path)
     set_ = [key for key, value in raw.items() if key.startswith("pooling_mode_") and value is True]
-    for name, key in _POOLING_KEYS.items():
-        # Older folders name one flag a mode, newer ones carry a single string.
-        if set_ == [key] or raw.get("pooling_mode") == name:
+    for name, (flag, word) in _POOLING_NAMES.items():
+        if set_ == [flag] or raw.get("pooling_mode") == word:
             return name
     raise InputError(
         f"{path}: pooling is {set_ or raw.get('pooling_mode')}; supported: {', '.join(POOLINGS)}; "

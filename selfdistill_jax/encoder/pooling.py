@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from selfdistill_jax.packed import PackedTexts
 
-POOLINGS = ("cls", "mean")
+POOLINGS = ("cls", "mean", "max", "last")
 
 
 def pool(hidden_NxTxD: jax.Array, texts: PackedTexts, pooling: str) -> jax.Array:
@@ -14,17 +14,24 @@ def pool(hidden_NxTxD: jax.Array, texts: PackedTexts, pooling: str) -> jax.Array
     Args:
       hidden_NxTxD: ``[N, T, D]`` hidden states of any float dtype.
       texts: M of them, as they lie in the blocks; one without tokens gets a zero vector.
-      pooling: ``"cls"`` (the first token) or ``"mean"`` (mean of all tokens, special ones too).
+      pooling: ``"cls"`` (the first token), ``"last"`` (the last one), ``"mean"`` or ``"max"`` (of
+        all tokens, special ones too).
 
     Returns:
       ``[M, D]`` float32.
     """
     flat = hidden_NxTxD.reshape(-1, hidden_NxTxD.shape[-1]).astype(jnp.float32)
     there_Mx1 = texts.lengths[:, None] > 0
+    count = len(texts.lengths)
     if pooling == "cls":
         return jnp.where(there_Mx1, flat[texts.starts], 0)
+    if pooling == "last":
+        last = texts.starts + jnp.maximum(texts.lengths, 1) - 1
+        return jnp.where(there_Mx1, flat[last], 0)
+    if pooling == "max":
+        highest = jax.ops.segment_max(flat, texts.texts.reshape(-1), count + 1)[:count]
+        return jnp.where(there_Mx1, highest, 0)
     if pooling == "mean":
-        count = len(texts.lengths)
         total = jax.ops.segment_sum(flat, texts.texts.reshape(-1), count + 1)[:count]
         return total / jnp.maximum(texts.lengths, 1).astype(jnp.float32)[:, None]
     raise ValueError(f"pooling is {pooling!r}; known: {', '.join(POOLINGS)}")

@@ -10,6 +10,7 @@ import pytest
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
+from selfdistill_jax.encoder.pooling import POOLINGS
 from selfdistill_jax.encoder.weights import to_params, to_tensors
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.packed import one_text_a_row
@@ -54,7 +55,7 @@ def test_folder_in_and_out_keeps_every_bit(tiny):
     assert jax.tree.all(jax.tree.map(np.array_equal, params, encoder.params))
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_vectors_are_those_of_torch(tiny, pooling):
     torch = pytest.importorskip("torch", reason="torch is a peer: make peers")
     transformers = pytest.importorskip("transformers")
@@ -63,10 +64,12 @@ def test_vectors_are_those_of_torch(tiny, pooling):
         hidden = model(
             torch.tensor(IDS, dtype=torch.long), torch.tensor(MASK, dtype=torch.long)
         ).last_hidden_state.numpy()
-    if pooling == "cls":
-        expected = hidden[:, 0]
-    else:
-        expected = (hidden * MASK[..., None]).sum(1) / MASK.sum(1, keepdims=True)
+    expected = {
+        "cls": hidden[:, 0],
+        "mean": (hidden * MASK[..., None]).sum(1) / MASK.sum(1, keepdims=True),
+        "max": np.where(MASK[..., None], hidden, -np.inf).max(1),
+        "last": hidden[np.arange(len(LENGTHS)), LENGTHS - 1],
+    }[pooling]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     encode = make_encode(TINY, pooling=pooling)
     got = jax.jit(encode)(read_folder(str(tiny)).params, rows())

@@ -14,6 +14,7 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.bert import Bert, _layer
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
+from selfdistill_jax.encoder.pooling import POOLINGS
 from selfdistill_jax.encoder.stack import run_layers
 from selfdistill_jax.packed import one_text_a_row
 
@@ -63,7 +64,12 @@ def plain(params, ids, length, pooling):
         inner = dense(x, p["inner"])
         inner = 0.5 * inner * (1 + jax.scipy.special.erf(inner / jnp.sqrt(2.0)))
         x = norm(x + dense(inner, p["outer"]), p["output_norm"])
-    pooled = x[0] if pooling == "cls" else x.sum(0, where=real[:, None]) / length
+    pooled = {
+        "cls": x[0],
+        "mean": x.sum(0, where=real[:, None]) / length,
+        "max": x.max(0, where=real[:, None], initial=-jnp.inf),
+        "last": x[length - 1],
+    }[pooling]
     return pooled / jnp.linalg.norm(pooled)
 
 
@@ -98,8 +104,10 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize(
+    ("layout", "pooling"),
+    [*((layout, "mean") for layout in LAYOUTS), *(("packed", p) for p in POOLINGS if p != "mean")],
+)
 def test_vectors_and_gradients_are_the_plain_encoders(layout, pooling):
     gradient, vectors = expected(pooling)
     encode, texts = make_encode(CONFIG, pooling=pooling), LAYOUTS[layout]()
