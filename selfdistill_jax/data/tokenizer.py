@@ -9,6 +9,8 @@ import tokenizers
 
 from selfdistill_jax.errors import InputError
 
+_OLDER_FILES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "tokenizer_config.json")
+
 
 class Tokenizer:
     """A folder's ``tokenizer.json`` with the truncation and padding it may carry switched off.
@@ -56,6 +58,8 @@ def cut(ids: np.ndarray, limit: int) -> np.ndarray:
 def _convert(folder: Path) -> tokenizers.Tokenizer:
     import transformers  # 0.5 s, and only older folders need it
 
-    if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer_config.json")):
+    if not any(
+        (folder / name).is_file() for name in ("vocab.txt", "vocab.json", "tokenizer_config.json")
+    ):
         raise InputError(f"{folder}: no tokenizer.json; an encoder's folder holds its tokenizer")
     return transformers.AutoTokenizer.from_pretrained(folder).backend_tokenizer

@@ -1,4 +1,4 @@
-"""BERT in Flax Linen: embeddings, then equal layers over blocks of tokens.
+"""BERT and its kin in Flax Linen: embeddings, then equal layers over blocks of tokens.
 
 Shape legend: N blocks of T tokens, D hidden size, F feed-forward size.
 """
@@ -43,18 +43,24 @@ class AddNorm(nn.Module):
 
 class Embeddings(nn.Module):
     config: EncoderConfig
+    dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
         c = self.config
-        word = self.param("word", _INIT, (c.vocab_size, c.hidden_size), jnp.float32)
-        position = self.param("position", _INIT, (c.max_positions, c.hidden_size), jnp.float32)
-        token_type = self.param(
-            "token_type", _INIT, (c.type_vocab_size, c.hidden_size), jnp.float32
-        )
-        ids, positions = ids.reshape(-1), positions.reshape(-1)
-        place_TxD = (position + token_type[:1])[positions]
-        return AddNorm(c.layer_norm_eps, name="norm")(word[ids], place_TxD)
+        size = c.embedding_size or c.hidden_size
+
+        def table(name: str, rows: int) -> jax.Array:
+            return self.param(name, _INIT, (rows, size), jnp.float32)
+
+        ids, positions = ids.reshape(-1), positions.reshape(-1) + c.position_offset
+        place = table("position", c.max_positions + c.position_offset)
+        if c.type_vocab_size:
+            place = place + table("token_type", c.type_vocab_size)[:1]
+        word = table("word", c.vocab_size)
+        x_TxE = AddNorm(c.layer_norm_eps, name="norm")(word[ids], place[positions])
+        x_TxE = x_TxE.astype(self.dtype)
+        return Dense(c.hidden_size, name="project")(x_TxE) if c.embedding_size else x_TxE
 
 
 class Attention(nn.Module):
@@ -114,7 +120,7 @@ class Bert(nn.Module):
 
     @nn.compact
     def __call__(self, texts: PackedTexts) -> jax.Array:
-        x = Embeddings(self.config, name="embeddings")(texts.ids, texts.positions)
-        x_NxTxD = x.astype(self.dtype).reshape(*texts.ids.shape, -1)
+        x = Embeddings(self.config, self.dtype, name="embeddings")(texts.ids, texts.positions)
+        x_NxTxD = x.reshape(*texts.ids.shape, -1)
         params = self.param("layers", _init_layers, self.config)
         return run_layers(_layer(self.config, texts.row_lengths), params, x_NxTxD, texts)

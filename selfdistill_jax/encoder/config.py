@@ -4,13 +4,22 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.pointwise import ACTIVATIONS
 from selfdistill_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of a BERT encoder; hashable, so a jitted function may close over it."""
+    """Sizes of an encoder; hashable, so a jitted function may close over it.
+
+    Attributes:
+      max_positions: tokens of the longest text.
+      type_vocab_size: rows of the table of token types, 0 for none; all tokens are of the first.
+      architecture: a key of `ARCHITECTURES`.
+      position_offset: row of the first token's position.
+      embedding_size: of embeddings that are projected to the hidden size; 0 for those of that size.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -21,25 +30,13 @@ class EncoderConfig:
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     activation: str = "gelu"
+    architecture: str = "bert"
+    position_offset: int = 0
+    embedding_size: int = 0
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
-
-
-# Architecture facts that this BERT does not compute: another value means another function.
-_FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-_FIELDS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "type_vocab_size": "type_vocab_size",
-    "layer_norm_eps": "layer_norm_eps",
-    "activation": "hidden_act",
-}
 
 
 def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
@@ -50,21 +47,31 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
       where: the file's name, for error messages.
 
     Raises:
-      InputError: another architecture than BERT, a missing key, or an unsupported setting.
+      InputError: an unknown architecture, a missing key, or an unsupported setting.
     """
     model_type = raw.get("model_type")
-    if model_type != "bert":
+    if model_type not in ARCHITECTURES:
         raise InputError(
-            f"{where}: model_type is {model_type!r}; this version reads 'bert' "
-            "(BERT, MiniLM, E5, BGE, GTE); choose such an encoder"
+            f"{where}: model_type is {model_type!r}; supported: {', '.join(ARCHITECTURES)}; choose "
+            "such an encoder"
         )
-    for key, expected in _FIXED.items():
+    architecture = ARCHITECTURES[model_type]
+    for key, expected in architecture.only.items():
         if raw.get(key, expected) != expected:
             raise InputError(f"{where}: {key} is {raw[key]!r}; only {expected!r} is supported")
-    missing = [key for key in _FIELDS.values() if key not in raw]
+    missing = [key for key in architecture.keys.values() if key not in raw]
     if missing:
-        raise InputError(f"{where}: key {missing[0]!r} is missing; a BERT config.json has it")
-    config = EncoderConfig(**{name: raw[key] for name, key in _FIELDS.items()})
+        raise InputError(
+            f"{where}: key {missing[0]!r} is missing; a {architecture.name} config.json has it"
+        )
+    sizes = {name: raw[key] for name, key in architecture.keys.items()}
+    if sizes.get("embedding_size") == sizes["hidden_size"]:
+        sizes["embedding_size"] = 0
+    if architecture.after_padding:
+        # The first rows of the table are no token's position.
+        sizes["position_offset"] = raw.get("pad_token_id", 1) + 1
+        sizes["max_positions"] -= sizes["position_offset"]
+    config = EncoderConfig(architecture=model_type, **sizes, **architecture.fixed)
     if config.hidden_size % config.num_heads:
         raise InputError(
             f"{where}: hidden_size {config.hidden_size} is not divisible by "
@@ -72,6 +79,7 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
         )
     if config.activation not in ACTIVATIONS:
         raise InputError(
-            f"{where}: hidden_act is {config.activation!r}; supported: {', '.join(ACTIVATIONS)}"
+            f"{where}: {architecture.keys['activation']} is {config.activation!r}; supported: "
+            f"{', '.join(ACTIVATIONS)}"
         )
     return config

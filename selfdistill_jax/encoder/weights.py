@@ -1,4 +1,4 @@
-"""Hugging Face BERT tensors in and out of the parameter tree, by one explicit table of names."""
+"""Hugging Face tensors in and out of the parameter tree, by the names in `architectures`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,29 +7,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import Params
 from selfdistill_jax.errors import InputError
 
-# Our path -> the name there. A kernel [in, out] is stored transposed there.
-_EMBEDDINGS = {
-    "word": "embeddings.word_embeddings.weight",
-    "position": "embeddings.position_embeddings.weight",
-    "token_type": "embeddings.token_type_embeddings.weight",
-}
+# A kernel [in, out] is stored transposed there.
 _NORM = {"scale": "weight", "bias": "bias"}
-_LAYER_NORMS = {
-    "attention_norm": "attention.output.LayerNorm",
-    "output_norm": "output.LayerNorm",
-}
-# Several names: their outputs lie side by side in ours.
-_LAYER_DENSE = {
-    ("attention", "qkv"): tuple(f"attention.self.{x}" for x in ("query", "key", "value")),
-    ("attention", "output"): ("attention.output.dense",),
-    ("inner",): ("intermediate.dense",),
-    ("outer",): ("output.dense",),
-}
-_PREFIX = "bert."  # of a checkpoint with a head, such as BertForMaskedLM
+_PROJECT = "embeddings_project"  # of embeddings that are smaller than hidden states
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -61,24 +46,27 @@ def to_params(
     """Turns named tensors into parameters.
 
     Args:
-      tensors: Hugging Face names, with or without the prefix ``bert.``.
+      tensors: Hugging Face names, with or without the architecture's prefix.
       config: the sizes that the tensors must have.
       where: the file's name, for error messages.
 
     Returns:
-      The parameters (float32), and the BERT tensors that this encoder does not use (a pooler,
+      The parameters (float32), and the tensors that this encoder does not use (a pooler,
       position ids) under their own names, so that they can be written back.
 
     Raises:
       InputError: a tensor is missing or of another shape.
     """
-    prefix = _PREFIX if any(name.startswith(_PREFIX) for name in tensors) else ""
+    names = ARCHITECTURES[config.architecture]
+    prefix = names.prefix if any(name.startswith(names.prefix) for name in tensors) else ""
     used: set[str] = set()
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
         name = prefix + name
         if name not in tensors:
-            raise InputError(f"{where}: tensor {name!r} is missing; a BERT of this size has it")
+            raise InputError(
+                f"{where}: tensor {name!r} is missing; a {names.name} of this size has it"
+            )
         if tensors[name].shape != shape:
             raise InputError(
                 f"{where}: tensor {name!r} has shape {list(tensors[name].shape)}; "
@@ -87,36 +75,35 @@ def to_params(
         used.add(name)
         return tensors[name].astype(np.float32)
 
-    def norm(name: str) -> Params:
-        return {ours: take(f"{name}.{theirs}", (d,)) for ours, theirs in _NORM.items()}
+    def norm(name: str, size: int) -> Params:
+        return {ours: take(f"{name}.{theirs}", (size,)) for ours, theirs in _NORM.items()}
 
-    def dense(names: tuple[str, ...], d_in: int, d_out: int) -> Params:
-        kernels = [take(f"{name}.weight", (d_out, d_in)).T for name in names]
-        biases = [take(f"{name}.bias", (d_out,)) for name in names]
+    def dense(parts: tuple[str, ...], d_in: int, d_out: int) -> Params:
+        kernels = [take(f"{name}.weight", (d_out, d_in)).T for name in parts]
+        biases = [take(f"{name}.bias", (d_out,)) for name in parts]
         return {"kernel": np.concatenate(kernels, axis=1), "bias": np.concatenate(biases)}
 
     d, f = config.hidden_size, config.intermediate_size
+    e = config.embedding_size or d
     rows = {
         "word": config.vocab_size,
-        "position": config.max_positions,
+        "position": config.max_positions + config.position_offset,
         "token_type": config.type_vocab_size,
     }
     sizes = {("inner",): (d, f), ("outer",): (f, d)}
     layers = []
     for i in range(config.num_layers):
-        at = f"encoder.layer.{i}."
-        layer: Params = {ours: norm(at + theirs) for ours, theirs in _LAYER_NORMS.items()}
-        for path, names in _LAYER_DENSE.items():
-            value = dense(tuple(at + name for name in names), *sizes.get(path, (d, d)))
+        at = names.layer.format(i)
+        layer: Params = {ours: norm(at + theirs, d) for ours, theirs in names.norms.items()}
+        for path, parts in names.dense.items():
+            value = dense(tuple(at + name for name in parts), *sizes.get(path, (d, d)))
             _put(layer, path, value)
         layers.append(layer)
-    params = {
-        "embeddings": {
-            **{ours: take(theirs, (rows[ours], d)) for ours, theirs in _EMBEDDINGS.items()},
-            "norm": norm("embeddings.LayerNorm"),
-        },
-        "layers": _stack(layers),
-    }
+    embeddings = {ours: take(theirs, (rows[ours], e)) for ours, theirs in names.embeddings.items()}
+    embeddings["norm"] = norm(names.embeddings_norm, e)
+    if config.embedding_size:
+        embeddings["project"] = dense((_PROJECT,), e, d)
+    params = {"embeddings": embeddings, "layers": _stack(layers)}
     unused = {name: value for name, value in tensors.items() if name not in used}
     # With a prefix, what stands outside of it is a head for another task.
     return params, {
@@ -131,27 +118,33 @@ def to_tensors(
 ) -> dict[str, np.ndarray]:
     """The inverse of `to_params`: Hugging Face names without prefix, float32, plus ``extra``."""
     tensors = dict(extra or {})
+    names, embeddings = ARCHITECTURES[config.architecture], params["embeddings"]
 
     def norm(name: str, value: Params, at=...) -> None:
         for ours, theirs in _NORM.items():
             tensors[f"{name}.{theirs}"] = np.asarray(value[ours], np.float32)[at]
 
-    for ours, theirs in _EMBEDDINGS.items():
-        tensors[theirs] = np.asarray(params["embeddings"][ours], np.float32)
-    norm("embeddings.LayerNorm", params["embeddings"]["norm"])
+    def dense(parts: tuple[str, ...], value: Params, at=...) -> None:
+        kernels = np.split(np.asarray(value["kernel"], np.float32)[at], len(parts), axis=1)
+        biases = np.split(np.asarray(value["bias"], np.float32)[at], len(parts))
+        for name, kernel, bias in zip(parts, kernels, biases, strict=True):
+            tensors[f"{name}.weight"] = kernel.T
+            tensors[f"{name}.bias"] = bias
+
+    for ours, theirs in names.embeddings.items():
+        tensors[theirs] = np.asarray(embeddings[ours], np.float32)
+    norm(names.embeddings_norm, embeddings["norm"])
+    if config.embedding_size:
+        dense((_PROJECT,), embeddings["project"])
     for i in range(config.num_layers):
-        at = f"encoder.layer.{i}."
-        for ours, theirs in _LAYER_NORMS.items():
+        at = names.layer.format(i)
+        for ours, theirs in names.norms.items():
             norm(at + theirs, params["layers"][ours], i)
-        for path, names in _LAYER_DENSE.items():
+        for path, parts in names.dense.items():
             value = params["layers"]
             for key in path:
                 value = value[key]
-            kernels = np.split(np.asarray(value["kernel"], np.float32)[i], len(names), axis=1)
-            biases = np.split(np.asarray(value["bias"], np.float32)[i], len(names))
-            for name, kernel, bias in zip(names, kernels, biases, strict=True):
-                tensors[f"{at}{name}.weight"] = kernel.T
-                tensors[f"{at}{name}.bias"] = bias
+            dense(tuple(at + name for name in parts), value, i)
     return tensors
 
 

@@ -1,0 +1,118 @@
+"""What distinguishes the architectures that one encoder computes: keys of ``config.json``, names of
+tensors, and a few sizes.
+
+All are layers of attention and feed-forward, either followed by a norm of the sum: see `bert`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+Path = tuple[str, ...]
+
+
+class Architecture(NamedTuple):
+    """One ``model_type`` of Hugging Face.
+
+    Attributes:
+      name: as people know it.
+      prefix: of its tensors in a checkpoint with a head for another task.
+      keys: field of `EncoderConfig` -> key of ``config.json``.
+      fixed: field -> its value, where there is no key.
+      only: keys with the one value that is computed here; a key that is absent has it.
+      embeddings: our table -> its tensor.
+      embeddings_norm: the tensors' common name.
+      layer: what names of layer ``{}`` begin with.
+      norms: our norm -> its name in a layer.
+      dense: our path -> names in a layer; of several the outputs lie side by side in ours.
+      after_padding: positions count from behind the padding's id, ``pad_token_id + 1``.
+    """
+
+    name: str
+    prefix: str
+    keys: Mapping[str, str]
+    embeddings: Mapping[str, str]
+    layer: str
+    norms: Mapping[str, str]
+    dense: Mapping[Path, tuple[str, ...]]
+    fixed: Mapping[str, Any] = {}
+    only: Mapping[str, Any] = {}
+    embeddings_norm: str = "embeddings.LayerNorm"
+    after_padding: bool = False
+
+
+_BERT = Architecture(
+    name="BERT",
+    prefix="bert.",
+    keys={
+        "vocab_size": "vocab_size",
+        "hidden_size": "hidden_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "intermediate_size": "intermediate_size",
+        "max_positions": "max_position_embeddings",
+        "type_vocab_size": "type_vocab_size",
+        "layer_norm_eps": "layer_norm_eps",
+        "activation": "hidden_act",
+    },
+    only={
+        "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False
+    },
+    embeddings={
+        "word": "embeddings.word_embeddings.weight",
+        "position": "embeddings.position_embeddings.weight",
+        "token_type": "embeddings.token_type_embeddings.weight",
+    },
+    layer="encoder.layer.{}.",
+    norms={"attention_norm": "attention.output.LayerNorm", "output_norm": "output.LayerNorm"},
+    dense={
+        ("attention", "qkv"): tuple(f"attention.self.{x}" for x in ("query", "key", "value")),
+        ("attention", "output"): ("attention.output.dense",),
+        ("inner",): ("intermediate.dense",),
+        ("outer",): ("output.dense",),
+    },
+)  # fmt: skip
+
+_ROBERTA = _BERT._replace(name="RoBERTa", prefix="roberta.", after_padding=True)
+
+_ELECTRA = _BERT._replace(
+    name="ELECTRA",
+    prefix="electra.",
+    keys={**_BERT.keys, "embedding_size": "embedding_size"},
+)
+
+_DISTILBERT = Architecture(
+    name="DistilBERT",
+    prefix="distilbert.",
+    keys={
+        "vocab_size": "vocab_size",
+        "hidden_size": "dim",
+        "num_layers": "n_layers",
+        "num_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "max_positions": "max_position_embeddings",
+        "activation": "activation",
+    },
+    fixed={"type_vocab_size": 0, "layer_norm_eps": 1e-12},
+    embeddings={
+        "word": "embeddings.word_embeddings.weight",
+        "position": "embeddings.position_embeddings.weight",
+    },
+    layer="transformer.layer.{}.",
+    norms={"attention_norm": "sa_layer_norm", "output_norm": "output_layer_norm"},
+    dense={
+        ("attention", "qkv"): tuple(f"attention.{x}_lin" for x in "qkv"),
+        ("attention", "output"): ("attention.out_lin",),
+        ("inner",): ("ffn.lin1",),
+        ("outer",): ("ffn.lin2",),
+    },
+)
+
+# By ``model_type``.
+ARCHITECTURES = {
+    "bert": _BERT,
+    "distilbert": _DISTILBERT,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA._replace(name="XLM-RoBERTa"),
+    "camembert": _ROBERTA._replace(name="CamemBERT"),
+    "electra": _ELECTRA,
+}

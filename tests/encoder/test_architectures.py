@@ -1,0 +1,155 @@
+"""Every architecture against torch's, from folders that transformers wrote."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selfdistill_jax.encoder.architectures import ARCHITECTURES
+from selfdistill_jax.encoder.encode import init_params, make_encode
+from selfdistill_jax.encoder.folder import read_folder, write_folder
+from selfdistill_jax.encoder.weights import read_tensors, to_tensors
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.packed import one_text_a_row
+
+torch = pytest.importorskip("torch", reason="torch is a peer: make peers")
+transformers = pytest.importorskip("transformers")
+
+_SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 42,
+}
+SETTINGS = {
+    "bert": _SIZES,
+    "distilbert": {
+        "vocab_size": 99, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64,
+        "max_position_embeddings": 40,
+    },
+    "roberta": {**_SIZES, "type_vocab_size": 1, "pad_token_id": 1},
+    "xlm-roberta": {**_SIZES, "type_vocab_size": 1, "pad_token_id": 1},
+    "camembert": {**_SIZES, "type_vocab_size": 1, "pad_token_id": 1},
+    "electra": {**_SIZES, "embedding_size": 16},
+    "electra of one size": {**_SIZES, "embedding_size": 32},
+}  # fmt: skip
+LENGTHS = np.array([1, 2, 7, 19, 40], np.int32)
+MASK = np.arange(40)[None] < LENGTHS[:, None]
+# No padding ids within texts: torch counts RoBERTa's positions over, and trains no row of, those.
+IDS = np.random.default_rng(0).integers(3, 99, (5, 40)).astype(np.int32)
+each = pytest.mark.parametrize("case", SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """``models(case)``: torch's model, and the folder it was saved in."""
+    made = {}
+
+    def make(case):
+        if case not in made:
+            torch.manual_seed(0)
+            config = transformers.AutoConfig.for_model(case.split()[0], **SETTINGS[case])
+            model = transformers.AutoModel.from_config(config).eval()
+            with torch.no_grad():  # biases and norms, which are zeros and ones at the start, too
+                for value in model.parameters():
+                    value += 0.1 * torch.randn_like(value)
+            folder = tmp_path_factory.mktemp("model") / "model"
+            model.save_pretrained(folder)
+            made[case] = model, folder
+        return made[case]
+
+    return make
+
+
+def hidden_of_torch(model):
+    padding = model.config.pad_token_id
+    ids = torch.tensor(np.where(MASK, IDS, padding), dtype=torch.long)
+    return model(ids, torch.tensor(MASK, dtype=torch.long)).last_hidden_state
+
+
+def test_every_architecture_is_compared():
+    assert {case.split()[0] for case in SETTINGS} == ARCHITECTURES.keys()
+
+
+@each
+def test_vectors_are_those_of_torch(models, case):
+    model, folder = models(case)
+    with torch.no_grad():
+        hidden = hidden_of_torch(model).numpy()
+    expected = (hidden * MASK[..., None]).sum(1) / MASK.sum(1, keepdims=True)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    encoder = read_folder(str(folder))
+    assert encoder.max_length == 40 + 2 * (case in ("bert", "electra", "electra of one size"))
+    encode = make_encode(encoder.config, pooling="mean")
+    got = jax.jit(encode)(encoder.params, one_text_a_row(IDS, LENGTHS))
+    assert np.abs(expected @ expected.T - np.eye(5)).max() > 0.01
+    np.testing.assert_allclose(got, expected, atol=5e-6)
+
+
+@each
+def test_gradients_are_those_of_torch(models, case):
+    model, folder = models(case)
+    weights = np.random.default_rng(1).standard_normal((5, 32)).astype(np.float32)
+    model.zero_grad()
+    mask = torch.tensor(MASK)[..., None]
+    pooled = (hidden_of_torch(model) * mask).sum(1) / mask.sum(1)
+    unit = torch.nn.functional.normalize(pooled)
+    (unit * torch.tensor(weights)).sum().backward()
+    encoder = read_folder(str(folder))
+    encode = make_encode(encoder.config, pooling="mean")
+    rows = one_text_a_row(IDS, LENGTHS)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(encode(p, rows) * weights)))(encoder.params)
+    ours = to_tensors(gradient, encoder.config)
+    theirs = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert {name for name in theirs if "pooler" not in name} == ours.keys()
+    for name, value in ours.items():
+        want = theirs[name].numpy()
+        np.testing.assert_allclose(
+            value, want, atol=3e-5 * max(np.abs(want).max(), 1e-2), err_msg=name
+        )
+
+
+@each
+def test_a_folder_in_and_out_keeps_every_bit(models, tmp_path, case):
+    _, folder = models(case)
+    write_folder(tmp_path / "model", read_folder(str(folder)), card="")
+    before, after = (read_tensors(f / "model.safetensors") for f in (folder, tmp_path / "model"))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    again = transformers.AutoModel.from_pretrained(tmp_path / "model")
+    assert type(again) is type(models(case)[0])
+
+
+@each
+def test_a_checkpoint_with_a_head_is_read_without_it(models, tmp_path, case):
+    model, folder = models(case)
+    config = model.config
+    headed = transformers.AutoModelForMaskedLM.from_config(config)
+    getattr(headed, headed.base_model_prefix).load_state_dict(model.state_dict(), strict=False)
+    headed.save_pretrained(tmp_path / "headed")
+    ours, alone = read_folder(str(tmp_path / "headed")), read_folder(str(folder))
+    assert jax.tree.all(jax.tree.map(np.array_equal, ours.params, alone.params))
+    assert not any("head" in name or "vocab" in name for name in ours.extra)
+
+
+@each
+def test_random_parameters_have_the_shapes_of_a_folder(models, case):
+    encoder = read_folder(str(models(case)[1]))
+    made = jax.eval_shape(lambda: init_params(encoder.config, jax.random.key(0)))
+    assert jax.tree.map(lambda x: x.shape, made) == jax.tree.map(lambda x: x.shape, encoder.params)
+
+
+@each
+def test_a_missing_key_is_named(models, tmp_path, case):
+    _, folder = models(case)
+    raw = json.loads((folder / "config.json").read_text())
+    name = ARCHITECTURES[raw["model_type"]].keys["num_layers"]
+    del raw[name]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(InputError, match=f"key '{name}' is missing; a .* config.json has it"):
+        read_folder(str(tmp_path))
