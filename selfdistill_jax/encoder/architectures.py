@@ -107,6 +107,25 @@ _DISTILBERT = Architecture(
     },
 )
 
+_MPNET = Architecture(
+    name="MPNet",
+    prefix="mpnet.",
+    keys={
+        **{key: name for key, name in _BERT.keys.items() if key != "type_vocab_size"},
+        "relative_buckets": "relative_attention_num_buckets",
+    },
+    fixed={"type_vocab_size": 0},
+    embeddings=_DISTILBERT.embeddings,
+    layer="encoder.layer.{}.",
+    norms={"attention_norm": "attention.LayerNorm", "output_norm": "output.LayerNorm"},
+    dense={
+        **_BERT.dense,
+        ("attention", "qkv"): tuple(f"attention.attn.{x}" for x in "qkv"),
+        ("attention", "output"): ("attention.attn.o",),
+    },
+    after_padding=True,
+)
+
 # By ``model_type``.
 ARCHITECTURES = {
     "bert": _BERT,
@@ -115,4 +134,5 @@ ARCHITECTURES = {
     "xlm-roberta": _ROBERTA._replace(name="XLM-RoBERTa"),
     "camembert": _ROBERTA._replace(name="CamemBERT"),
     "electra": _ELECTRA,
+    "mpnet": _MPNET,
 }

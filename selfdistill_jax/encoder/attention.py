@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from selfdistill_jax.encoder.products import product, rearranged, transposed
+from selfdistill_jax.encoder.relative import by_distance, square
 
 # Finite, so that a row without any token stays free of NaN; exp() of it is 0 in float32.
 _MASKED = -1e9
@@ -37,7 +38,12 @@ class Block(NamedTuple):
 
 
 def attend(
-    qkv_Tx3D: jax.Array, block: Block, *, heads: int, row_lengths: tuple[int, ...]
+    qkv_Tx3D: jax.Array,
+    block: Block,
+    *,
+    heads: int,
+    row_lengths: tuple[int, ...],
+    bias_OxH: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax attention; scores, softmax and sums in float32.
 
@@ -46,13 +52,14 @@ def attend(
       block: of these tokens.
       heads: H.
       row_lengths: one of which ``block.row`` names.
+      bias_OxH: added to scores by the distance of two tokens, see `relative`; float32.
 
     Returns:
       ``[T, D]`` of the same dtype, and ``[T, H]`` float32 logarithms of the sums of weights, for
       `attend_backward`.
     """
     branches = [partial(_attend, length=length, heads=heads) for length in row_lengths]
-    return lax.switch(block.row, branches, qkv_Tx3D, block.texts)
+    return lax.switch(block.row, branches, qkv_Tx3D, block.texts, bias_OxH)
 
 
 def attend_backward(
@@ -63,10 +70,11 @@ def attend_backward(
     g_TxD: jax.Array,
     *,
     row_lengths: tuple[int, ...],
-) -> jax.Array:
-    """The gradient with respect to ``qkv`` from that with respect to the result of `attend`."""
+    bias_OxH: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Gradients with respect to ``qkv`` and the bias from that with respect to the result."""
     branches = [partial(_attend_backward, length=length) for length in row_lengths]
-    operands = (qkv_Tx3D, block.texts, out_TxD, log_sum_TxH, g_TxD)
+    operands = (qkv_Tx3D, block.texts, out_TxD, log_sum_TxH, g_TxD, bias_OxH)
     return lax.switch(block.row, branches, *operands)
 
 
@@ -103,9 +111,16 @@ def _masked(x_SxLxL: jax.Array, texts_T: jax.Array, other: float) -> jax.Array:
     return jnp.where(same_Rx1xLxL, per_row, other).reshape(x_SxLxL.shape)
 
 
-def _attend(qkv_Tx3D: jax.Array, texts_T: jax.Array, *, length: int, heads: int):
+def _biased(scores_SxLxL: jax.Array, bias_HxLxL: jax.Array) -> jax.Array:
+    per_row = scores_SxLxL.reshape(-1, *bias_HxLxL.shape)
+    return (per_row + bias_HxLxL[None]).reshape(scores_SxLxL.shape)
+
+
+def _attend(qkv_Tx3D: jax.Array, texts_T: jax.Array, bias_OxH, *, length: int, heads: int):
     q, k, v = _heads(qkv_Tx3D, length, heads, 3)
     scores = product(q, k, transpose_b=True) * q.shape[-1] ** -0.5
+    if bias_OxH is not None:
+        scores = _biased(scores, square(bias_OxH, length))
     scores = _masked(scores, texts_T, _MASKED)
     highest = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - highest)
@@ -115,7 +130,7 @@ def _attend(qkv_Tx3D: jax.Array, texts_T: jax.Array, *, length: int, heads: int)
     return _flat(mixed, heads), _flat(highest + jnp.log(total), heads)
 
 
-def _attend_backward(qkv_Tx3D, texts_T, out_TxD, log_sum_TxH, g_TxD, *, length: int):
+def _attend_backward(qkv_Tx3D, texts_T, out_TxD, log_sum_TxH, g_TxD, bias_OxH, *, length: int):
     """Keys run along the rows of the square matrices: three of four products need it so."""
     heads = log_sum_TxH.shape[-1]
     q, k, v = _heads(qkv_Tx3D, length, heads, 3)
@@ -125,11 +140,17 @@ def _attend_backward(qkv_Tx3D, texts_T, out_TxD, log_sum_TxH, g_TxD, *, length: 
     inner_TxH = inner.reshape(len(inner), heads, -1).sum(-1)
     log_sum, inner = (_per_row(x, length)[:, None, :] for x in (log_sum_TxH, inner_TxH))
     scores = product(k, q, transpose_b=True) * scale - log_sum
+    if bias_OxH is not None:
+        scores = _biased(scores, square(bias_OxH[::-1], length))
     weights = _masked(jnp.exp(scores), texts_T, 0.0)
     back_v = product(weights.astype(dtype), g)
-    back_scores = (weights * (product(v, g, transpose_b=True) - inner)).astype(dtype)
+    back_scores = weights * (product(v, g, transpose_b=True) - inner)
+    back_bias = None
+    if bias_OxH is not None:
+        of_rows = back_scores.reshape(-1, heads, length, length).sum(0)
+        back_bias = by_distance(of_rows, (len(bias_OxH) + 1) // 2)[::-1]
+    back_scores = back_scores.astype(dtype)
     back_k = product(back_scores, q) * scale
     back_q = product(transposed(back_scores), k) * scale
-    return jnp.concatenate(
-        [_flat(x.astype(dtype), heads) for x in (back_q, back_k, back_v)], axis=-1
-    )
+    back = [_flat(x.astype(dtype), heads) for x in (back_q, back_k, back_v)]
+    return jnp.concatenate(back, axis=-1), back_bias

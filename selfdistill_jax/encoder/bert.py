@@ -13,6 +13,7 @@ from selfdistill_jax.encoder.attention import Block, attend, attend_backward
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.pointwise import ACTIVATIONS, add_norm
 from selfdistill_jax.encoder.products import affine
+from selfdistill_jax.encoder.relative import buckets
 from selfdistill_jax.encoder.stack import Keep, run_layers
 from selfdistill_jax.packed import PackedTexts
 
@@ -68,15 +69,23 @@ class Attention(nn.Module):
     row_lengths: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x_TxD: jax.Array, block: Block, keep: Keep) -> jax.Array:
+    def __call__(
+        self, x_TxD: jax.Array, block: Block, keep: Keep, bias_OxH: jax.Array | None
+    ) -> jax.Array:
         c = self.config
         qkv = keep(Dense(3 * c.hidden_size, name="qkv")(x_TxD))
-        rows = {"row_lengths": self.row_lengths}
-        mixed = keep.call(
-            lambda qkv: attend(qkv, block, heads=c.num_heads, **rows),
-            lambda qkv, out, log_sum, g: attend_backward(qkv, block, out, log_sum, g, **rows),
-            qkv,
-        )
+
+        def forward(x):
+            qkv, bias = x
+            options = {"heads": c.num_heads, "row_lengths": self.row_lengths}
+            return attend(qkv, block, bias_OxH=bias, **options)
+
+        def backward(x, out, log_sum, g):
+            qkv, bias = x
+            rows = self.row_lengths
+            return attend_backward(qkv, block, out, log_sum, g, bias_OxH=bias, row_lengths=rows)
+
+        mixed = keep.call(forward, backward, (qkv, bias_OxH))
         return keep(Dense(c.hidden_size, name="output")(mixed))
 
 
@@ -87,9 +96,11 @@ class Layer(nn.Module):
     row_lengths: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x_TxD: jax.Array, block: Block, keep: Keep) -> jax.Array:
+    def __call__(
+        self, x_TxD: jax.Array, block: Block, keep: Keep, bias_OxH: jax.Array | None = None
+    ) -> jax.Array:
         c = self.config
-        attended = Attention(c, self.row_lengths, name="attention")(x_TxD, block, keep)
+        attended = Attention(c, self.row_lengths, name="attention")(x_TxD, block, keep, bias_OxH)
         x_TxD = AddNorm(c.layer_norm_eps, name="attention_norm")(x_TxD, attended)
         # The product's result is kept, a third of all that is; the activation is computed again.
         inner_TxF = keep(Dense(c.intermediate_size, name="inner")(x_TxD))
@@ -101,7 +112,11 @@ class Layer(nn.Module):
 def _layer(config: EncoderConfig, row_lengths: tuple[int, ...]):
     """One function for one configuration: `run_layers` takes another for another program."""
     layer = Layer(config, row_lengths)
-    return lambda params, *arguments: layer.apply({"params": params}, *arguments)
+
+    def apply(params, x_TxD, block, keep):
+        return layer.apply({"params": params["own"]}, x_TxD, block, keep, params["bias"])
+
+    return apply
 
 
 def _init_layers(key: jax.Array, config: EncoderConfig):
@@ -122,5 +137,16 @@ class Bert(nn.Module):
     def __call__(self, texts: PackedTexts) -> jax.Array:
         x = Embeddings(self.config, self.dtype, name="embeddings")(texts.ids, texts.positions)
         x_NxTxD = x.reshape(*texts.ids.shape, -1)
-        params = self.param("layers", _init_layers, self.config)
+        own, bias = self.param("layers", _init_layers, self.config), None
+        if self.config.relative_buckets:
+            bias = self._bias(texts.row_lengths[-1])
+        params = {"own": own, "bias": bias}
         return run_layers(_layer(self.config, texts.row_lengths), params, x_NxTxD, texts)
+
+    def _bias(self, longest: int) -> jax.Array:
+        """``[layers, 2 longest - 1, H]``, the same for all layers."""
+        c = self.config
+        shape = (c.relative_buckets, c.num_heads)
+        table_BxH = self.param("relative", _INIT, shape, jnp.float32)
+        bias_OxH = table_BxH[buckets(longest, c.relative_buckets)]
+        return jnp.broadcast_to(bias_OxH, (c.num_layers, *bias_OxH.shape))

@@ -19,6 +19,7 @@ class EncoderConfig:
       architecture: a key of `ARCHITECTURES`.
       position_offset: row of the first token's position.
       embedding_size: of embeddings that are projected to the hidden size; 0 for those of that size.
+      relative_buckets: of distances that attention has a bias for, 0 for none.
     """
 
     vocab_size: int
@@ -33,6 +34,7 @@ class EncoderConfig:
     architecture: str = "bert"
     position_offset: int = 0
     embedding_size: int = 0
+    relative_buckets: int = 0
 
     @property
     def head_size(self) -> int:

@@ -34,8 +34,11 @@ class Keep:
         """Marks a value, which is returned; in the backward pass the kept one is."""
         return value
 
-    def call(self, forward: Callable, backward: Callable, x: jax.Array) -> jax.Array:
-        """``forward(x)[0]``, of which all outputs are kept for ``backward(x, *outputs, g)``."""
+    def call(self, forward: Callable, backward: Callable, x: Any) -> jax.Array:
+        """``forward(x)[0]``, of which all outputs are kept for ``backward(x, *outputs, g)``.
+
+        ``x`` is an array or a tree of them, of which ``backward`` gives the gradient.
+        """
         return forward(x)[0]
 
 

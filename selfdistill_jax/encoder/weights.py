@@ -16,6 +16,8 @@ from selfdistill_jax.errors import InputError
 _NORM = {"scale": "weight", "bias": "bias"}
 _PROJECT = "embeddings_project"  # of embeddings that are smaller than hidden states
 
+_RELATIVE = "encoder.relative_attention_bias.weight"
+
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Reads a safetensors file.
@@ -104,6 +106,8 @@ def to_params(
     if config.embedding_size:
         embeddings["project"] = dense((_PROJECT,), e, d)
     params = {"embeddings": embeddings, "layers": _stack(layers)}
+    if config.relative_buckets:
+        params["relative"] = take(_RELATIVE, (config.relative_buckets, config.num_heads))
     unused = {name: value for name, value in tensors.items() if name not in used}
     # With a prefix, what stands outside of it is a head for another task.
     return params, {
@@ -136,6 +140,8 @@ def to_tensors(
     norm(names.embeddings_norm, embeddings["norm"])
     if config.embedding_size:
         dense((_PROJECT,), embeddings["project"])
+    if config.relative_buckets:
+        tensors[_RELATIVE] = np.asarray(params["relative"], np.float32)
     for i in range(config.num_layers):
         at = names.layer.format(i)
         for ours, theirs in names.norms.items():

@@ -36,6 +36,7 @@ SETTINGS = {
     "camembert": {**_SIZES, "type_vocab_size": 1, "pad_token_id": 1},
     "electra": {**_SIZES, "embedding_size": 16},
     "electra of one size": {**_SIZES, "embedding_size": 32},
+    "mpnet": {**_SIZES, "pad_token_id": 1},
 }  # fmt: skip
 LENGTHS = np.array([1, 2, 7, 19, 40], np.int32)
 MASK = np.arange(40)[None] < LENGTHS[:, None]
