@@ -7,9 +7,9 @@ UV_VERSION := 0.13.9
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers test soak lint format lock clean
+.PHONY: help demo setup weights peers test soak real-mpnet lint format lock clean
 help:  ## Say what there is.
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: setup weights  ## Train all-MiniLM-L6-v2 on pydocs and evaluate it: minutes on two cores.
 	@# Huge pages for what malloc maps: a tenth of the time of a training step on a CPU.
@@ -40,6 +40,9 @@ test: setup weights  ## Run the tests.
 
 soak: setup weights  ## Run the tests as users' programs are compiled: slower.
 	XLA_FLAGS= $(RUN) -m pytest
+
+real-mpnet: peers weights  ## Compare the real all-mpnet-base-v2 with sentence-transformers (fetches 438 MB).
+	$(RUN) -m tests.real.mpnet
 
 lint: setup  ## Check style.
 	$(RUN) -m ruff check .
