@@ -30,7 +30,7 @@ def buckets(longest: int, count: int) -> np.ndarray:
     scale = np.float32(np.log(_FARTHEST / single))
     grown = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(single)) / scale
     grown = np.minimum(single + (grown * (side - single)).astype(np.int32), side - 1)
-    return np.where(far < single, far, grown).astype(np.int32) + side * (distance > 0)
+    return (np.where(far < single, far, grown) + side * (distance > 0)).astype(np.int32)
 
 
 def square(bias_OxH: jax.Array, length: int) -> jax.Array:
