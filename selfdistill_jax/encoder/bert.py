@@ -55,10 +55,10 @@ class Embeddings(nn.Module):
             return self.param(name, _INIT, (rows, size), jnp.float32)
 
         ids, positions = ids.reshape(-1), positions.reshape(-1) + c.position_offset
+        word = table("word", c.vocab_size)
         place = table("position", c.max_positions + c.position_offset)
         if c.type_vocab_size:
             place = place + table("token_type", c.type_vocab_size)[:1]
-        word = table("word", c.vocab_size)
         x_TxE = AddNorm(c.layer_norm_eps, name="norm")(word[ids], place[positions])
         x_TxE = x_TxE.astype(self.dtype)
         return Dense(c.hidden_size, name="project")(x_TxE) if c.embedding_size else x_TxE

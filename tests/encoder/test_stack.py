@@ -181,7 +181,8 @@ def test_kept_values_take_what_the_formula_says(dtype, bytes_):
         def residuals(layers, x):
             return jax.vjp(lambda *given: run_layers(layer, *given, texts), layers, x)[1]
 
-        leaves = jax.tree.leaves(jax.eval_shape(residuals, params()["layers"], x))
+        layers = {"own": params()["layers"], "bias": None}
+        leaves = jax.tree.leaves(jax.eval_shape(residuals, layers, x))
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     of_token = (kept(50) - kept(30)) / (20 * 64)

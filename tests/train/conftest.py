@@ -2,12 +2,12 @@
 
 import pytest
 
-from selfdistill_jax.train import loop, result
+from selfdistill_jax.train import loop, report
 
 
 @pytest.fixture
 def undrawn(finished, monkeypatch):
     """Leaves out the report and what is measured for it, each a fifth of a short run and more;
     ``finished`` has both."""
-    monkeypatch.setattr(result, "write_report", lambda workdir, **_: None)
+    monkeypatch.setattr(report, "write_report", lambda workdir, **_: None)
     monkeypatch.setattr(loop, "matmul_rate", lambda dtype: 1e9)
