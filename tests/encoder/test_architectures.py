@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from selfdistill_jax.data.packing import fill, lay_out
+from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.encoder.folder import read_folder, write_folder
@@ -154,3 +156,17 @@ def test_a_missing_key_is_named(models, tmp_path, case):
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(InputError, match=f"key '{name}' is missing; a .* config.json has it"):
         read_folder(str(tmp_path))
+
+
+@each
+def test_texts_that_share_rows_have_the_vectors_of_texts_alone(models, case):
+    encoder = read_folder(str(models(case)[1]))
+    encode = jax.jit(make_encode(encoder.config, pooling="mean"))
+    flat = np.concatenate([row[:n] for row, n in zip(IDS, LENGTHS, strict=True)])
+    table = TokenTable(flat, np.concatenate([[0], np.cumsum(LENGTHS)]))
+    shape = {"block": 48, "row_lengths": (24, 48)}
+    layout = lay_out(LENGTHS, **shape)
+    packed = fill(layout, [(table, np.arange(5), 40)], blocks=4, **shape)
+    assert len(layout.rows) * 48 < 2 * LENGTHS.sum()  # texts do share rows
+    alone = encode(encoder.params, one_text_a_row(IDS, LENGTHS))
+    np.testing.assert_allclose(encode(encoder.params, packed), alone, atol=5e-6)
