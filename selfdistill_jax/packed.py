@@ -27,6 +27,7 @@ class PackedTexts:
       blocks: int32, how many of the N are in use; the others cost no time.
       starts: ``[M]`` int32, where a text begins among all ``N * T`` tokens.
       lengths: ``[M]`` int32, its tokens; 0 for a text that is not there.
+      seeds: ``[M]`` uint32 of what dropout drops of a text; None: nothing is dropped.
       row_lengths: lengths that rows can have; each divides T.
     """
 
@@ -38,6 +39,7 @@ class PackedTexts:
     starts: Array
     lengths: Array
     row_lengths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    seeds: Array | None = None
 
 
 def one_text_a_row(ids_MxL: Array, lengths_M: Array) -> PackedTexts:

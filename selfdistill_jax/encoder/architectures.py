@@ -1,11 +1,13 @@
 """What distinguishes the architectures that one encoder computes: keys of ``config.json``, names of
 tensors, and a few sizes.
 
-All are layers of attention and feed-forward, either followed by a norm of the sum: see `bert`.
+All are layers of attention and feed-forward with a norm at each: see `bert` and `layers`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from selfdistill_jax.errors import InputError
 
 Path = tuple[str, ...]
 
@@ -19,12 +21,15 @@ class Architecture(NamedTuple):
       keys: field of `EncoderConfig` -> key of ``config.json``.
       fixed: field -> its value, where there is no key.
       only: keys with the one value that is computed here; a key that is absent has it.
+      by_layer: of a ``config.json`` and its name, the fields that say what each layer does.
       embeddings: our table -> its tensor.
       embeddings_norm: the tensors' common name.
       layer: what names of layer ``{}`` begin with.
       norms: our norm -> its name in a layer.
       dense: our path -> names in a layer; of several the outputs lie side by side in ours.
+      last_norm: the name of that of the last hidden states; empty for none.
       after_padding: positions count from behind the padding's id, ``pad_token_id + 1``.
+      unused: beginnings of names of tensors that no vector depends on.
     """
 
     name: str
@@ -36,8 +41,11 @@ class Architecture(NamedTuple):
     dense: Mapping[Path, tuple[str, ...]]
     fixed: Mapping[str, Any] = {}
     only: Mapping[str, Any] = {}
+    by_layer: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda raw, where: {}
     embeddings_norm: str = "embeddings.LayerNorm"
+    last_norm: str = ""
     after_padding: bool = False
+    unused: tuple[str, ...] = ("pooler.", "embeddings.position_ids")
 
 
 _BERT = Architecture(
@@ -126,6 +134,65 @@ _MPNET = Architecture(
     after_padding=True,
 )
 
+
+
+def _modernbert_layers(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Every third layer sees all of a text, the others a window; either has angles of its own.
+
+    Written in two ways: by numbers in the files on the hub, by layer since transformers 5.
+    """
+    count, near, far = raw["num_hidden_layers"], "sliding_attention", "full_attention"
+    every = raw.get("global_attn_every_n_layers", 3)
+    types = raw.get("layer_types") or [near if i % every else far for i in range(count)]
+    if len(types) != count or not set(types) <= {near, far}:
+        raise InputError(
+            f"{where}: layer_types is {types}; expected {near} or {far} for each of {count} layers"
+        )
+    bases = {far: raw.get("global_rope_theta", 160000.0), near: raw.get("local_rope_theta", 1e4)}
+    for kind, given in (raw.get("rope_parameters") or {}).items():
+        if given.get("rope_type", "default") != "default":
+            raise InputError(
+                f"{where}: rope_type of {kind} is {given['rope_type']!r}; only 'default' is "
+                "supported"
+            )
+        bases[kind] = given.get("rope_theta", bases[kind])
+    window = {far: 0, near: raw.get("local_attention", 128) // 2}
+    return {
+        "rotary": tuple(float(bases[kind]) for kind in types),
+        "windows": tuple(window[kind] for kind in types),
+    }
+
+
+_MODERNBERT = Architecture(
+    name="ModernBERT",
+    prefix="model.",
+    keys={
+        "vocab_size": "vocab_size",
+        "hidden_size": "hidden_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "intermediate_size": "intermediate_size",
+        "max_positions": "max_position_embeddings",
+        "layer_norm_eps": "norm_eps",
+        "activation": "hidden_activation",
+    },
+    fixed={"type_vocab_size": 0, "pre_norm": True, "gated": True, "biases": False},
+    only={"attention_bias": False, "mlp_bias": False, "norm_bias": False},
+    by_layer=_modernbert_layers,
+    embeddings={"word": "embeddings.tok_embeddings.weight"},
+    embeddings_norm="embeddings.norm",
+    layer="layers.{}.",
+    norms={"attention_norm": "attn_norm", "output_norm": "mlp_norm"},
+    dense={
+        ("attention", "qkv"): ("attn.Wqkv",),
+        ("attention", "output"): ("attn.Wo",),
+        ("inner",): ("mlp.Wi",),
+        ("outer",): ("mlp.Wo",),
+    },
+    last_norm="final_norm",
+    unused=(),
+)
+
 # By ``model_type``.
 ARCHITECTURES = {
     "bert": _BERT,
@@ -135,4 +202,5 @@ ARCHITECTURES = {
     "camembert": _ROBERTA._replace(name="CamemBERT"),
     "electra": _ELECTRA,
     "mpnet": _MPNET,
+    "modernbert": _MODERNBERT,
 }

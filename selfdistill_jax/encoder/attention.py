@@ -9,6 +9,7 @@ of each token's sum of weights; weights are computed anew (arXiv 2205.14135, sec
 Shape legend: T tokens of a block, R rows of L tokens, H heads, K head size, D = H K, S = R H.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from selfdistill_jax.encoder.dropout import drop_weights
 from selfdistill_jax.encoder.products import product, rearranged, transposed
 from selfdistill_jax.encoder.relative import by_distance, square
 
@@ -30,11 +32,25 @@ class Block(NamedTuple):
       texts: ``[T]`` int32; tokens of one number see each other.
       positions: ``[T]`` int32, places within texts.
       row: int32, which of the row lengths the block is cut into.
+      seeds: ``[T]`` uint32, of what is dropped of a token; None drops nothing.
     """
 
     texts: jax.Array
     positions: jax.Array
     row: jax.Array
+    seeds: jax.Array | None = None
+
+
+class Sight(NamedTuple):
+    """What of a text a layer's tokens see, besides what all layers do.
+
+    Attributes:
+      window: int32, positions to either side; None for the whole text.
+      seeds: ``[T]`` uint32, of the weights that are dropped; None drops nothing.
+    """
+
+    window: jax.Array | None = None
+    seeds: jax.Array | None = None
 
 
 def attend(
@@ -44,6 +60,8 @@ def attend(
     heads: int,
     row_lengths: tuple[int, ...],
     bias_OxH: jax.Array | None = None,
+    sight: Sight = Sight(),
+    drop: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax attention; scores, softmax and sums in float32.
 
@@ -53,13 +71,15 @@ def attend(
       heads: H.
       row_lengths: one of which ``block.row`` names.
       bias_OxH: added to scores by the distance of two tokens, see `relative`; float32.
+      sight: of this layer.
+      drop: the share of weights that is dropped.
 
     Returns:
       ``[T, D]`` of the same dtype, and ``[T, H]`` float32 logarithms of the sums of weights, for
       `attend_backward`.
     """
-    branches = [partial(_attend, length=length, heads=heads) for length in row_lengths]
-    return lax.switch(block.row, branches, qkv_Tx3D, block.texts, bias_OxH)
+    branches = [partial(_attend, length=length, heads=heads, drop=drop) for length in row_lengths]
+    return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH)
 
 
 def attend_backward(
@@ -71,10 +91,12 @@ def attend_backward(
     *,
     row_lengths: tuple[int, ...],
     bias_OxH: jax.Array | None = None,
+    sight: Sight = Sight(),
+    drop: float = 0.0,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Gradients with respect to ``qkv`` and the bias from that with respect to the result."""
-    branches = [partial(_attend_backward, length=length) for length in row_lengths]
-    operands = (qkv_Tx3D, block.texts, out_TxD, log_sum_TxH, g_TxD, bias_OxH)
+    branches = [partial(_attend_backward, length=length, drop=drop) for length in row_lengths]
+    operands = (qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH)
     return lax.switch(block.row, branches, *operands)
 
 
@@ -102,13 +124,19 @@ def _per_row(x_TxH: jax.Array, length: int) -> jax.Array:
     return x_TxH.reshape(-1, length, heads).transpose(0, 2, 1).reshape(-1, length)
 
 
-def _masked(x_SxLxL: jax.Array, texts_T: jax.Array, other: float) -> jax.Array:
-    """``other`` where two tokens are not of one text."""
+def _masked(x_SxLxL: jax.Array, block: Block, sight: Sight, other: float) -> jax.Array:
+    """``other`` where two tokens do not see each other."""
     length = x_SxLxL.shape[-1]
-    texts_RxL = texts_T.reshape(-1, length)
-    same_Rx1xLxL = (texts_RxL[:, :, None] == texts_RxL[:, None, :])[:, None]
-    per_row = x_SxLxL.reshape(len(texts_RxL), -1, length, length)
-    return jnp.where(same_Rx1xLxL, per_row, other).reshape(x_SxLxL.shape)
+
+    def of_pairs(x_T: jax.Array, compare: Callable) -> jax.Array:
+        x_RxL = x_T.reshape(-1, length)
+        return compare(x_RxL[:, :, None], x_RxL[:, None, :])
+
+    seen_RxLxL = of_pairs(block.texts, jnp.equal)
+    if sight.window is not None:
+        seen_RxLxL &= jnp.abs(of_pairs(block.positions, jnp.subtract)) <= sight.window
+    per_row = x_SxLxL.reshape(len(seen_RxLxL), -1, length, length)
+    return jnp.where(seen_RxLxL[:, None], per_row, other).reshape(x_SxLxL.shape)
 
 
 def _biased(scores_SxLxL: jax.Array, bias_HxLxL: jax.Array) -> jax.Array:
@@ -116,21 +144,26 @@ def _biased(scores_SxLxL: jax.Array, bias_HxLxL: jax.Array) -> jax.Array:
     return (per_row + bias_HxLxL[None]).reshape(scores_SxLxL.shape)
 
 
-def _attend(qkv_Tx3D: jax.Array, texts_T: jax.Array, bias_OxH, *, length: int, heads: int):
+def _attend(
+    qkv_Tx3D: jax.Array, block: Block, sight: Sight, bias_OxH, *, length: int, heads: int, drop
+):
     q, k, v = _heads(qkv_Tx3D, length, heads, 3)
     scores = product(q, k, transpose_b=True) * q.shape[-1] ** -0.5
     if bias_OxH is not None:
         scores = _biased(scores, square(bias_OxH, length))
-    scores = _masked(scores, texts_T, _MASKED)
+    scores = _masked(scores, block, sight, _MASKED)
     highest = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - highest)
     total = weights.sum(-1, keepdims=True)
+    weights = drop_weights(weights, sight.seeds, block.positions, drop)
     # Dividing L x K sums instead of L x L weights: the smaller array.
     mixed = (product(weights.astype(v.dtype), v) / total).astype(v.dtype)
     return _flat(mixed, heads), _flat(highest + jnp.log(total), heads)
 
 
-def _attend_backward(qkv_Tx3D, texts_T, out_TxD, log_sum_TxH, g_TxD, bias_OxH, *, length: int):
+def _attend_backward(
+    qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH, *, length: int, drop
+):
     """Keys run along the rows of the square matrices: three of four products need it so."""
     heads = log_sum_TxH.shape[-1]
     q, k, v = _heads(qkv_Tx3D, length, heads, 3)
@@ -142,9 +175,13 @@ def _attend_backward(qkv_Tx3D, texts_T, out_TxD, log_sum_TxH, g_TxD, bias_OxH, *
     scores = product(k, q, transpose_b=True) * scale - log_sum
     if bias_OxH is not None:
         scores = _biased(scores, square(bias_OxH[::-1], length))
-    weights = _masked(jnp.exp(scores), texts_T, 0.0)
-    back_v = product(weights.astype(dtype), g)
-    back_scores = weights * (product(v, g, transpose_b=True) - inner)
+    weights = _masked(jnp.exp(scores), block, sight, 0.0)
+
+    def dropped(x: jax.Array) -> jax.Array:
+        return drop_weights(x, sight.seeds, block.positions, drop, keys_first=True)
+
+    back_v = product(dropped(weights).astype(dtype), g)
+    back_scores = weights * (dropped(product(v, g, transpose_b=True)) - inner)
     back_bias = None
     if bias_OxH is not None:
         of_rows = back_scores.reshape(-1, heads, length, length).sum(0)

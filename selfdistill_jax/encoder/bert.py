@@ -1,6 +1,6 @@
 """BERT and its kin in Flax Linen: embeddings, then equal layers over blocks of tokens.
 
-Shape legend: N blocks of T tokens, D hidden size, F feed-forward size.
+Shape legend: N blocks of T tokens, D hidden size.
 """
 
 from functools import cache, partial
@@ -8,122 +8,78 @@ from functools import cache, partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from selfdistill_jax.encoder.attention import Block, attend, attend_backward
+from selfdistill_jax.encoder.attention import Block
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.pointwise import ACTIVATIONS, add_norm
-from selfdistill_jax.encoder.products import affine
+from selfdistill_jax.encoder.dropout import Dropout, at, drop, of_tokens
+from selfdistill_jax.encoder.layers import INIT, AddNorm, Constants, Dense, Layer
 from selfdistill_jax.encoder.relative import buckets
+from selfdistill_jax.encoder.rotary import frequencies
 from selfdistill_jax.encoder.stack import Keep, run_layers
 from selfdistill_jax.packed import PackedTexts
 
-_INIT = nn.initializers.normal(0.02)
-
-
-class Dense(nn.Module):
-    features: int
-
-    @nn.compact
-    def __call__(self, x_TxD: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", _INIT, (x_TxD.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return affine(x_TxD, kernel, bias)
-
-
-class AddNorm(nn.Module):
-    """Layer norm of a sum."""
-
-    epsilon: float
-
-    @nn.compact
-    def __call__(self, x_TxD: jax.Array, y_TxD: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x_TxD.shape[-1],), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (x_TxD.shape[-1],), jnp.float32)
-        return add_norm(x_TxD, y_TxD, scale, bias, self.epsilon)
+_ALL = 2**30  # farther than any token
 
 
 class Embeddings(nn.Module):
     config: EncoderConfig
     dtype: jnp.dtype
+    dropout: Dropout
 
     @nn.compact
-    def __call__(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
+    def __call__(
+        self, ids: jax.Array, positions: jax.Array, seeds: jax.Array | None
+    ) -> jax.Array:
         c = self.config
         size = c.embedding_size or c.hidden_size
 
         def table(name: str, rows: int) -> jax.Array:
-            return self.param(name, _INIT, (rows, size), jnp.float32)
+            return self.param(name, INIT, (rows, size), jnp.float32)
 
         ids, positions = ids.reshape(-1), positions.reshape(-1) + c.position_offset
-        word = table("word", c.vocab_size)
-        place = table("position", c.max_positions + c.position_offset)
-        if c.type_vocab_size:
-            place = place + table("token_type", c.type_vocab_size)[:1]
-        x_TxE = AddNorm(c.layer_norm_eps, name="norm")(word[ids], place[positions])
+        word, place_TxE = table("word", c.vocab_size)[ids], None
+        if not c.rotary:
+            place = table("position", c.max_positions + c.position_offset)
+            if c.type_vocab_size:
+                place = place + table("token_type", c.type_vocab_size)[:1]
+            place_TxE = place[positions]
+        x_TxE = AddNorm(c.layer_norm_eps, c.biases, name="norm")(word, place_TxE)
+        if seeds is not None:
+            x_TxE = drop(x_TxE, at(seeds.reshape(-1), "embeddings"), self.dropout.embeddings)
         x_TxE = x_TxE.astype(self.dtype)
         return Dense(c.hidden_size, name="project")(x_TxE) if c.embedding_size else x_TxE
 
 
-class Attention(nn.Module):
-    config: EncoderConfig
-    row_lengths: tuple[int, ...]
-
-    @nn.compact
-    def __call__(
-        self, x_TxD: jax.Array, block: Block, keep: Keep, bias_OxH: jax.Array | None
-    ) -> jax.Array:
-        c = self.config
-        qkv = keep(Dense(3 * c.hidden_size, name="qkv")(x_TxD))
-
-        def forward(x):
-            qkv, bias = x
-            options = {"heads": c.num_heads, "row_lengths": self.row_lengths}
-            return attend(qkv, block, bias_OxH=bias, **options)
-
-        def backward(x, out, log_sum, g):
-            qkv, bias = x
-            rows = self.row_lengths
-            return attend_backward(qkv, block, out, log_sum, g, bias_OxH=bias, row_lengths=rows)
-
-        mixed = keep.call(forward, backward, (qkv, bias_OxH))
-        return keep(Dense(c.hidden_size, name="output")(mixed))
-
-
-class Layer(nn.Module):
-    """One post-norm transformer layer of a block of tokens."""
-
-    config: EncoderConfig
-    row_lengths: tuple[int, ...]
-
-    @nn.compact
-    def __call__(
-        self, x_TxD: jax.Array, block: Block, keep: Keep, bias_OxH: jax.Array | None = None
-    ) -> jax.Array:
-        c = self.config
-        attended = Attention(c, self.row_lengths, name="attention")(x_TxD, block, keep, bias_OxH)
-        x_TxD = AddNorm(c.layer_norm_eps, name="attention_norm")(x_TxD, attended)
-        # The product's result is kept, a third of all that is; the activation is computed again.
-        inner_TxF = keep(Dense(c.intermediate_size, name="inner")(x_TxD))
-        outer = keep(Dense(c.hidden_size, name="outer")(ACTIVATIONS[c.activation](inner_TxF)))
-        return AddNorm(c.layer_norm_eps, name="output_norm")(x_TxD, outer)
-
-
 @cache
-def _layer(config: EncoderConfig, row_lengths: tuple[int, ...]):
+def _layer(config: EncoderConfig, row_lengths: tuple[int, ...], dropout: Dropout = Dropout()):
     """One function for one configuration: `run_layers` takes another for another program."""
-    layer = Layer(config, row_lengths)
+    layer = Layer(config, row_lengths, dropout)
 
-    def apply(params, x_TxD, block, keep):
-        return layer.apply({"params": params["own"]}, x_TxD, block, keep, params["bias"])
+    def apply(params, constants, x_TxD, block, keep):
+        given = (x_TxD, block, keep, constants, params["bias"])
+        return layer.apply({"params": params["own"]}, *given)
 
     return apply
 
 
+def _constants(config: EncoderConfig) -> Constants:
+    """Of all layers, stacked."""
+    return Constants(
+        number=np.arange(config.num_layers, dtype=np.int32),
+        frequencies=frequencies(config.head_size, config.rotary) if config.rotary else None,
+        window=np.array([w or _ALL for w in config.windows], np.int32) if config.windows else None,
+    )
+
+
 def _init_layers(key: jax.Array, config: EncoderConfig):
     """Parameters of all layers, stacked on a leading axis."""
-    x = jnp.zeros((2, config.hidden_size))
-    block = Block(jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32), jnp.int32(0))
-    init = partial(Layer(config, (2,)).init, x_TxD=x, block=block, keep=Keep())
+    given = {
+        "x_TxD": jnp.zeros((2, config.hidden_size)),
+        "block": Block(jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32), jnp.int32(0)),
+        "constants": Constants(jnp.int32(0)),
+    }
+    init = partial(Layer(config, (2,)).init, keep=Keep(), **given)
     return jax.vmap(init)(jax.random.split(key, config.num_layers))["params"]
 
 
@@ -132,21 +88,41 @@ class Bert(nn.Module):
 
     config: EncoderConfig
     dtype: jnp.dtype = jnp.float32
+    dropout: Dropout = Dropout()
+    remat: str = "products"
 
     @nn.compact
     def __call__(self, texts: PackedTexts) -> jax.Array:
-        x = Embeddings(self.config, self.dtype, name="embeddings")(texts.ids, texts.positions)
+        c = self.config
+        seeds_NxT = None
+        if texts.seeds is not None:
+            flat = of_tokens(texts.seeds, texts.texts.reshape(-1), texts.positions.reshape(-1))
+            seeds_NxT = flat.reshape(texts.ids.shape)
+        embeddings = Embeddings(c, self.dtype, self.dropout, name="embeddings")
+        x = embeddings(texts.ids, texts.positions, seeds_NxT)
         x_NxTxD = x.reshape(*texts.ids.shape, -1)
-        own, bias = self.param("layers", _init_layers, self.config), None
-        if self.config.relative_buckets:
+        own, bias = self.param("layers", _init_layers, c), None
+        if c.relative_buckets:
             bias = self._bias(texts.row_lengths[-1])
-        params = {"own": own, "bias": bias}
-        return run_layers(_layer(self.config, texts.row_lengths), params, x_NxTxD, texts)
+        x_NxTxD = run_layers(
+            _layer(c, texts.row_lengths, self.dropout),
+            {"own": own, "bias": bias},
+            x_NxTxD,
+            Block(texts.texts, texts.positions, texts.rows, seeds_NxT),
+            texts.blocks,
+            constants=_constants(c),
+            remat=self.remat,
+        )
+        if c.pre_norm:
+            flat = x_NxTxD.reshape(-1, c.hidden_size)
+            normed = AddNorm(c.layer_norm_eps, c.biases, name="last_norm")(flat)
+            x_NxTxD = normed.reshape(x_NxTxD.shape)
+        return x_NxTxD
 
     def _bias(self, longest: int) -> jax.Array:
         """``[layers, 2 longest - 1, H]``, the same for all layers."""
         c = self.config
         shape = (c.relative_buckets, c.num_heads)
-        table_BxH = self.param("relative", _INIT, shape, jnp.float32)
+        table_BxH = self.param("relative", INIT, shape, jnp.float32)
         bias_OxH = table_BxH[buckets(longest, c.relative_buckets)]
         return jnp.broadcast_to(bias_OxH, (c.num_layers, *bias_OxH.shape))

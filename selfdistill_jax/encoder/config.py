@@ -20,6 +20,12 @@ class EncoderConfig:
       position_offset: row of the first token's position.
       embedding_size: of embeddings that are projected to the hidden size; 0 for those of that size.
       relative_buckets: of distances that attention has a bias for, 0 for none.
+      pre_norm: norms stand before attention and feed-forward instead of behind their sums.
+      gated: half of the feed-forward's inner values, activated, scale the other half.
+      biases: whether products and norms add one.
+      rotary: base of the angles by which queries and keys are turned, of each layer; then there is
+        no table of positions.
+      windows: how far each layer's tokens see, 0 for the whole text; empty: all of them do.
     """
 
     vocab_size: int
@@ -35,6 +41,11 @@ class EncoderConfig:
     position_offset: int = 0
     embedding_size: int = 0
     relative_buckets: int = 0
+    pre_norm: bool = False
+    gated: bool = False
+    biases: bool = True
+    rotary: tuple[float, ...] = ()
+    windows: tuple[int, ...] = ()
 
     @property
     def head_size(self) -> int:
@@ -73,7 +84,8 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
         # The first rows of the table are no token's position.
         sizes["position_offset"] = raw.get("pad_token_id", 1) + 1
         sizes["max_positions"] -= sizes["position_offset"]
-    config = EncoderConfig(architecture=model_type, **sizes, **architecture.fixed)
+    by_layer = architecture.by_layer(raw, where)
+    config = EncoderConfig(architecture=model_type, **sizes, **architecture.fixed, **by_layer)
     if config.hidden_size % config.num_heads:
         raise InputError(
             f"{where}: hidden_size {config.hidden_size} is not divisible by "

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from selfdistill_jax.encoder.bert import Bert
 from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.dropout import Dropout
+from selfdistill_jax.encoder.head import DenseLayer, apply_head
 from selfdistill_jax.encoder.pooling import normalize, pool
 from selfdistill_jax.packed import PackedTexts, one_text_a_row
 
@@ -15,13 +17,25 @@ Params = dict[str, Any]
 Encode = Callable[[Params, PackedTexts], jax.Array]
 
 
-def make_encode(config: EncoderConfig, *, pooling: str, dtype: jnp.dtype = jnp.float32) -> Encode:
+def make_encode(
+    config: EncoderConfig,
+    *,
+    pooling: str,
+    dense: tuple[DenseLayer, ...] = (),
+    dtype: jnp.dtype = jnp.float32,
+    dropout: Dropout = Dropout(),
+    remat: str = "products",
+) -> Encode:
     """Returns ``encode(params, texts) -> [M, D]``: float32 unit vectors, one a text.
 
     Args:
       config: the encoder's sizes.
       pooling: see `pool`.
-      dtype: of products and activations; norms, softmax and pooling are float32 whatever it is.
+      dense: layers behind it, of ``params["dense"]``; the last one's size is then D.
+      dtype: of products and activations; norms, softmax, pooling and what is behind it are float32
+        whatever it is.
+      dropout: of texts that have seeds (``texts.seeds``); others lose nothing.
+      remat: what the backward pass does not compute again, of `REMATS`.
 
     Example:
       >>> from selfdistill_jax.encoder.config import EncoderConfig
@@ -31,11 +45,14 @@ def make_encode(config: EncoderConfig, *, pooling: str, dtype: jnp.dtype = jnp.f
       >>> encode(init_params(config, jax.random.key(0)), texts).shape
       (3, 16)
     """
-    model = Bert(config, dtype)
+    model = Bert(config, dtype, dropout, remat)
 
     def encode(params: Params, texts: PackedTexts) -> jax.Array:
-        hidden_NxTxD = model.apply({"params": params}, texts)
-        return normalize(pool(hidden_NxTxD, texts, pooling))
+        own = {name: value for name, value in params.items() if name != "dense"}
+        pooled = pool(model.apply({"params": own}, texts), texts, pooling)
+        vectors = normalize(apply_head(params.get("dense", {}), dense, pooled))
+        # A text that is not there has no vector, whatever a layer's bias makes of zeros.
+        return jnp.where(texts.lengths[:, None] > 0, vectors, 0) if dense else vectors
 
     return encode
 

@@ -21,8 +21,12 @@ def _mean(x_TxD: jax.Array) -> jax.Array:
     return x_TxD.sum(-1, keepdims=True) / size
 
 
-def _normal(x_TxD: jax.Array, y_TxD: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
-    total = x_TxD.astype(jnp.float32) + y_TxD.astype(jnp.float32)
+def _normal(
+    x_TxD: jax.Array, y_TxD: jax.Array | None, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    total = x_TxD.astype(jnp.float32)
+    if y_TxD is not None:
+        total += y_TxD.astype(jnp.float32)
     # Two passes: E[x²] − E[x]² loses the parity with torch where a feature's mean is large.
     centred = total - _mean(total)
     scale = lax.rsqrt(_mean(jnp.square(centred)) + epsilon)
@@ -30,13 +34,17 @@ def _normal(x_TxD: jax.Array, y_TxD: jax.Array, epsilon: float) -> tuple[jax.Arr
 
 
 def add_norm(
-    x_TxD: jax.Array, y_TxD: jax.Array, scale_D: jax.Array, bias_D: jax.Array, epsilon: float
+    x_TxD: jax.Array,
+    y_TxD: jax.Array | None,
+    scale_D: jax.Array,
+    bias_D: jax.Array | None,
+    epsilon: float,
 ) -> jax.Array:
     """Layer norm of ``x + y`` over the last axis, computed in float32.
 
     Args:
-      x_TxD, y_TxD: any float type; the result is of x's.
-      scale_D, bias_D: float32.
+      x_TxD, y_TxD: any float type; the result is of x's. Without y, the norm of x.
+      scale_D, bias_D: float32; without a bias none is added.
       epsilon: added to the variance.
     """
     return _add_norm(x_TxD, y_TxD, scale_D, bias_D, epsilon)
@@ -44,23 +52,26 @@ def add_norm(
 
 def _add_norm_value(x, y, scale, bias, epsilon):
     normal, _ = _normal(x, y, epsilon)
-    return (normal * scale[None, :] + bias[None, :]).astype(x.dtype)
+    scaled = normal * scale[None, :]
+    return (scaled if bias is None else scaled + bias[None, :]).astype(x.dtype)
 
 
 _add_norm = jax.custom_vjp(_add_norm_value, nondiff_argnums=(4,))
 
 
 def _add_norm_forward(x, y, scale, bias, epsilon):
-    return _add_norm(x, y, scale, bias, epsilon), (x, y, scale)
+    return _add_norm(x, y, scale, bias, epsilon), (x, y, scale, bias)
 
 
 def _add_norm_backward(epsilon, residuals, g):
-    x, y, scale = residuals
+    x, y, scale, bias = residuals
     normal, spread = _normal(x, y, epsilon)
     g = g.astype(jnp.float32)
     h = g * scale[None, :]
     back = spread * (h - _mean(h) - normal * _mean(h * normal))
-    return back.astype(x.dtype), back.astype(y.dtype), sum_rows(g * normal), sum_rows(g)
+    of_y = None if y is None else back.astype(y.dtype)
+    of_bias = None if bias is None else sum_rows(g)
+    return back.astype(x.dtype), of_y, sum_rows(g * normal), of_bias
 
 
 _add_norm.defvjp(_add_norm_forward, _add_norm_backward)

@@ -72,28 +72,29 @@ def sum_rows(x_TxF: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def affine(x_TxD: jax.Array, kernel_DxF: jax.Array, bias_F: jax.Array) -> jax.Array:
+def affine(x_TxD: jax.Array, kernel_DxF: jax.Array, bias_F: jax.Array | None) -> jax.Array:
     """``x @ kernel + bias``, accumulated in float32.
 
     Args:
       x_TxD: of the dtype that operands and result are to have.
       kernel_DxF: float32 master weights, cast for the product; so is their gradient float32.
-      bias_F: float32.
+      bias_F: float32; or None.
 
     Returns:
       ``[T, F]`` of x's dtype.
     """
-    return (product(x_TxD, kernel_DxF.astype(x_TxD.dtype)) + bias_F[None, :]).astype(x_TxD.dtype)
+    total = product(x_TxD, kernel_DxF.astype(x_TxD.dtype))
+    return (total if bias_F is None else total + bias_F[None, :]).astype(x_TxD.dtype)
 
 
 def _forward(x, kernel, bias):
-    return affine(x, kernel, bias), (x, kernel)
+    return affine(x, kernel, bias), (x, kernel, bias)
 
 
 def _backward(residuals, g):
-    x, kernel = residuals
+    x, kernel, bias = residuals
     back = product(g, kernel.astype(x.dtype), transpose_b=True).astype(x.dtype)
-    return back, product(transposed(x), g), sum_rows(g)
+    return back, product(transposed(x), g), None if bias is None else sum_rows(g)
 
 
 affine.defvjp(_forward, _backward)

@@ -19,9 +19,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from selfdistill_jax.encoder.attention import Block
-from selfdistill_jax.packed import PackedTexts
+# What a layer keeps for its backward pass besides its input: the results of its products, or nothing,
+# so that the forward pass is computed again.
+REMATS = ("products", "inputs")
 
-Layer = Callable[[Any, jax.Array, Block, "Keep"], jax.Array]
+Layer = Callable[[Any, Any, jax.Array, Block, "Keep"], jax.Array]
 
 
 class Keep:
@@ -43,16 +45,18 @@ class Keep:
 
 
 class _Record(Keep):
-    def __init__(self):
+    def __init__(self, remat: str):
         self.kept: list[Any] = []
+        self._products = remat == "products"
 
     def __call__(self, value):
-        self.kept.append(value)
+        if self._products:
+            self.kept.append(value)
         return value
 
     def call(self, forward, backward, x):
         outputs = forward(x)
-        self.kept.append(outputs)
+        self(outputs)
         return outputs[0]
 
 
@@ -78,6 +82,22 @@ class _Replay(Keep):
         return result(x, self._kept.pop(0))
 
 
+class _Anew(Keep):
+    """Nothing was kept: all is computed again, the derivatives by the same rules."""
+
+    def call(self, forward, backward, x):
+        @jax.custom_vjp
+        def result(x):
+            return forward(x)[0]
+
+        def recorded(x):
+            outputs = forward(x)
+            return outputs[0], (x, outputs)
+
+        result.defvjp(recorded, lambda residuals, g: (backward(residuals[0], *residuals[1], g),))
+        return result(x)
+
+
 @jax.custom_vjp
 def _kept_instead(value, kept):
     return kept
@@ -86,30 +106,42 @@ def _kept_instead(value, kept):
 _kept_instead.defvjp(lambda value, kept: (kept, None), lambda _, g: (g, None))
 
 
-def run_layers(layer: Layer, params: Any, x_NxTxD: jax.Array, texts: PackedTexts) -> jax.Array:
+def run_layers(
+    layer: Layer,
+    params: Any,
+    x_NxTxD: jax.Array,
+    blocks: Block,
+    count: jax.Array,
+    *,
+    constants: Any = None,
+    remat: str = "products",
+) -> jax.Array:
     """Applies layers one after the other.
 
     Args:
-      layer: ``(params, x, block, keep) -> x`` of one layer and one block, ``[T, D]``; a static
-        argument: of one identity for one compiled program.
+      layer: ``(params, constants, x, block, keep) -> x`` of one layer and one block, ``[T, D]``; a
+        static argument: of one identity for one compiled program.
       params: its parameters with a leading axis of layers.
       x_NxTxD: hidden states.
-      texts: which tokens belong together, and how many blocks are in use.
+      blocks: which tokens belong together; arrays with a leading axis of N.
+      count: int32, how many blocks are in use.
+      constants: what else differs from layer to layer, with a leading axis of layers; no gradient
+        is taken by it.
+      remat: of `REMATS`, see there.
 
     Returns:
       ``[N, T, D]``; zeros in blocks that are not in use.
     """
-    blocks = Block(texts.texts, texts.positions, texts.rows)
-    return _run(layer, params, x_NxTxD, blocks, texts.blocks)
+    return _run(layer, remat, params, constants, x_NxTxD, blocks, count)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _run(layer, params, x, blocks, count):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _run(layer, remat, params, constants, x, blocks, count):
     def one_layer(number, x):
-        own = _at(params, number)
+        own, fixed = _at((params, constants), number)
 
         def one_block(b, out):
-            y = layer(own, _load(x, x_dtype, b), _at(blocks, b), Keep())
+            y = layer(own, fixed, _load(x, x_dtype, b), _at(blocks, b), Keep())
             return _put(out, _store(y), b)
 
         return lax.fori_loop(0, count, one_block, _room(x, like=x))
@@ -118,18 +150,18 @@ def _run(layer, params, x, blocks, count):
     return _from_bits(lax.fori_loop(0, _depth(params), one_layer, _store(x)), x_dtype)
 
 
-def _run_forward(layer, params, x, blocks, count):
-    depth, kept = _depth(params), _kept_shapes(layer, params, x, blocks)
+def _run_forward(layer, remat, params, constants, x, blocks, count):
+    depth, kept = _depth(params), _kept_shapes(layer, remat, params, constants, x, blocks)
     inputs = _put(_room(x, depth + 1, like=x), _store(x), 0)
     buffers = jax.tree.map(lambda k: _room(k, depth, len(x), like=x), kept)
 
     def one_layer(number, carry):
-        own = _at(params, number)
+        own, fixed = _at((params, constants), number)
 
         def one_block(b, carry):
             inputs, buffers = carry
-            keep = _Record()
-            y = layer(own, _load(inputs, x.dtype, number, b), _at(blocks, b), keep)
+            keep = _Record(remat)
+            y = layer(own, fixed, _load(inputs, x.dtype, number, b), _at(blocks, b), keep)
             inputs = _put(inputs, _store(y), number + 1, b)
             return inputs, jax.tree.map(
                 lambda buffer, k: _put(buffer, _store(k), number, b), buffers, keep.kept
@@ -140,26 +172,27 @@ def _run_forward(layer, params, x, blocks, count):
     inputs, buffers = lax.fori_loop(0, depth, one_layer, (inputs, buffers))
     used = jnp.arange(len(x)) < count
     out = jnp.where(used[:, None, None], _load(inputs, x.dtype, depth), jnp.zeros((), x.dtype))
-    return out, (params, inputs, buffers, blocks, count)
+    return out, (params, constants, inputs, buffers, blocks, count)
 
 
-def _run_backward(layer, residuals, g):
-    params, inputs, buffers, blocks, count = residuals
+def _run_backward(layer, remat, residuals, g):
+    params, constants, inputs, buffers, blocks, count = residuals
     depth, dtype = _depth(params), g.dtype  # that of x, of which `inputs` may hold the bits
     example = jax.ShapeDtypeStruct(inputs.shape[1:], dtype)
-    kept = _kept_shapes(layer, params, example, blocks)
+    kept = _kept_shapes(layer, remat, params, constants, example, blocks)
+    replay = _Replay if remat == "products" else lambda _: _Anew()
 
     def one_layer(i, carry):
         number = depth - 1 - i
         g, gradients = carry
-        own = _at(params, number)
+        own, fixed = _at((params, constants), number)
 
         def one_block(b, carry):
             back, sums = carry
             values = jax.tree.map(lambda k, x: _load(x, k.dtype, number, b), kept, buffers)
             block = _at(blocks, b)
             _, pull = jax.vjp(
-                lambda own, x: layer(own, x, block, _Replay(values)),
+                lambda own, x: layer(own, fixed, x, block, replay(values)),
                 own,
                 _load(inputs, dtype, number, b),
             )
@@ -173,7 +206,7 @@ def _run_backward(layer, residuals, g):
 
     gradients = jax.tree.map(lambda p: _room(p, like=g), params)
     g, gradients = lax.fori_loop(0, depth, one_layer, (_store(g), gradients))
-    return gradients, _from_bits(g, dtype), None, None
+    return gradients, None, _from_bits(g, dtype), None, None
 
 
 _run.defvjp(_run_forward, _run_backward)
@@ -183,15 +216,17 @@ def _depth(params: Any) -> int:
     return jax.tree.leaves(params)[0].shape[0]
 
 
-def _kept_shapes(layer: Layer, params: Any, x: Any, blocks: Block) -> list[Any]:
+def _kept_shapes(
+    layer: Layer, remat: str, params: Any, constants: Any, x: Any, blocks: Block
+) -> list[Any]:
     """Shapes of what a layer keeps of one block."""
 
-    def kept(params, x, blocks):
-        keep = _Record()
-        layer(_at(params, 0), x[0], _at(blocks, 0), keep)
+    def kept(params, constants, x, blocks):
+        keep = _Record(remat)
+        layer(_at(params, 0), _at(constants, 0), x[0], _at(blocks, 0), keep)
         return keep.kept
 
-    return jax.eval_shape(kept, params, x, blocks)
+    return jax.eval_shape(kept, params, constants, x, blocks)
 
 
 def _store(x: jax.Array) -> jax.Array:

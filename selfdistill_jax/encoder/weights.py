@@ -15,6 +15,8 @@ from selfdistill_jax.errors import InputError
 # A kernel [in, out] is stored transposed there.
 _NORM = {"scale": "weight", "bias": "bias"}
 _PROJECT = "embeddings_project"  # of embeddings that are smaller than hidden states
+# As the first BERTs on the hub name parts of norms.
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 _RELATIVE = "encoder.relative_attention_bias.weight"
 
@@ -57,8 +59,9 @@ def to_params(
       position ids) under their own names, so that they can be written back.
 
     Raises:
-      InputError: a tensor is missing or of another shape.
+      InputError: a tensor is missing, of another shape, or of no part of such an encoder.
     """
+    tensors = {_renamed(name): value for name, value in tensors.items()}
     names = ARCHITECTURES[config.architecture]
     prefix = names.prefix if any(name.startswith(names.prefix) for name in tensors) else ""
     used: set[str] = set()
@@ -78,13 +81,18 @@ def to_params(
         return tensors[name].astype(np.float32)
 
     def norm(name: str, size: int) -> Params:
-        return {ours: take(f"{name}.{theirs}", (size,)) for ours, theirs in _NORM.items()}
+        return {ours: take(f"{name}.{theirs}", (size,)) for ours, theirs in parts.items()}
 
-    def dense(parts: tuple[str, ...], d_in: int, d_out: int) -> Params:
-        kernels = [take(f"{name}.weight", (d_out, d_in)).T for name in parts]
-        biases = [take(f"{name}.bias", (d_out,)) for name in parts]
-        return {"kernel": np.concatenate(kernels, axis=1), "bias": np.concatenate(biases)}
+    def dense(names: tuple[str, ...], d_in: int, d_out: int) -> Params:
+        size = d_out // len(names)
+        value = {
+            "kernel": np.concatenate([take(f"{n}.weight", (size, d_in)).T for n in names], axis=1)
+        }
+        if config.biases:
+            value["bias"] = np.concatenate([take(f"{name}.bias", (size,)) for name in names])
+        return value
 
+    parts = _norm_parts(config)
     d, f = config.hidden_size, config.intermediate_size
     e = config.embedding_size or d
     rows = {
@@ -92,14 +100,23 @@ def to_params(
         "position": config.max_positions + config.position_offset,
         "token_type": config.type_vocab_size,
     }
-    sizes = {("inner",): (d, f), ("outer",): (f, d)}
+    sizes = {
+        ("attention", "qkv"): (d, 3 * d),
+        ("attention", "output"): (d, d),
+        ("inner",): (d, 2 * f if config.gated else f),
+        ("outer",): (f, d),
+    }
     layers = []
     for i in range(config.num_layers):
         at = names.layer.format(i)
-        layer: Params = {ours: norm(at + theirs, d) for ours, theirs in names.norms.items()}
-        for path, parts in names.dense.items():
-            value = dense(tuple(at + name for name in parts), *sizes.get(path, (d, d)))
-            _put(layer, path, value)
+        layer: Params = {
+            ours: {"scale": np.ones(d, np.float32)}
+            if _absent(config, i, ours)
+            else norm(at + theirs, d)
+            for ours, theirs in names.norms.items()
+        }
+        for path, theirs in names.dense.items():
+            _put(layer, path, dense(tuple(at + name for name in theirs), *sizes[path]))
         layers.append(layer)
     embeddings = {ours: take(theirs, (rows[ours], e)) for ours, theirs in names.embeddings.items()}
     embeddings["norm"] = norm(names.embeddings_norm, e)
@@ -108,13 +125,22 @@ def to_params(
     params = {"embeddings": embeddings, "layers": _stack(layers)}
     if config.relative_buckets:
         params["relative"] = take(_RELATIVE, (config.relative_buckets, config.num_heads))
-    unused = {name: value for name, value in tensors.items() if name not in used}
+    if names.last_norm:
+        params["last_norm"] = norm(names.last_norm, d)
     # With a prefix, what stands outside of it is a head for another task.
-    return params, {
+    rest = {
         name.removeprefix(prefix): value
-        for name, value in unused.items()
-        if name.startswith(prefix)
+        for name, value in tensors.items()
+        if name not in used and name.startswith(prefix)
     }
+    for name in rest:
+        if not name.startswith(names.unused):
+            raise InputError(
+                f"{where}: tensor {prefix + name!r} is of no part of a {names.name} of this size "
+                f"({config.num_layers} layers by config.json); vectors made without it would be "
+                "others"
+            )
+    return params, rest
 
 
 def to_tensors(
@@ -125,15 +151,15 @@ def to_tensors(
     names, embeddings = ARCHITECTURES[config.architecture], params["embeddings"]
 
     def norm(name: str, value: Params, at=...) -> None:
-        for ours, theirs in _NORM.items():
+        for ours, theirs in _norm_parts(config).items():
             tensors[f"{name}.{theirs}"] = np.asarray(value[ours], np.float32)[at]
 
     def dense(parts: tuple[str, ...], value: Params, at=...) -> None:
         kernels = np.split(np.asarray(value["kernel"], np.float32)[at], len(parts), axis=1)
-        biases = np.split(np.asarray(value["bias"], np.float32)[at], len(parts))
-        for name, kernel, bias in zip(parts, kernels, biases, strict=True):
-            tensors[f"{name}.weight"] = kernel.T
-            tensors[f"{name}.bias"] = bias
+        tensors.update((f"{n}.weight", k.T) for n, k in zip(parts, kernels, strict=True))
+        if config.biases:
+            biases = np.split(np.asarray(value["bias"], np.float32)[at], len(parts))
+            tensors.update((f"{n}.bias", b) for n, b in zip(parts, biases, strict=True))
 
     for ours, theirs in names.embeddings.items():
         tensors[theirs] = np.asarray(embeddings[ours], np.float32)
@@ -142,16 +168,34 @@ def to_tensors(
         dense((_PROJECT,), embeddings["project"])
     if config.relative_buckets:
         tensors[_RELATIVE] = np.asarray(params["relative"], np.float32)
+    if names.last_norm:
+        norm(names.last_norm, params["last_norm"])
     for i in range(config.num_layers):
         at = names.layer.format(i)
         for ours, theirs in names.norms.items():
-            norm(at + theirs, params["layers"][ours], i)
+            if not _absent(config, i, ours):
+                norm(at + theirs, params["layers"][ours], i)
         for path, parts in names.dense.items():
             value = params["layers"]
             for key in path:
                 value = value[key]
             dense(tuple(at + name for name in parts), value, i)
     return tensors
+
+
+def _renamed(name: str) -> str:
+    for old, new in _OLD_NAMES.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _norm_parts(config: EncoderConfig) -> Mapping[str, str]:
+    return _NORM if config.biases else {"scale": "weight"}
+
+
+def _absent(config: EncoderConfig, layer: int, norm: str) -> bool:
+    """The first layer's input has been normed with the embeddings; ours has ones there, unused."""
+    return config.pre_norm and layer == 0 and norm == "attention_norm"
 
 
 def _put(tree: Params, path: tuple[str, ...], value: Params) -> None:

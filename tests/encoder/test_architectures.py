@@ -39,6 +39,10 @@ SETTINGS = {
     "electra": {**_SIZES, "embedding_size": 16},
     "electra of one size": {**_SIZES, "embedding_size": 32},
     "mpnet": {**_SIZES, "pad_token_id": 1},
+    "modernbert": {
+        **_SIZES, "max_position_embeddings": 40, "pad_token_id": 0, "local_attention": 14,
+        "num_hidden_layers": 4,
+    },
 }  # fmt: skip
 LENGTHS = np.array([1, 2, 7, 19, 40], np.int32)
 MASK = np.arange(40)[None] < LENGTHS[:, None]

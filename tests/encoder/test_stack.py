@@ -11,7 +11,8 @@ import pytest
 from benchmarks.training_step import kept_bytes
 from selfdistill_jax.data.packing import fill, lay_out
 from selfdistill_jax.data.tokens import TokenTable
-from selfdistill_jax.encoder.bert import Bert, _layer
+from selfdistill_jax.encoder.attention import Block
+from selfdistill_jax.encoder.bert import Bert, _constants, _layer
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.encoder.pooling import POOLINGS
@@ -177,9 +178,14 @@ def test_kept_values_take_what_the_formula_says(dtype, bytes_):
         texts = packed(blocks=blocks)
         x = jax.ShapeDtypeStruct((*texts.ids.shape, CONFIG.hidden_size), dtype)
         layer = _layer(CONFIG, texts.row_lengths)
+        blocks_ = Block(texts.texts, texts.positions, texts.rows)
 
         def residuals(layers, x):
-            return jax.vjp(lambda *given: run_layers(layer, *given, texts), layers, x)[1]
+            def run(layers, x):
+                constants = _constants(CONFIG)
+                return run_layers(layer, layers, x, blocks_, texts.blocks, constants=constants)
+
+            return jax.vjp(run, layers, x)[1]
 
         layers = {"own": params()["layers"], "bias": None}
         leaves = jax.tree.leaves(jax.eval_shape(residuals, layers, x))

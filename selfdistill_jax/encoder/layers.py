@@ -1,0 +1,153 @@
+"""The parts that encoders are made of, in Flax Linen: products, norms, attention, two layers.
+
+Shape legend: T tokens of a block, D hidden size, F feed-forward size.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from selfdistill_jax.encoder.attention import Block, Sight, attend, attend_backward
+from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.dropout import Dropout, at, drop
+from selfdistill_jax.encoder.pointwise import ACTIVATIONS, add_norm
+from selfdistill_jax.encoder.products import affine
+from selfdistill_jax.encoder.rotary import turn
+from selfdistill_jax.encoder.stack import Keep
+
+INIT = nn.initializers.normal(0.02)
+
+
+class Constants(NamedTuple):
+    """What differs from layer to layer besides the parameters; None where nothing does.
+
+    Attributes:
+      number: of the layer, int32.
+      frequencies: ``[K / 2]`` float32, see `rotary`.
+      window: int32, positions that are seen to either side.
+    """
+
+    number: jax.Array
+    frequencies: jax.Array | None = None
+    window: jax.Array | None = None
+
+
+class Dense(nn.Module):
+    features: int
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x_TxD: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", INIT, (x_TxD.shape[-1], self.features), jnp.float32)
+        bias = None
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return affine(x_TxD, kernel, bias)
+
+
+class AddNorm(nn.Module):
+    """Layer norm of a sum, or of one array alone."""
+
+    epsilon: float
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x_TxD: jax.Array, y_TxD: jax.Array | None = None) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x_TxD.shape[-1],), jnp.float32)
+        bias = None
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (x_TxD.shape[-1],), jnp.float32)
+        return add_norm(x_TxD, y_TxD, scale, bias, self.epsilon)
+
+
+class Attention(nn.Module):
+    config: EncoderConfig
+    row_lengths: tuple[int, ...]
+    dropout: Dropout
+
+    @nn.compact
+    def __call__(
+        self,
+        x_TxD: jax.Array,
+        block: Block,
+        keep: Keep,
+        constants: Constants,
+        bias_OxH: jax.Array | None,
+    ) -> jax.Array:
+        c = self.config
+        qkv = keep(Dense(3 * c.hidden_size, c.biases, name="qkv")(x_TxD))
+        if constants.frequencies is not None:
+            qkv = turn(qkv, block.positions, constants.frequencies, heads=c.num_heads)
+        seeds = block.seeds
+        if seeds is not None:
+            seeds = at(seeds, "attention", constants.number)
+        options = {
+            "row_lengths": self.row_lengths,
+            "sight": Sight(constants.window, seeds),
+            "drop": self.dropout.attention,
+        }
+
+        def forward(x):
+            qkv, bias = x
+            return attend(qkv, block, heads=c.num_heads, bias_OxH=bias, **options)
+
+        def backward(x, out, log_sum, g):
+            qkv, bias = x
+            return attend_backward(qkv, block, out, log_sum, g, bias_OxH=bias, **options)
+
+        mixed = keep.call(forward, backward, (qkv, bias_OxH))
+        return keep(Dense(c.hidden_size, c.biases, name="output")(mixed))
+
+
+class Layer(nn.Module):
+    """One transformer layer of a block of tokens, its norms behind the sums or before the parts."""
+
+    config: EncoderConfig
+    row_lengths: tuple[int, ...]
+    dropout: Dropout = Dropout()
+
+    @nn.compact
+    def __call__(
+        self,
+        x_TxD: jax.Array,
+        block: Block,
+        keep: Keep,
+        constants: Constants,
+        bias_OxH: jax.Array | None = None,
+    ) -> jax.Array:
+        c, rates = self.config, self.dropout
+        norms = [
+            AddNorm(c.layer_norm_eps, c.biases, name=name)
+            for name in ("attention_norm", "output_norm")
+        ]
+        attention = Attention(c, self.row_lengths, rates, name="attention")
+
+        def dropped(x: jax.Array, place: str) -> jax.Array:
+            if block.seeds is None:
+                return x
+            return drop(x, at(block.seeds, place, constants.number), getattr(rates, place))
+
+        def attended(x: jax.Array) -> jax.Array:
+            return dropped(attention(x, block, keep, constants, bias_OxH), "attended")
+
+        def fed_forward(x: jax.Array) -> jax.Array:
+            width = c.intermediate_size * (2 if c.gated else 1)
+            # The product's result is kept, a third of all that is; the activation is computed
+            # again.
+            inner = keep(Dense(width, c.biases, name="inner")(x))
+            gate = None
+            if c.gated:
+                inner, gate = jnp.split(inner, 2, axis=-1)
+            inner = ACTIVATIONS[c.activation](inner)
+            inner = dropped(inner if gate is None else inner * gate, "inner")
+            return dropped(keep(Dense(c.hidden_size, c.biases, name="outer")(inner)), "outer")
+
+        if c.pre_norm:
+            # The embeddings are normed already.
+            normed = jnp.where(constants.number == 0, x_TxD, norms[0](x_TxD))
+            x_TxD = x_TxD + attended(normed)
+            return x_TxD + fed_forward(norms[1](x_TxD))
+        x_TxD = norms[0](x_TxD, attended(x_TxD))
+        return norms[1](x_TxD, fed_forward(x_TxD))
