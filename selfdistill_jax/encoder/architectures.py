@@ -135,7 +135,6 @@ _MPNET = Architecture(
 )
 
 
-
 def _modernbert_layers(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Every third layer sees all of a text, the others a window; either has angles of its own.
 

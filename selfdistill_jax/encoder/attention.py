@@ -53,6 +53,9 @@ class Sight(NamedTuple):
     seeds: jax.Array | None = None
 
 
+WHOLE_TEXT = Sight()
+
+
 def attend(
     qkv_Tx3D: jax.Array,
     block: Block,
@@ -60,7 +63,7 @@ def attend(
     heads: int,
     row_lengths: tuple[int, ...],
     bias_OxH: jax.Array | None = None,
-    sight: Sight = Sight(),
+    sight: Sight = WHOLE_TEXT,
     drop: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax attention; scores, softmax and sums in float32.
@@ -91,7 +94,7 @@ def attend_backward(
     *,
     row_lengths: tuple[int, ...],
     bias_OxH: jax.Array | None = None,
-    sight: Sight = Sight(),
+    sight: Sight = WHOLE_TEXT,
     drop: float = 0.0,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Gradients with respect to ``qkv`` and the bias from that with respect to the result."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from selfdistill_jax.encoder.attention import Block
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.dropout import Dropout, at, drop, of_tokens
+from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop, of_tokens
 from selfdistill_jax.encoder.layers import INIT, AddNorm, Constants, Dense, Layer
 from selfdistill_jax.encoder.relative import buckets
 from selfdistill_jax.encoder.rotary import frequencies
@@ -28,9 +28,7 @@ class Embeddings(nn.Module):
     dropout: Dropout
 
     @nn.compact
-    def __call__(
-        self, ids: jax.Array, positions: jax.Array, seeds: jax.Array | None
-    ) -> jax.Array:
+    def __call__(self, ids: jax.Array, positions: jax.Array, seeds: jax.Array | None) -> jax.Array:
         c = self.config
         size = c.embedding_size or c.hidden_size
 
@@ -52,7 +50,7 @@ class Embeddings(nn.Module):
 
 
 @cache
-def _layer(config: EncoderConfig, row_lengths: tuple[int, ...], dropout: Dropout = Dropout()):
+def _layer(config: EncoderConfig, row_lengths: tuple[int, ...], dropout: Dropout = NO_DROPOUT):
     """One function for one configuration: `run_layers` takes another for another program."""
     layer = Layer(config, row_lengths, dropout)
 
@@ -88,7 +86,7 @@ class Bert(nn.Module):
 
     config: EncoderConfig
     dtype: jnp.dtype = jnp.float32
-    dropout: Dropout = Dropout()
+    dropout: Dropout = NO_DROPOUT
     remat: str = "products"
 
     @nn.compact

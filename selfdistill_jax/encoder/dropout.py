@@ -28,6 +28,9 @@ class Dropout(NamedTuple):
     outer: float = 0.0
 
 
+NO_DROPOUT = Dropout()
+
+
 def mix(x: jax.Array) -> jax.Array:
     """A hash of 32 bits, uint32 to uint32: each bit of x flips half of the result's.
 

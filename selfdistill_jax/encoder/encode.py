@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from selfdistill_jax.encoder.bert import Bert
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.dropout import Dropout
+from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
 from selfdistill_jax.encoder.head import DenseLayer, apply_head
 from selfdistill_jax.encoder.pooling import normalize, pool
 from selfdistill_jax.packed import PackedTexts, one_text_a_row
@@ -23,7 +23,7 @@ def make_encode(
     pooling: str,
     dense: tuple[DenseLayer, ...] = (),
     dtype: jnp.dtype = jnp.float32,
-    dropout: Dropout = Dropout(),
+    dropout: Dropout = NO_DROPOUT,
     remat: str = "products",
 ) -> Encode:
     """Returns ``encode(params, texts) -> [M, D]``: float32 unit vectors, one a text.

@@ -1,6 +1,5 @@
 """An encoder as a sentence-transformers folder: what is read from one, and how one is written."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -11,12 +10,25 @@ import numpy as np
 
 from selfdistill_jax.encoder.config import EncoderConfig, read_config
 from selfdistill_jax.encoder.encode import Params
+from selfdistill_jax.encoder.head import DenseLayer
 from selfdistill_jax.encoder.locate import locate
+from selfdistill_jax.encoder.modules import (
+    Modules,
+    Prompts,
+    read_json,
+    read_modules,
+    read_prompts,
+    write_json,
+    write_modules,
+)
 from selfdistill_jax.encoder.pooling import POOLINGS
-from selfdistill_jax.encoder.weights import read_tensors, to_params, to_tensors, write_tensors
+from selfdistill_jax.encoder.tensors import WEIGHTS, read_tensors, write_tensors
+from selfdistill_jax.encoder.weights import to_params, to_tensors
 from selfdistill_jax.errors import InputError
 
-WEIGHTS = "model.safetensors"
+POOLER = "pooler"  # the first token's state through a BERT's own pooler, a dense layer with tanh
+_POOLER_TENSORS = "pooler.dense"
+_POOLER_FROM = "cls"
 # Copied as they are: they say how text becomes ids, and whose work the start encoder is.
 _COPIED = (
     "tokenizer.json",
@@ -30,13 +42,6 @@ _COPIED = (
     "LICENSE",
     "NOTICE",
 )
-# By sentence-transformers: a flag in folders of versions before 6, and the one word of later ones.
-_POOLING_NAMES = {
-    "cls": ("pooling_mode_cls_token", "cls"),
-    "mean": ("pooling_mode_mean_tokens", "mean"),
-    "max": ("pooling_mode_max_tokens", "max"),
-    "last": ("pooling_mode_lasttoken", "lasttoken"),
-}
 
 
 class Encoder(NamedTuple):
@@ -49,6 +54,13 @@ class Encoder(NamedTuple):
     extra: dict[str, np.ndarray]  # tensors that are carried along unused
     pooling: str
     max_length: int  # tokens a text is cut at, special tokens included
+    dense: tuple[DenseLayer, ...] = ()  # behind pooling; their parameters are params["dense"]
+    prompts: Prompts = Prompts()
+
+    @property
+    def dimensions(self) -> int:
+        """Of a vector."""
+        return self.dense[-1].size if self.dense else self.config.hidden_size
 
 
 def read_folder(name: str, *, pooling: str = "source") -> Encoder:
@@ -57,31 +69,34 @@ def read_folder(name: str, *, pooling: str = "source") -> Encoder:
     Args:
       name: a folder or hub id, see `locate`.
       pooling: ``"source"`` takes what the folder says (CLS where it says nothing), one of
-        `POOLINGS` overrules it.
+        `POOLINGS` overrules it; so does ``"pooler"``, which is CLS with a dense layer behind it.
 
     Raises:
       InputError: files are missing, damaged or describe something this encoder is not.
     """
+    if pooling not in ("source", *POOLINGS, POOLER):
+        known = ", ".join(("source", *POOLINGS, POOLER))
+        raise InputError(f"pooling is {pooling!r}; expected {known}")
     folder = locate(name)
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     config = read_config(raw, where=str(folder / "config.json"))
-    _check_modules(folder)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise InputError(
-            f"{folder}: no {WEIGHTS}; a folder with pytorch_model.bin alone can be converted with "
-            "AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
-        )
-    params, extra = to_params(read_tensors(weights), config, where=str(weights))
+    modules = read_modules(folder, pooling=_POOLER_FROM if pooling == POOLER else pooling)
+    params, extra = to_params(read_tensors(folder), config, where=str(folder / WEIGHTS))
+    if pooling == POOLER:
+        modules = _with_pooler(modules, extra, folder)
+    elif modules.dense and _is_pooler(modules, extra):
+        first, *others = modules.dense
+        modules = modules._replace(dense=(first._replace(also=_POOLER_TENSORS), *others))
+    if modules.dense:
+        params["dense"] = modules.params
     limit = config.max_positions
     sentence = folder / "sentence_bert_config.json"
     if sentence.is_file():
-        limit = min(limit, _read_json(sentence).get("max_seq_length") or limit)
-    if pooling == "source":
-        pooling = _read_pooling(folder)
-    elif pooling not in POOLINGS:
-        raise InputError(f"pooling is {pooling!r}; expected source, {', '.join(POOLINGS)}")
-    return Encoder(folder, config, raw, params, extra, pooling, limit)
+        limit = min(limit, read_json(sentence).get("max_seq_length") or limit)
+    return Encoder(
+        folder, config, raw, params, extra, modules.pooling, limit, modules.dense,
+        read_prompts(folder),
+    )  # fmt: skip
 
 
 def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
@@ -101,27 +116,21 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
     for name in _COPIED:
         if (encoder.folder / name).is_file():
             shutil.copyfile(encoder.folder / name, new / name)
-    tensors = to_tensors(encoder.params, encoder.config, extra=encoder.extra)
+    params = {name: value for name, value in encoder.params.items() if name != "dense"}
+    modules = Modules(encoder.pooling, encoder.dense, encoder.params.get("dense", {}))
+    tensors = to_tensors(params, encoder.config, extra=encoder.extra)
+    for number, layer in enumerate(encoder.dense):
+        if layer.also:
+            own = modules.params[str(number)]
+            tensors[f"{layer.also}.weight"] = np.asarray(own["kernel"], np.float32).T
+            tensors[f"{layer.also}.bias"] = np.asarray(own["bias"], np.float32)
     write_tensors(new / WEIGHTS, tensors)
     # The weights are float32; a source's own dtype would have transformers open them in that.
     kept = {k: v for k, v in encoder.raw_config.items() if k not in ("dtype", "torch_dtype")}
-    _write_json(new / "config.json", kept)
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    _write_json(
-        new / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": at, "type": f"sentence_transformers.models.{kind}"}
-            for i, (at, kind) in enumerate(modules)
-        ],
-    )
+    write_json(new / "config.json", kept)
     limits = {"max_seq_length": encoder.max_length, "do_lower_case": False}
-    _write_json(new / "sentence_bert_config.json", limits)
-    _write_json(new / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
-    (new / "1_Pooling").mkdir()
-    (new / "2_Normalize").mkdir()
-    pooling = {flag: name == encoder.pooling for name, (flag, _) in _POOLING_NAMES.items()}
-    size = {"word_embedding_dimension": encoder.config.hidden_size}
-    _write_json(new / "1_Pooling" / "config.json", size | pooling)
+    write_json(new / "sentence_bert_config.json", limits)
+    write_modules(new, modules, encoder.prompts, size=encoder.config.hidden_size)
     (new / "README.md").write_text(card, encoding="utf-8")
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -131,45 +140,25 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_modules(folder: Path) -> None:
-    path = folder / "modules.json"
-    if not path.is_file():
-        return
-    for module in _read_json(path):
-        kind = module["type"].rpartition(".")[2]
-        if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise InputError(
-                f"{path}: has a module {kind}, without which the vectors would be others; "
-                "supported: Transformer, Pooling, Normalize"
-            )
-
-
-def _read_pooling(folder: Path) -> str:
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return "cls"  # a plain BERT folder: the paper takes the first token's vector
-    raw = _read_json(path)
-    set_ = [key for key, value in raw.items() if key.startswith("pooling_mode_") and value is True]
-    for name, (flag, word) in _POOLING_NAMES.items():
-        if set_ == [flag] or raw.get("pooling_mode") == word:
-            return name
-    raise InputError(
-        f"{path}: pooling is {set_ or raw.get('pooling_mode')}; supported: {', '.join(POOLINGS)}; "
-        "set config.encoder.pooling to overrule it"
-    )
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _with_pooler(modules: Modules, extra: dict[str, np.ndarray], folder: Path) -> Modules:
+    """With the transformer's own pooler before the other layers."""
+    names = [f"{_POOLER_TENSORS}.{part}" for part in ("weight", "bias")]
+    missing = [name for name in names if name not in extra]
+    if missing:
         raise InputError(
-            f"{path}: no such file; an encoder's folder holds config.json, tokenizer.json "
-            f"and {WEIGHTS}"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+            f"{folder}: no tensor {missing[0]!r}, so that there is nothing to pool with; take "
+            f"another pooling than {POOLER!r}: {', '.join(POOLINGS)}"
+        )
+    kernel, bias = (extra[name].astype(np.float32) for name in names)
+    layers = (DenseLayer(len(kernel), "Tanh", also=_POOLER_TENSORS), *modules.dense)
+    params = {str(int(number) + 1): value for number, value in modules.params.items()}
+    return Modules(modules.pooling, layers, {"0": {"kernel": kernel.T, "bias": bias}, **params})
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _is_pooler(modules: Modules, extra: dict[str, np.ndarray]) -> bool:
+    """Whether the first layer is the pooler, as a folder of ours has it that pools by it."""
+    if modules.pooling != _POOLER_FROM or modules.dense[0].activation != "Tanh":
+        return False
+    weight, bias = (extra.get(f"{_POOLER_TENSORS}.{part}") for part in ("weight", "bias"))
+    own = modules.params["0"]
+    return np.array_equal(own["kernel"].T, weight) and np.array_equal(own.get("bias"), bias)

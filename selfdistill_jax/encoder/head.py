@@ -23,10 +23,12 @@ class DenseLayer(NamedTuple):
     Attributes:
       size: of its result.
       activation: a key of `ACTIVATIONS`.
+      also: the transformer's own tensors that it is as well (a BERT's pooler), and stays.
     """
 
     size: int
     activation: str = "Identity"
+    also: str = ""
 
 
 def apply_head(params: dict, layers: tuple[DenseLayer, ...], x_MxD: jax.Array) -> jax.Array:

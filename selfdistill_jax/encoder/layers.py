@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from selfdistill_jax.encoder.attention import Block, Sight, attend, attend_backward
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.dropout import Dropout, at, drop
+from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop
 from selfdistill_jax.encoder.pointwise import ACTIVATIONS, add_norm
 from selfdistill_jax.encoder.products import affine
 from selfdistill_jax.encoder.rotary import turn
@@ -106,7 +106,7 @@ class Layer(nn.Module):
 
     config: EncoderConfig
     row_lengths: tuple[int, ...]
-    dropout: Dropout = Dropout()
+    dropout: Dropout = NO_DROPOUT
 
     @nn.compact
     def __call__(

@@ -7,11 +7,20 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from selfdistill_jax.encoder.tensors import INDEX, WEIGHTS
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 
 # Only the files this package reads: a hub repository also holds ONNX, OpenVINO and PyTorch copies.
-_FILES = ["*.json", "*.txt", "*.safetensors", "*.model", "1_Pooling/*", "README.md"]
+_FILES = [
+    "*.json",
+    "*.txt",
+    "*.safetensors",
+    "*.model",
+    "*_*/*.json",
+    "*_*/*.safetensors",
+    "README.md",
+]
 # Python packages that carry an encoder, for machines that reach a package index but no hub:
 # hub id -> (package, folder inside it, sha256 of the upstream model.safetensors).
 _WHEELS = {
@@ -45,7 +54,8 @@ def locate(name: str) -> Path:
             huggingface_hub.snapshot_download(name, local_files_only=True, allow_patterns=_FILES)
         )
         # What another program left may lack the files that say how to pool, or the weights.
-        if all((cached / file).is_file() for file in ("model.safetensors", "modules.json")):
+        weights = any((cached / name).is_file() for name in (WEIGHTS, INDEX))
+        if weights and (cached / "modules.json").is_file():
             return cached
     except HFValidationError:
         raise InputError(
@@ -80,7 +90,7 @@ def _in_wheel(name: str) -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     folder = Path(spec.submodule_search_locations[0]) / inside
-    weights = folder / "model.safetensors"
+    weights = folder / WEIGHTS
     if not weights.is_file():
         return None
     with weights.open("rb") as file:

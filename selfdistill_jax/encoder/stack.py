@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from selfdistill_jax.encoder.attention import Block
-# What a layer keeps for its backward pass besides its input: the results of its products, or nothing,
-# so that the forward pass is computed again.
+
+# What a layer keeps for its backward pass besides its input: the results of its products, or
+# nothing, so that all of it is computed again.
 REMATS = ("products", "inputs")
 
 Layer = Callable[[Any, Any, jax.Array, Block, "Keep"], jax.Array]

@@ -1,11 +1,8 @@
 """Hugging Face tensors in and out of the parameter tree, by the names in `architectures`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.config import EncoderConfig
@@ -19,29 +16,6 @@ _PROJECT = "embeddings_project"  # of embeddings that are smaller than hidden st
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 _RELATIVE = "encoder.relative_attention_bias.weight"
-
-
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Reads a safetensors file.
-
-    Raises:
-      InputError: the file is missing, truncated or no safetensors file.
-    """
-    try:
-        with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path}: not a whole safetensors file ({error}); fetch it again"
-        ) from None
-
-
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file marked as PyTorch's layout, as `transformers` insists on."""
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path, {"format": "pt"})
-    path.chmod(0o644)  # the library makes it readable by its owner alone
 
 
 def to_params(
