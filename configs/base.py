@@ -49,8 +49,11 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
 
     config.encoder = encoder = ml_collections.ConfigDict()
     encoder.init = "sentence-transformers/all-MiniLM-L6-v2"  # folder or hub id to start from
-    encoder.pooling = "source"  # source (what the folder says), cls, mean, max, last
+    encoder.pooling = "source"  # source (what the folder says), cls, mean, max, last, pooler
     encoder.max_length = 0  # tokens read of a text after training; 0: as many as the source reads
+    encoder.query_prompt = "source"  # put before queries, like "query: "; source: as the folder has
+    encoder.document_prompt = "source"  # put before documents
+    encoder.dropout = "none"  # in training: none, or source, as its config.json says
 
     config.loss = ml_collections.ConfigDict({"name": loss, **LOSSES[loss]})
 
@@ -65,6 +68,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     train.decay_rate = 0.99999  # factor a step, of the exponential decay
     train.weight_decay = 0.01  # on matrices only
     train.clip_norm = 1.0  # global norm a gradient is clipped at; 0: never
+    train.remat = "products"  # kept for the backward pass: products; inputs: a tenth of the memory
     train.dtype = "float32"  # of products and activations: float32 or bfloat16
     train.target = "model"  # whose documents set the margins: model, detached, ema, start
     train.target_decay = 0.99  # what of the ema stays at each step

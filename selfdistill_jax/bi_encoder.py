@@ -1,7 +1,7 @@
 """The trained thing in one object: texts in, unit vectors out."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -29,7 +29,9 @@ class BiEncoder:
     def __init__(self, encoder: Encoder, *, dtype: jnp.dtype = jnp.float32):
         self.encoder = encoder
         self.tokenizer = Tokenizer(encoder.folder)
-        function = make_encode(encoder.config, pooling=encoder.pooling, dtype=dtype)
+        function = make_encode(
+            encoder.config, pooling=encoder.pooling, dense=encoder.dense, dtype=dtype
+        )
         self._mesh = local_mesh()
         self._encode = on_mesh(function, self._mesh)
         self._params = jax.device_put(encoder.params, jax.NamedSharding(self._mesh, jax.P()))
@@ -45,28 +47,47 @@ class BiEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of everything that decides a text's vector."""
+        """Hex digest of everything that decides a text's vector, but for a prompt."""
         encoder, total = self.encoder, hashlib.sha256()
         for path, leaf in jax.tree.leaves_with_path(encoder.params):
             total.update(jax.tree_util.keystr(path).encode())
             total.update(np.ascontiguousarray(leaf).data)
-        rest = (encoder.config, encoder.pooling, encoder.max_length, self.tokenizer.fingerprint)
+        rest = (
+            encoder.config, encoder.pooling, encoder.dense, encoder.max_length,
+            self.tokenizer.fingerprint,
+        )  # fmt: skip
         total.update(repr(rest).encode())
         return total.hexdigest()
 
-    def encode(self, texts: Sequence[str], *, progress: str | Progress = "") -> np.ndarray:
+    def encode(
+        self, texts: Sequence[str], *, prompt: str | None = None, progress: str | Progress = ""
+    ) -> np.ndarray:
         """Encodes texts, each cut at the model's own maximum length (``max_length``).
 
         Args:
           texts: any number of them.
+          prompt: put before each; None is the model's own for texts of no kind, mostly none.
           progress: a bar that goes on, or the label of a new one; none is shown without.
 
         Returns:
           ``[n, D]`` float32 unit vectors in the order of the texts.
         """
+        if prompt is None:
+            prompt = self.encoder.prompts.of("")
+        return self.encode_tokens(self.tokenize(texts, prompt=prompt), progress=progress)
+
+    def encode_query(self, texts: Sequence[str], *, progress: str | Progress = "") -> np.ndarray:
+        """As `encode`, with the model's prompt for queries, if it has one."""
+        return self.encode(texts, prompt=self.encoder.prompts.of("query"), progress=progress)
+
+    def encode_document(self, texts: Sequence[str], *, progress: str | Progress = "") -> np.ndarray:
+        """As `encode`, with the model's prompt for documents, if it has one."""
+        return self.encode(texts, prompt=self.encoder.prompts.of("document"), progress=progress)
+
+    def tokenize(self, texts: Iterable[str], *, prompt: str = "") -> TokenTable:
+        """For `encode_tokens`: the texts behind a prompt, cut at the model's maximum length."""
         limit = self.encoder.max_length
-        tokens = TokenTable.from_texts(self.tokenizer, texts, limit=limit)
-        return self.encode_tokens(tokens, progress=progress)
+        return TokenTable.from_texts(self.tokenizer, texts, limit=limit, prompt=prompt)
 
     def encode_tokens(self, tokens: TokenTable, *, progress: str | Progress = "") -> np.ndarray:
         """As `encode`, of a token table."""
@@ -75,7 +96,7 @@ class BiEncoder:
             self._params,
             tokens,
             limit=self.encoder.max_length,
-            dimensions=self.encoder.config.hidden_size,
+            dimensions=self.encoder.dimensions,
             mesh=self._mesh,
             progress=progress,
         )

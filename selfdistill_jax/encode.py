@@ -28,6 +28,11 @@ _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
 flags.DEFINE_string("input", None, "File of texts, JSONL, may end in .gz.", flag_values=_FLAGS)
 flags.DEFINE_string("output", None, "File of vectors, .npy.", flag_values=_FLAGS)
+flags.DEFINE_enum(
+    "kind", "document", ("document", "query", "text"),
+    "What the texts are: the model's prompt for it is put before each, if it has one.",
+    flag_values=_FLAGS,
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
@@ -41,13 +46,14 @@ def main(argv: list[str]) -> None:
     options.refuse_existing(output, ids)
     names = [row.id for row in stream_texts(texts)]  # each row is checked before any is encoded
     model = BiEncoder.load(_FLAGS.model)
-    dimensions = model.encoder.config.hidden_size
-    of = f"{model.fingerprint} {digest('texts-1', texts)}"
+    dimensions = model.encoder.dimensions
+    prompt = model.encoder.prompts.of("" if _FLAGS.kind == "text" else _FLAGS.kind)
+    of = f"{model.fingerprint} {digest('texts-1', texts)} {prompt}"
     vectors = VectorFile(output, rows=len(names), dimensions=dimensions, of=of)
     rest = itertools.islice(stream_texts(texts), vectors.done, None)
     with Progress("Encoding", len(names), unit="texts", start=vectors.done) as bar:
         while shard := [row.content for row in itertools.islice(rest, _SHARD)]:
-            vectors.add(model.encode(shard, progress=bar))
+            vectors.add(model.encode(shard, prompt=prompt, progress=bar))
     ids.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     vectors.finish()
     print(f"{len(names):,} vectors of {dimensions} dimensions in {output}, ids in {ids}")

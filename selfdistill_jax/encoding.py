@@ -20,6 +20,7 @@ AXIS = "data"
 _BLOCK_TOKENS = {"cpu": 512}
 _ROOMS = (4096, 32768)  # tokens of a batch on one device: for few texts, for many
 _TOKENS_A_TEXT = 8  # room for texts as short as that on average; shorter ones take more batches
+_COMMON_LIMIT = 512
 _IN_FLIGHT = 3  # batches dispatched before the first is fetched: the device never waits for numpy
 
 
@@ -95,7 +96,8 @@ def encode_tokens(
     out = np.zeros((len(tokens), dimensions), np.float32)
     sharding = jax.NamedSharding(mesh, P(AXIS))
     devices = mesh.devices.size
-    lengths, kinds = tokens.lengths(limit), row_lengths(limit)
+    lengths = tokens.lengths(limit)
+    kinds = row_lengths(_reach(lengths, limit))
     order = np.argsort(-lengths, kind="stable")
     room, parts = _rooms(lengths, kinds, devices)
     waiting: deque[tuple[list[np.ndarray], jax.Array]] = deque()
@@ -116,6 +118,14 @@ def encode_tokens(
         while waiting:
             fetch(bar)
     return out
+
+
+def _reach(lengths: np.ndarray, limit: int) -> int:
+    """The longest text that rows shall hold: the limit where it is a BERT's (so that most
+    collections share a compiled program), else the next power of two above the texts there are:
+    squares of an 8,192 tokens' row are 268 MB a head."""
+    longest = int(lengths.max(initial=1))
+    return min(limit, max(_COMMON_LIMIT, 1 << (longest - 1).bit_length()))
 
 
 def _pack(

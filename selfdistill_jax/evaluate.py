@@ -16,7 +16,6 @@ from selfdistill_jax import BiEncoder, cli, options
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.tables import Collection, open_collection
-from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.evaluation import System, write_results
@@ -72,8 +71,11 @@ def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str,
     systems = {"bm25": evaluate_bm25(examined, collection, k=_FLAGS.k)}
     for name, model in models.items():
         queries, documents = (
-            TokenTable.from_texts(model.tokenizer, texts, limit=model.encoder.max_length)
-            for texts in (collection.query_texts(), collection.document_contents())
+            model.tokenize(texts, prompt=model.encoder.prompts.of(kind))
+            for kind, texts in (
+                ("query", collection.query_texts()),
+                ("document", collection.document_contents()),
+            )
         )
         systems[name] = evaluate_encoder(
             examined,

@@ -34,12 +34,9 @@ def main(argv: list[str]) -> None:
         list(stream_texts(Path(path))) for path in (_FLAGS.corpus, _FLAGS.queries)
     )
     model = BiEncoder.load(_FLAGS.model)
-    vectors = [
-        model.encode([row.content for row in rows], progress=label)
-        for rows, label in ((queries, "Queries"), (documents, "Documents"))
-    ]
     run = dense_run(
-        *vectors,
+        model.encode_query([row.content for row in queries], progress="Queries"),
+        model.encode_document([row.content for row in documents], progress="Documents"),
         query_ids=[row.id for row in queries],
         document_ids=[row.id for row in documents],
         k=_FLAGS.k,

@@ -4,6 +4,7 @@ So resuming needs only the step number, and the number of hosts, devices or thre
 what is trained on.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.packed import PackedTexts
 
+_SEEDS = 1  # a stream of its own, beside that of the negatives
 SCORES = ("positive_score", "negative_score")
 
 
@@ -111,6 +113,7 @@ class TrainingBatches:
       own: this host's parts.
       block: tokens of a block at the most.
       share: whether texts share rows.
+      dropout: whether texts get seeds of what is dropped of them.
     """
 
     def __init__(
@@ -130,11 +133,13 @@ class TrainingBatches:
         own: slice = slice(None),
         block: int,
         share: bool = True,
+        dropout: bool = False,
     ):
         self._queries, self._documents = queries, documents
         self._triplets, self._candidates = triplets, candidates
         self._known, self._pool = known, pool
         self._seed, self._parts, self._own, self._share = seed, parts, own, share
+        self._dropout = dropout
         self._limits = (query_length, document_length, document_length)
         self._lengths = queries.lengths(query_length), documents.lengths(document_length)
         self.shape = choose_shape(
@@ -192,6 +197,13 @@ class TrainingBatches:
             negatives = np.where(negatives == DRAWN, drawn, negatives)
         return queries, positives, negatives
 
+    def _seeds(self, step: int, triplets: int) -> np.ndarray:
+        """``[P, M]`` uint32 of this host's parts; a text's own, however the batch is split."""
+        draws = np.random.default_rng((self._seed, step, _SEEDS))
+        seeds = draws.integers(2**32, size=(3, triplets), dtype=np.uint32)
+        parts = np.split(seeds, self._parts, axis=1)[self._own]
+        return np.stack([part.reshape(-1) for part in parts])
+
     def _make(self, step: int, picked: np.ndarray) -> TripletBatch:
         picked = np.asarray(picked)
         columns = np.stack(self.rows(step, picked))  # [3, B]
@@ -220,5 +232,7 @@ class TrainingBatches:
             for layout, part in zip(layouts[self._own], parts[self._own], strict=True)
         ]
         texts = jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
+        if self._dropout:
+            texts = dataclasses.replace(texts, seeds=self._seeds(step, columns.shape[1]))
         scores = np.stack([self._triplets[name][picked] for name in SCORES], axis=1)
         return TripletBatch(texts, np.concatenate(np.split(scores, self._parts)[self._own]))

@@ -42,9 +42,9 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self.fingerprint = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
-    def encode(self, texts: Sequence[str], *, limit: int) -> list[np.ndarray]:
-        """Token ids with special tokens, int32, each text cut to at most ``limit`` of them."""
-        encoded = self._tokenizer.encode_batch_fast(list(texts))
+    def encode(self, texts: Sequence[str], *, limit: int, prompt: str = "") -> list[np.ndarray]:
+        """Token ids with special tokens, int32, of the prompt and each text, cut at ``limit``."""
+        encoded = self._tokenizer.encode_batch_fast([prompt + text for text in texts])
         return [cut(np.array(e.ids, np.int32), limit) for e in encoded]
 
 

@@ -1,5 +1,6 @@
 """The token cache: every text tokenised once, one flat memory-mapped array a table."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,11 +26,13 @@ class TokenTable:
         self._ids, self._offsets = ids, offsets
 
     @classmethod
-    def from_texts(cls, tokenizer: Tokenizer, texts: Iterable[str], *, limit: int) -> "TokenTable":
+    def from_texts(
+        cls, tokenizer: Tokenizer, texts: Iterable[str], *, limit: int, prompt: str = ""
+    ) -> "TokenTable":
         rows: list[np.ndarray] = []
         texts = iter(texts)
         while chunk := list(islice(texts, _CHUNK)):
-            rows += tokenizer.encode(chunk, limit=limit)
+            rows += tokenizer.encode(chunk, limit=limit, prompt=prompt)
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         return cls(np.concatenate([*rows, np.zeros(0, np.int32)]), offsets)
@@ -68,23 +71,32 @@ class TokenTable:
 
 
 def cached_tokens(
-    folder: Path, tokenizer: Tokenizer, texts: Callable[[], Iterable[str]], *, limit: int
+    folder: Path,
+    tokenizer: Tokenizer,
+    texts: Callable[[], Iterable[str]],
+    *,
+    limit: int,
+    prompt: str = "",
 ) -> TokenTable:
     """The token table in ``folder``, made from ``texts()`` if it is not there yet.
 
     Args:
-      folder: names the content; the tokenizer's fingerprint and the limit are added to it.
+      folder: names the content; what else decides the tokens is added to it.
       tokenizer: of the encoder.
       texts: called only when the table has to be made.
       limit: the most tokens kept of a text, the encoder's position table: shorter limits are taken
         from the same table.
+      prompt: put before each text.
 
     Raises:
       InputError: what is in the folder is damaged.
     """
-    folder = folder.with_name(f"{folder.name}-{tokenizer.fingerprint[:16]}-{limit}-v{_VERSION}")
+    own = f"{tokenizer.fingerprint[:16]}-{limit}-v{_VERSION}"
+    if prompt:
+        own += f"-{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
+    folder = folder.with_name(f"{folder.name}-{own}")
     if not folder.is_dir():
-        table = TokenTable.from_texts(tokenizer, texts(), limit=limit)
+        table = TokenTable.from_texts(tokenizer, texts(), limit=limit, prompt=prompt)
         with new_folder(folder) as new:
             np.save(new / "ids.npy", table._ids)
             np.save(new / "offsets.npy", table._offsets)

@@ -30,6 +30,7 @@ class Architecture(NamedTuple):
       last_norm: the name of that of the last hidden states; empty for none.
       after_padding: positions count from behind the padding's id, ``pad_token_id + 1``.
       unused: beginnings of names of tensors that no vector depends on.
+      dropout: field of `Dropout` -> key of ``config.json`` and its value where it is absent.
     """
 
     name: str
@@ -46,6 +47,12 @@ class Architecture(NamedTuple):
     last_norm: str = ""
     after_padding: bool = False
     unused: tuple[str, ...] = ("pooler.", "embeddings.position_ids")
+    dropout: Mapping[str, tuple[str, float]] = {
+        "embeddings": ("hidden_dropout_prob", 0.1),
+        "attention": ("attention_probs_dropout_prob", 0.1),
+        "attended": ("hidden_dropout_prob", 0.1),
+        "outer": ("hidden_dropout_prob", 0.1),
+    }
 
 
 _BERT = Architecture(
@@ -112,6 +119,11 @@ _DISTILBERT = Architecture(
         ("attention", "output"): ("attention.out_lin",),
         ("inner",): ("ffn.lin1",),
         ("outer",): ("ffn.lin2",),
+    },
+    dropout={
+        "embeddings": ("dropout", 0.1),
+        "attention": ("attention_dropout", 0.1),
+        "outer": ("dropout", 0.1),
     },
 )
 
@@ -190,6 +202,12 @@ _MODERNBERT = Architecture(
     },
     last_norm="final_norm",
     unused=(),
+    dropout={
+        "embeddings": ("embedding_dropout", 0.0),
+        "attention": ("attention_dropout", 0.0),
+        "attended": ("attention_dropout", 0.0),
+        "inner": ("mlp_dropout", 0.0),
+    },
 )
 
 # By ``model_type``.

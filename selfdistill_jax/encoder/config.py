@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
+from selfdistill_jax.encoder.dropout import Dropout
 from selfdistill_jax.encoder.pointwise import ACTIVATIONS
 from selfdistill_jax.errors import InputError
 
@@ -50,6 +51,24 @@ class EncoderConfig:
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
+
+
+def read_dropout(raw: Mapping[str, Any], *, where: str) -> Dropout:
+    """The shares that a ``config.json`` asks for in training.
+
+    Args:
+      raw: the parsed JSON object, of a known architecture.
+      where: the file's name, for error messages.
+
+    Raises:
+      InputError: a share is not in [0, 1).
+    """
+    keys = ARCHITECTURES[raw["model_type"]].dropout
+    rates = {place: raw.get(key, default) for place, (key, default) in keys.items()}
+    for place, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise InputError(f"{where}: {keys[place][0]} is {rate}; expected a share in [0, 1)")
+    return Dropout(**rates)
 
 
 def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:

@@ -45,7 +45,7 @@ def mix(x: jax.Array) -> jax.Array:
 
 def of_tokens(seeds_M: jax.Array, texts_T: jax.Array, positions_T: jax.Array) -> jax.Array:
     """``[T]`` uint32 seeds of tokens from those of texts; what padding gets does not matter."""
-    own = seeds_M[jnp.minimum(texts_T, len(seeds_M) - 1)]
+    own = jnp.asarray(seeds_M)[jnp.minimum(texts_T, len(seeds_M) - 1)]
     return mix(own + _spread(positions_T))
 
 

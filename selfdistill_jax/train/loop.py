@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.tokens import TokenTable
-from selfdistill_jax.encoder.encode import Encode, Params, make_encode
+from selfdistill_jax.encoder.encode import Encode, Params
 from selfdistill_jax.encoder.flops import training_flops
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
 from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh
@@ -42,6 +42,7 @@ from selfdistill_jax.train.setup import (
     check_train,
     load_data,
     load_encoder,
+    make_encoders,
     make_loss_function,
     open_data,
 )
@@ -107,7 +108,7 @@ def train(
         )
         write_json(workdir / ENVIRONMENT, facts)
     _wait("the run's folder is there")
-    encode = make_encode(encoder.config, pooling=encoder.pooling, dtype=DTYPES[config.train.dtype])
+    encode, encode_all = make_encoders(config, encoder)
     optimizer = make_optimizer(
         schedule, weight_decay=config.train.weight_decay, clip_norm=config.train.clip_norm
     )
@@ -126,7 +127,7 @@ def train(
     state = put_state(state, mesh)
     # While it compiles, the start encoder is evaluated on dev.
     with closing(Programs(step, mesh, state, data.batches[0])) as programs:
-        run = _Run(config, workdir, encoder, data, encode)
+        run = _Run(config, workdir, encoder, data, encode_all)
         if not run.fit(programs, state, schedule, mesh, stop):
             return None
     run.finish()
@@ -347,7 +348,7 @@ class _Run:
             params,
             tokens.take(mine) if processes > 1 else tokens,
             limit=self.encoder.max_length,
-            dimensions=self.encoder.config.hidden_size,
+            dimensions=self.encoder.dimensions,
             mesh=self._mesh,
             progress=label if self.first else "",
         )

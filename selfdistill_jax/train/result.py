@@ -97,7 +97,7 @@ base_model: {base}
 
 # {base} trained on {collection.name}
 
-A bi-encoder for retrieval: one unit vector of {encoder.config.hidden_size} dimensions a text,
+A bi-encoder for retrieval: one unit vector of {encoder.dimensions} dimensions a text,
 {encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens. Trained with
 selfdistill_jax by the loss "{config["loss"]["name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).
 The licence of the start encoder and that of the training data hold for it.

@@ -20,7 +20,11 @@ from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.tables import Collection, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable, cached_tokens
+from selfdistill_jax.encoder.config import read_dropout
+from selfdistill_jax.encoder.dropout import NO_DROPOUT
+from selfdistill_jax.encoder.encode import Encode, make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder
+from selfdistill_jax.encoder.stack import REMATS
 from selfdistill_jax.encoding import block_tokens
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.losses import LOSSES
@@ -30,6 +34,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Whose document vectors make a loss's targets: the encoder's own, these as constants, those of an
 # exponential moving average of it, those of the encoder it started from.
 TARGETS = ("model", "detached", "ema", "start")
+DROPOUTS = ("none", "source")
 
 _LEAST = {
     0: (
@@ -79,15 +84,18 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
     for key in ("query_length", "document_length"):
         if config.data[key] < 3:  # [CLS], one token, [SEP]
             raise InputError(f"config.data.{key} is {config.data[key]}; expected 3 tokens or more")
-    if config.train.dtype not in DTYPES:
-        raise InputError(
-            f"config.train.dtype is {config.train.dtype!r}; expected {' or '.join(DTYPES)}"
-        )
-    if config.data.negatives not in NEGATIVES:
-        raise InputError(
-            f"config.data.negatives is {config.data.negatives!r}; "
-            f"expected {' or '.join(NEGATIVES)}{nearest(config.data.negatives, NEGATIVES)}"
-        )
+    for key, known in (
+        ("train.dtype", DTYPES),
+        ("train.remat", REMATS),
+        ("encoder.dropout", DROPOUTS),
+        ("data.negatives", NEGATIVES),
+    ):
+        group, _, name = key.partition(".")
+        value = config[group][name]
+        if value not in known:
+            raise InputError(
+                f"config.{key} is {value!r}; expected {' or '.join(known)}{nearest(value, known)}"
+            )
 
 
 def make_loss_function(name: str, options: dict[str, Any], *, target: str = "model") -> Loss:
@@ -150,7 +158,7 @@ def make_loss_function(name: str, options: dict[str, Any], *, target: str = "mod
 
 
 def load_encoder(config: ml_collections.ConfigDict) -> Encoder:
-    """The start encoder, with the run's pooling and maximum length.
+    """The start encoder, with the run's pooling, prompts and maximum length.
 
     Raises:
       InputError: it cannot be found or read, or the lengths asked for are longer than it reads.
@@ -162,7 +170,11 @@ def load_encoder(config: ml_collections.ConfigDict) -> Encoder:
             f"config.encoder.max_length is {longest}; {config.encoder.init} has {positions} "
             "positions"
         )
-    encoder = encoder._replace(max_length=longest or encoder.max_length)
+    given = {"query": config.encoder.query_prompt, "document": config.encoder.document_prompt}
+    encoder = encoder._replace(
+        max_length=longest or encoder.max_length,
+        prompts=encoder.prompts.replaced(**{k: v for k, v in given.items() if v != "source"}),
+    )
     for key in ("query_length", "document_length"):
         if config.data[key] > encoder.max_length:
             raise InputError(
@@ -170,6 +182,25 @@ def load_encoder(config: ml_collections.ConfigDict) -> Encoder:
                 f"{encoder.max_length} tokens (config.encoder.max_length, at most {positions})"
             )
     return encoder
+
+
+def make_encoders(config: ml_collections.ConfigDict, encoder: Encoder) -> tuple[Encode, Encode]:
+    """The function that is trained, and that which evaluates.
+
+    Raises:
+      InputError: what the source says of dropout is no share.
+    """
+    options = {
+        "pooling": encoder.pooling,
+        "dense": encoder.dense,
+        "dtype": DTYPES[config.train.dtype],
+    }
+    dropout = NO_DROPOUT
+    if config.encoder.dropout == "source":
+        where = str(encoder.folder / "config.json")
+        dropout = read_dropout(encoder.raw_config, where=where)
+    training = make_encode(encoder.config, dropout=dropout, remat=config.train.remat, **options)
+    return training, make_encode(encoder.config, **options)
 
 
 def open_data(config: ml_collections.ConfigDict) -> Source:
@@ -196,10 +227,11 @@ def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
             tokenizer,
             texts,
             limit=encoder.config.max_positions,
+            prompt=encoder.prompts.of(kind),
         )
-        for table, texts in (
-            ("queries", collection.query_texts),
-            ("documents", collection.document_contents),
+        for kind, table, texts in (
+            ("query", "queries", collection.query_texts),
+            ("document", "documents", collection.document_contents),
         )
     )
     triplets = collection.triplets()
@@ -235,6 +267,7 @@ def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
         own=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
         block=config.train.block_tokens or block_tokens(),
         share=config.data.packing,
+        dropout=config.encoder.dropout != "none",
     )
     return Data(collection, tokenizer, queries, documents, batches)
 

@@ -91,7 +91,8 @@ def epochs(batches, size, count):
 def assert_same(ours, theirs):
     assert ours.texts.row_lengths == theirs.texts.row_lengths
     for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
-        assert a.dtype == b.dtype == (np.float32 if a is ours.scores else np.int32)
+        kind = {id(ours.scores): np.float32, id(ours.texts.seeds): np.uint32}.get(id(a), np.int32)
+        assert a.dtype == b.dtype == kind
         np.testing.assert_array_equal(a, b)
 
 
@@ -212,3 +213,20 @@ def test_candidates_are_each_triplets_own():
         else:  # nothing to choose from: random ones
             assert n <= set(ALLOWED[t])
             assert len(n) > 10
+
+
+def test_seeds_of_dropout_are_the_texts_own():
+    """Wherever a triplet lies, on however many parts; another step has others."""
+
+    def seeds(k, parts):
+        texts = make(batch_size=6, dropout=True, parts=parts)[k].texts
+        kinds = [np.split(part, 3) for part in texts.seeds]
+        return np.concatenate([np.stack(kind) for kind in kinds], axis=1)
+
+    assert make(batch_size=6)[0].texts.seeds is None
+    for k in range(3):
+        assert_same(make(dropout=True)[k], make(dropout=True)[k])
+        np.testing.assert_array_equal(seeds(k, 3), seeds(k, 1))
+    several = np.stack([seeds(k, 2) for k in range(3)])
+    assert several.shape == (3, 3, 6)
+    assert len(np.unique(several)) == several.size
