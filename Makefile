@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers test soak real-mpnet lint format lock clean
+.PHONY: help demo setup weights peers test soak real-encoders lint format lock clean
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -41,8 +41,8 @@ test: setup weights  ## Run the tests.
 soak: setup weights  ## Run the tests as users' programs are compiled: slower.
 	XLA_FLAGS= $(RUN) -m pytest
 
-real-mpnet: peers weights  ## Compare the real all-mpnet-base-v2 with sentence-transformers (fetches 438 MB).
-	$(RUN) -m tests.real.mpnet
+real-encoders: peers weights  ## Compare two real encoders with torch and sentence-transformers (fetches 438 MB).
+	$(RUN) -m tests.real.encoders
 
 lint: setup  ## Check style.
 	$(RUN) -m ruff check .
