@@ -28,20 +28,18 @@ os.environ.setdefault(
 )
 # A training step takes seconds to compile and is the same in many tests; of this session only, and
 # of all its processes (`pytest -n 2`).
-_FIRST = "PYTEST_XDIST_WORKER" not in os.environ
-_COMPILED = (
-    tempfile.mkdtemp(prefix="selfdistill_jax-compiled-")
-    if _FIRST
-    else os.environ["JAX_COMPILATION_CACHE_DIR"]
+os.environ["JAX_COMPILATION_CACHE_DIR"] = (
+    os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "PYTEST_XDIST_WORKER" in os.environ
+    else tempfile.mkdtemp(prefix="selfdistill_jax-compiled-")
 )
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 import jax
 import pytest
 
-if _FIRST:
-    atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
