@@ -66,6 +66,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     train.weight_decay = 0.01  # on matrices only
     train.clip_norm = 1.0  # global norm a gradient is clipped at; 0: never
     train.dtype = "float32"  # of products and activations: float32 or bfloat16
+    train.dimensions = ()  # beside whole vectors train their first 256, 128, …; (): whole ones only
     train.target = "model"  # whose documents set the margins: model, detached, ema, start
     train.target_decay = 0.99  # what of the ema stays at each step
     train.collapse_cosine = 0.95  # warn when a batch's documents are as alike as that on average

@@ -88,6 +88,11 @@ def model_card(config: dict[str, Any], collection: Collection, encoder: Encoder,
     """The README of a model's folder, with the front matter that the hub reads."""
     settings = "\n".join(f"{key} = {value!r}" for key, value in flatten(config).items())
     base = config["encoder"]["init"]
+    sizes = ", ".join(map(str, config["train"]["dimensions"]))
+    shorter = sizes and (
+        f"\nIts first {sizes} dimensions were trained by the same loss (Matryoshka): vectors may\n"
+        "be cut there, and scaled to unit length again."
+    )
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -99,7 +104,7 @@ base_model: {base}
 
 A bi-encoder for retrieval: one unit vector of {encoder.config.hidden_size} dimensions a text,
 {encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens. Trained with
-selfdistill_jax by the loss "{config["loss"]["name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).
+selfdistill_jax by the loss "{config["loss"]["name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).{shorter}
 The licence of the start encoder and that of the training data hold for it.
 
 Evaluation: {note}
