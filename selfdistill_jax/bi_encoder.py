@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selfdistill_jax.data.quantize import check_dimensions, truncate
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import make_encode
@@ -54,23 +55,40 @@ class BiEncoder:
         total.update(repr(rest).encode())
         return total.hexdigest()
 
-    def encode(self, texts: Sequence[str], *, progress: str | Progress = "") -> np.ndarray:
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        dimensions: int | None = None,
+        progress: str | Progress = "",
+    ) -> np.ndarray:
         """Encodes texts, each cut at the model's own maximum length (``max_length``).
 
         Args:
           texts: any number of them.
+          dimensions: the first so many of a vector, scaled to unit length again; None: all.
           progress: a bar that goes on, or the label of a new one; none is shown without.
 
         Returns:
           ``[n, D]`` float32 unit vectors in the order of the texts.
+
+        Raises:
+          InputError: more dimensions than the encoder has.
         """
         limit = self.encoder.max_length
         tokens = TokenTable.from_texts(self.tokenizer, texts, limit=limit)
-        return self.encode_tokens(tokens, progress=progress)
+        return self.encode_tokens(tokens, dimensions=dimensions, progress=progress)
 
-    def encode_tokens(self, tokens: TokenTable, *, progress: str | Progress = "") -> np.ndarray:
+    def encode_tokens(
+        self,
+        tokens: TokenTable,
+        *,
+        dimensions: int | None = None,
+        progress: str | Progress = "",
+    ) -> np.ndarray:
         """As `encode`, of a token table."""
-        return encode_tokens(
+        check_dimensions(dimensions, self.encoder.config.hidden_size)
+        vectors = encode_tokens(
             self._encode,
             self._params,
             tokens,
@@ -79,6 +97,7 @@ class BiEncoder:
             mesh=self._mesh,
             progress=progress,
         )
+        return truncate(vectors, dimensions)
 
     def save(self, path: str | Path, *, card: str = "") -> None:
         """Writes a folder that sentence-transformers and ``AutoModel`` open.

@@ -18,6 +18,7 @@ from selfdistill_jax.retrieval.trec import write_run
 
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
+options.define_dimensions(_FLAGS)
 flags.DEFINE_string("corpus", None, "File of documents, JSONL.", flag_values=_FLAGS)
 flags.DEFINE_string("queries", None, "File of queries, JSONL.", flag_values=_FLAGS)
 flags.DEFINE_string("run", None, "TREC run to write.", flag_values=_FLAGS)
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> None:
     )
     model = BiEncoder.load(_FLAGS.model)
     vectors = [
-        model.encode([row.content for row in rows], progress=label)
+        model.encode([row.content for row in rows], dimensions=_FLAGS.dimensions, progress=label)
         for rows, label in ((queries, "Queries"), (documents, "Documents"))
     ]
     run = dense_run(
