@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers test soak real-mpnet lint format lock clean
+.PHONY: help demo setup weights peers test soak real-mpnet real-onnx lint format lock clean
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -43,6 +43,9 @@ soak: setup weights  ## Run the tests as users' programs are compiled: slower.
 
 real-mpnet: peers weights  ## Compare the real all-mpnet-base-v2 with sentence-transformers (fetches 438 MB).
 	$(RUN) -m tests.real.mpnet
+
+real-onnx: setup weights  ## Compare onnxruntime's vectors of our model with ours (fetches torch, 3 GB).
+	$(RUN) -m tests.real.onnx
 
 lint: setup  ## Check style.
 	$(RUN) -m ruff check .

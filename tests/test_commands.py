@@ -6,38 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from selfdistill_jax import BiEncoder, cli, encode, evaluate, search
+from selfdistill_jax import BiEncoder, encode, evaluate, search
 from selfdistill_jax.data.quantize import quantize, ranges_of, truncate
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.trec import read_run
-from tests.tiny import content, texts, write_rows
-
-
-@pytest.fixture
-def model(finished):
-    return finished / "model"
-
-
-@pytest.fixture
-def start(capsys, monkeypatch, tmp_path):
-    """``start(command, *arguments)``: exit status, stdout, stderr."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("handlers", "level", "propagate"):  # a command sets its own
-        monkeypatch.setattr(LOG, name, getattr(LOG, name))
-
-    def run(command, *arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.run(command.main, flag_values=command._FLAGS, argv=["command", *arguments])
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
-def fails(result, message):
-    status, out, err = result
-    return (status, out) == (2, "") and err.startswith(f"error: {message}") and err.count("\n") == 1
-
+from tests.tiny import content, fails, texts, write_rows
 
 ROWS = [
     {"_id": "one", "title": "Hasit", "text": "vokel pavo"},

@@ -1,6 +1,6 @@
 """The rule of imports: rooms know the rooms below them only.
 
-commands: main, evaluate, search, encode, compare
+commands: main, evaluate, search, encode, compare, export
 train
 bi_encoder, encoding        retrieval
 data        encoder         losses       (these know nothing of each other)
@@ -21,7 +21,7 @@ PACKAGE = Path(selfdistill_jax.__file__).parent
 
 LEAVES = {"errors", "progress", "packed"}
 BASEMENT = {"data", "encoder", "losses"}
-COMMANDS = {"main", "evaluate", "search", "encode", "compare"}
+COMMANDS = {"main", "evaluate", "search", "encode", "compare", "export"}
 # What each room may import of the package, besides itself.
 BELOW = {
     "errors": set(),
