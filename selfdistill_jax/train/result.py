@@ -1,7 +1,11 @@
 """What a finished run leaves for a reader: the table, the model's card, the report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
 from selfdistill_jax.data.tables import Collection
 from selfdistill_jax.encoder.folder import Encoder
@@ -32,7 +36,10 @@ def write(
     text = _text(workdir, data.collection, systems, split, ended)
     if systems:
         write_results(workdir / "eval", systems, baseline="start", split=split)
-    card = model_card(config, data.collection, encoder, f"\n\n```\n{text}```")
+    means = {m: systems["trained"].mean(m) for m in MEASURES} if systems else {}
+    card = model_card(
+        config, data.collection, encoder, f"\n\n```\n{text}```", means=means, split=split
+    )
     write_text(workdir / "model" / "README.md", card)
     write_report(workdir, config=config, collection=data.collection, systems=systems, text=text)
     write_text(workdir / RESULT, text)
@@ -84,28 +91,68 @@ def _best_step(workdir: Path) -> int | None:
     return max(dev, key=lambda record: record[MEASURES[0]])["step"] if dev else None
 
 
-def model_card(config: dict[str, Any], collection: Collection, encoder: Encoder, note: str) -> str:
-    """The README of a model's folder, with the front matter that the hub reads."""
+def model_card(
+    config: dict[str, Any],
+    collection: Collection,
+    encoder: Encoder,
+    note: str,
+    *,
+    means: Mapping[str, float] | None = None,
+    split: str = "",
+) -> str:
+    """The README of a model's folder, with the front matter that the hub reads.
+
+    Args:
+      config: of the run.
+      collection: it was trained on.
+      encoder: it started from; the licence that this one's own card names is named again.
+      note: what is known of its quality, as text.
+      means: the same as numbers, by measure.
+      split: that they are of.
+    """
+    init = config["encoder"]["init"]
+    local = Path(init).expanduser().is_dir()
+    title = f"{Path(init).absolute().name if local else init} trained on {collection.name}"
+    licence = _licence(encoder.folder)
+    matter = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "selfdistill_jax"],
+        base_model=None if local else init,  # the hub refuses what is no hub id
+        model_name=title if means else None,
+        eval_results=[
+            EvalResult(
+                task_type="information-retrieval",
+                dataset_type=collection.name,
+                dataset_name=collection.name,
+                dataset_split=split,
+                metric_type=measure.lower().replace("@", "_at_"),
+                metric_name=measure,
+                metric_value=value,
+            )
+            for measure, value in means.items()
+        ]
+        if means
+        else None,
+        **licence,
+    )
     settings = "\n".join(f"{key} = {value!r}" for key, value in flatten(config).items())
-    base = config["encoder"]["init"]
     sizes = ", ".join(map(str, config["train"]["dimensions"]))
     shorter = sizes and (
         f"\nIts first {sizes} dimensions were trained by the same loss (Matryoshka): vectors may\n"
         "be cut there, and scaled to unit length again."
     )
+    named = "" if licence else " (the start encoder's folder names none)"
     return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, feature-extraction, selfdistill_jax]
-base_model: {base}
+{matter.to_yaml()}
 ---
 
-# {base} trained on {collection.name}
+# {title}
 
 A bi-encoder for retrieval: one unit vector of {encoder.config.hidden_size} dimensions a text,
 {encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens. Trained with
 selfdistill_jax by the loss "{config["loss"]["name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).{shorter}
-The licence of the start encoder and that of the training data hold for it.
+The licence of the start encoder{named} and that of the training data hold for it.
 
 Evaluation: {note}
 
@@ -115,3 +162,13 @@ Settings:
 {settings}
 ```
 """
+
+
+def _licence(folder: Path) -> dict[str, str]:
+    """The keys on a licence that the front matter of a folder's card has, if it has any."""
+    try:
+        matter = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    keys = ("license", "license_name", "license_link")
+    return {key: matter[key] for key in keys if isinstance(matter.get(key), str)}
