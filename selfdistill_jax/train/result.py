@@ -4,9 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, ModelCardData, metadata_load
-
 from selfdistill_jax.data.tables import Collection
 from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.retrieval.evaluation import MEASURES, System, write_results
@@ -110,6 +107,9 @@ def model_card(
       means: the same as numbers, by measure.
       split: that they are of.
     """
+    # Only here: 0.4 s of every start, which the step's compiling hides once it is under way.
+    from huggingface_hub import EvalResult, ModelCardData
+
     init = config["encoder"]["init"]
     local = Path(init).expanduser().is_dir()
     title = f"{Path(init).absolute().name if local else init} trained on {collection.name}"
@@ -166,6 +166,9 @@ Settings:
 
 def _licence(folder: Path) -> dict[str, str]:
     """The keys on a licence that the front matter of a folder's card has, if it has any."""
+    import yaml
+    from huggingface_hub import metadata_load
+
     try:
         matter = metadata_load(folder / "README.md") or {}
     except (OSError, ValueError, yaml.YAMLError):
