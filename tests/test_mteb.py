@@ -8,6 +8,7 @@ import pytest
 
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.mteb_encoder import MTEBEncoder
+from tests.test_docs import blocks
 
 # mteb and datasets warn of their own dependencies as they please.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -69,11 +70,14 @@ def scores(mteb, model, task):
     return found.task_results[0].scores["test"][0]
 
 
+def ours(finished):
+    return json.loads((finished / "eval" / "results.test.json").read_text())["means"]["trained"]
+
+
 def test_mteb_finds_what_evaluate_finds(mteb, task, finished, model):
-    ours = json.loads((finished / "eval" / "results.test.json").read_text())["means"]["trained"]
     theirs = scores(mteb, MTEBEncoder(BiEncoder.load(str(model)), name="me/tiny"), task)
-    assert theirs["ndcg_at_10"] == pytest.approx(ours["nDCG@10"], abs=1e-5)
-    assert theirs["mrr_at_10"] == pytest.approx(ours["MRR@10"], abs=1e-5)
+    assert theirs["ndcg_at_10"] == pytest.approx(ours(finished)["nDCG@10"], abs=1e-5)
+    assert theirs["mrr_at_10"] == pytest.approx(ours(finished)["MRR@10"], abs=1e-5)
 
 
 def test_queries_and_documents_get_their_prompts(mteb, task, model):
@@ -91,6 +95,20 @@ def test_queries_and_documents_get_their_prompts(mteb, task, model):
     scores(mteb, MTEBEncoder(Prompted.load(str(model)), name="me/tiny", dimensions=5), task)
     assert (len(asked["query"]), len(asked["document"])) == (8, 40)
     assert asked["document"][0].split()[0].istitle()  # the title comes first
+
+
+def test_the_pages_script(mteb, task, finished, tmp_path, monkeypatch):
+    _, code = blocks("vectors.md")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(finished)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MTEB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(mteb, "get_tasks", lambda tasks: [task])
+    found = {}
+    exec(code, found)
+    theirs = found["results"].task_results[0].scores["test"][0]["ndcg_at_10"]
+    assert theirs == pytest.approx(ours(finished)["nDCG@10"], abs=1e-5)
+    assert (tmp_path / "cache").is_dir()  # and nowhere else
 
 
 def test_of_mtebs_protocol(mteb, model):
