@@ -102,13 +102,12 @@ def test_the_pages_script(mteb, task, finished, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(finished)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MTEB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(mteb, "get_tasks", lambda tasks: [task])
     found = {}
     exec(code, found)
     theirs = found["results"].task_results[0].scores["test"][0]["ndcg_at_10"]
     assert theirs == pytest.approx(ours(finished)["nDCG@10"], abs=1e-5)
-    assert (tmp_path / "cache").is_dir()  # and nowhere else
+    assert list((tmp_path / "results").rglob("Tiny.json"))
 
 
 def test_of_mtebs_protocol(mteb, model):
