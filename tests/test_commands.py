@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from selfdistill_jax import BiEncoder, encode, evaluate, search
+from selfdistill_jax import BiEncoder, encode, evaluate, export, search
 from selfdistill_jax.data.quantize import quantize, ranges_of, truncate
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.trec import read_run
@@ -217,7 +217,7 @@ def test_saved_weights_open_in_float32_whatever_the_source_says(model, tmp_path)
     assert "torch_dtype" not in json.loads((tmp_path / "new" / "config.json").read_text())
 
 
-@pytest.mark.parametrize("command", [encode, search, evaluate])
+@pytest.mark.parametrize("command", [encode, search, evaluate, export])
 def test_help(start, command):
     status, out, err = start(command, "--help")
     assert (status, err) == (0, "")

@@ -30,12 +30,14 @@ def write(
     # Only here: it brings matplotlib, 1.5 s of every start.
     from selfdistill_jax.train.report import write_report
 
-    text = _text(workdir, data.collection, systems, split, ended)
+    found = _text(workdir, data.collection, systems, split, ended)
+    # The card leaves this machine, and these two lines mean nothing elsewhere.
+    text = f"{found}\nmodel:  {workdir / 'model'}\nreport: {workdir / 'report.html'}\n"
     if systems:
         write_results(workdir / "eval", systems, baseline="start", split=split)
     means = {m: systems["trained"].mean(m) for m in MEASURES} if systems else {}
     card = model_card(
-        config, data.collection, encoder, f"\n\n```\n{text}```", means=means, split=split
+        config, data.collection, encoder, f"\n\n```\n{found}```", means=means, split=split
     )
     write_text(workdir / "model" / "README.md", card)
     write_report(workdir, config=config, collection=data.collection, systems=systems, text=text)
@@ -69,8 +71,7 @@ def _text(
         lines.append(f"Training was ended by a {ended}.")
     if best == 0:
         lines.append("No evaluation on dev was better than the start encoder's: model/ is that.")
-    lines += ["", f"model:  {workdir / 'model'}", f"report: {workdir / 'report.html'}", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
 def describe_test(test: PairedTest) -> str:
