@@ -60,3 +60,27 @@ def finished(tiny):
     workdir = tiny.root / "finished"
     assert train(tiny.config(), workdir) is not None
     return workdir
+
+
+@pytest.fixture
+def model(finished):
+    """The folder of a trained model; not to be changed."""
+    return finished / "model"
+
+
+@pytest.fixture
+def start(capsys, monkeypatch, tmp_path):
+    """``start(command, *arguments)`` runs a command: exit status, stdout, stderr."""
+    from selfdistill_jax import cli
+    from selfdistill_jax.progress import LOG
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("handlers", "level", "propagate"):  # a command sets its own
+        monkeypatch.setattr(LOG, name, getattr(LOG, name))
+
+    def run(command, *arguments):
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(command.main, flag_values=command._FLAGS, argv=["command", *arguments])
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return run

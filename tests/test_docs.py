@@ -77,6 +77,15 @@ def test_an_encoder_in_ones_own_code(tiny):
     )
 
 
+def test_first_dimensions():
+    code, _ = blocks("vectors.md")
+    found = {}
+    exec(code, found)
+    q, p, n = (found[name] for name in "qpn")
+    at = [losses.distributed_margin(*(v[:, :size] for v in (q, p, n))) for size in (384, 128)]
+    np.testing.assert_allclose(found["loss"], at[0] + 0.5 * at[1], rtol=1e-5)
+
+
 def test_a_loss_of_ones_own(tiny, finished, tmp_path, monkeypatch, capsys):
     """The script as it stands, with a collection that trains in a second."""
     _, code = blocks("losses.md")
