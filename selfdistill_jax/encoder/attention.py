@@ -58,6 +58,17 @@ class Sight(NamedTuple):
 WHOLE_TEXT = Sight()
 
 
+class Prefix(NamedTuple):
+    """Keys and values that every token of every text sees, before those of its own text.
+
+    Attributes:
+      key, value: ``[P, D]`` float32.
+    """
+
+    key: jax.Array
+    value: jax.Array
+
+
 def attend(
     qkv_Tx3D: jax.Array,
     block: Block,
@@ -65,6 +76,7 @@ def attend(
     heads: int,
     row_lengths: tuple[int, ...],
     bias_OxH: jax.Array | None = None,
+    prefix: Prefix | None = None,
     sight: Sight = WHOLE_TEXT,
     drop: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
@@ -76,6 +88,7 @@ def attend(
       heads: H.
       row_lengths: one of which ``block.row`` names.
       bias_OxH: added to scores by the distance of two tokens, see `relative`; float32.
+      prefix: more keys and values, of no place: without bias, window or dropout.
       sight: of this layer.
       drop: the share of weights that is dropped.
 
@@ -84,7 +97,7 @@ def attend(
       `attend_backward`.
     """
     branches = [partial(_attend, length=length, heads=heads, drop=drop) for length in row_lengths]
-    return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH)
+    return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH, prefix)
 
 
 def attend_backward(
@@ -96,12 +109,13 @@ def attend_backward(
     *,
     row_lengths: tuple[int, ...],
     bias_OxH: jax.Array | None = None,
+    prefix: Prefix | None = None,
     sight: Sight = WHOLE_TEXT,
     drop: float = 0.0,
-) -> tuple[jax.Array, jax.Array | None]:
-    """Gradients with respect to ``qkv`` and the bias from that with respect to the result."""
+) -> tuple[jax.Array, jax.Array | None, Prefix | None]:
+    """Gradients with respect to ``qkv``, bias and prefix from that with respect to the result."""
     branches = [partial(_attend_backward, length=length, drop=drop) for length in row_lengths]
-    operands = (qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH)
+    operands = (qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH, prefix)
     return lax.switch(block.row, branches, *operands)
 
 
@@ -157,6 +171,20 @@ def _flat(x_SxLxK: jax.Array, heads: int) -> jax.Array:
     return x_RxHxLxK.transpose(0, 2, 1, 3).reshape(-1, heads * size)
 
 
+def _of_rows(x_PxD: jax.Array, count: int, heads: int) -> jax.Array:
+    """``[P, D]`` to ``[S, P, K]``, the same for all rows."""
+    x_HxPxK = x_PxD.reshape(len(x_PxD), heads, -1).transpose(1, 0, 2)
+    return jnp.broadcast_to(x_HxPxK, (count // heads, *x_HxPxK.shape)).reshape(
+        count, *x_HxPxK.shape[1:]
+    )
+
+
+def _summed_rows(x_SxPxK: jax.Array, heads: int) -> jax.Array:
+    """Its transpose: ``[P, D]`` float32 sums over rows."""
+    x_HxPxK = x_SxPxK.reshape(-1, heads, *x_SxPxK.shape[1:]).sum(0)
+    return x_HxPxK.transpose(1, 0, 2).reshape(x_SxPxK.shape[1], -1)
+
+
 def _per_row(x_TxH: jax.Array, length: int) -> jax.Array:
     """``[T, H]`` to ``[S, L]``."""
     heads = x_TxH.shape[-1]
@@ -190,7 +218,15 @@ def _biased(scores_SxLxL: jax.Array, bias_HxLxL: jax.Array) -> jax.Array:
 
 
 def _attend(
-    qkv_Tx3D: jax.Array, block: Block, sight: Sight, bias_OxH, *, length: int, heads: int, drop
+    qkv_Tx3D: jax.Array,
+    block: Block,
+    sight: Sight,
+    bias_OxH: jax.Array | None,
+    prefix: Prefix | None,
+    *,
+    length: int,
+    heads: int,
+    drop: float,
 ):
     q, k, v = _heads(qkv_Tx3D, length, heads, 3)
     scores = product(q, k, transpose_b=True) * q.shape[-1] ** -0.5
@@ -198,16 +234,35 @@ def _attend(
         scores = _biased(scores, square(bias_OxH, length))
     scores = _masked(scores, block, sight, _MASKED)
     highest = scores.max(-1, keepdims=True)
+    if prefix is not None:
+        keys, values = (_of_rows(x.astype(q.dtype), len(q), heads) for x in prefix)
+        scores_of_prefix = product(q, keys, transpose_b=True) * q.shape[-1] ** -0.5
+        highest = jnp.maximum(highest, scores_of_prefix.max(-1, keepdims=True))
     weights = jnp.exp(scores - highest)
     total = weights.sum(-1, keepdims=True)
     weights = drop_weights(weights, sight.seeds, block.positions, drop)
+    mixed = product(weights.astype(v.dtype), v)
+    if prefix is not None:
+        weights = jnp.exp(scores_of_prefix - highest)
+        total += weights.sum(-1, keepdims=True)
+        mixed += product(weights.astype(v.dtype), values)
     # Dividing L x K sums instead of L x L weights: the smaller array.
-    mixed = (product(weights.astype(v.dtype), v) / total).astype(v.dtype)
+    mixed = (mixed / total).astype(v.dtype)
     return _flat(mixed, heads), _flat(highest + jnp.log(total), heads)
 
 
 def _attend_backward(
-    qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH, *, length: int, drop
+    qkv_Tx3D,
+    block: Block,
+    sight: Sight,
+    out_TxD,
+    log_sum_TxH,
+    g_TxD,
+    bias_OxH,
+    prefix,
+    *,
+    length: int,
+    drop: float,
 ):
     """Keys run along the rows of the square matrices: three of four products need it so."""
     heads = log_sum_TxH.shape[-1]
@@ -234,5 +289,14 @@ def _attend_backward(
     back_scores = back_scores.astype(dtype)
     back_k = product(back_scores, q) * scale
     back_q = product(transposed(back_scores), k) * scale
+    back_prefix = None
+    if prefix is not None:
+        keys, values = (_of_rows(x.astype(q.dtype), len(q), heads) for x in prefix)
+        weights = jnp.exp(product(keys, q, transpose_b=True) * scale - log_sum)
+        back_scores = weights * (product(values, g, transpose_b=True) - inner)
+        back_scores = back_scores.astype(dtype)
+        back_q += product(transposed(back_scores), keys) * scale
+        of_both = product(back_scores, q) * scale, product(weights.astype(dtype), g)
+        back_prefix = Prefix(*(_summed_rows(x, heads) for x in of_both))
     back = [_flat(x.astype(dtype), heads) for x in (back_q, back_k, back_v)]
-    return jnp.concatenate(back, axis=-1), back_bias
+    return jnp.concatenate(back, axis=-1), back_bias, back_prefix

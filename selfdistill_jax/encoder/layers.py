@@ -9,7 +9,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from selfdistill_jax.encoder.attention import Block, Sight, attend, attend_backward, attend_by_jax
+from selfdistill_jax.encoder.attention import (
+    Block,
+    Prefix,
+    Sight,
+    attend,
+    attend_backward,
+    attend_by_jax,
+)
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop
 from selfdistill_jax.encoder.pointwise import ACTIVATIONS, add_norm
@@ -82,25 +89,32 @@ class Attention(nn.Module):
         if constants.frequencies is not None:
             qkv = turn(qkv, block.positions, constants.frequencies, heads=c.num_heads)
         output = Dense(c.hidden_size, c.biases, name="output")
+        prefix = None
+        if self.has_variable("params", "prefix"):  # of an adapter; no encoder comes with one
+            prefix = Prefix(**self.get_variable("params", "prefix"))
         seeds = block.seeds
         if seeds is not None:
             seeds = at(seeds, "attention", constants.number)
         options = {"row_lengths": self.row_lengths, "sight": Sight(constants.window, seeds)}
         if self.implementation != "own":
+            if prefix is not None:
+                raise ValueError("attention by jax.nn.dot_product_attention takes no prefix")
             how = {"heads": c.num_heads, "implementation": self.implementation}
             mixed = attend_by_jax(qkv, block, bias_OxH=bias_OxH, **how, **options)
             return keep(output(keep(mixed)))
         options["drop"] = self.dropout.attention
 
         def forward(x):
-            qkv, bias = x
-            return attend(qkv, block, heads=c.num_heads, bias_OxH=bias, **options)
+            qkv, bias, prefix = x
+            given = {"heads": c.num_heads, "bias_OxH": bias, "prefix": prefix}
+            return attend(qkv, block, **given, **options)
 
         def backward(x, out, log_sum, g):
-            qkv, bias = x
-            return attend_backward(qkv, block, out, log_sum, g, bias_OxH=bias, **options)
+            qkv, bias, prefix = x
+            given = {"bias_OxH": bias, "prefix": prefix}
+            return attend_backward(qkv, block, out, log_sum, g, **given, **options)
 
-        mixed = keep.call(forward, backward, (qkv, bias_OxH))
+        mixed = keep.call(forward, backward, (qkv, bias_OxH, prefix))
         return keep(output(mixed))
 
 
