@@ -53,18 +53,34 @@ def one_text_a_row(ids_MxL: Array, lengths_M: Array) -> PackedTexts:
       >>> one_text_a_row(jnp.ones((3, 8), jnp.int32), jnp.array([8, 5, 2])).texts[0, 8:16]
       Array([1, 1, 1, 1, 1, 3, 3, 3], dtype=int32)
     """
+    places = jnp.arange(ids_MxL.shape[1])[None]
+    return from_mask(ids_MxL, places < jnp.asarray(lengths_M)[:, None])
+
+
+def from_mask(ids_MxL: Array, mask_MxL: Array) -> PackedTexts:
+    """What a tokenizer of `transformers` gives: texts padded on either side, one a row.
+
+    Args:
+      ids_MxL: ``[M, L]`` int, ``input_ids``.
+      mask_MxL: ``[M, L]`` int or bool, ``attention_mask``: not 0 where a text is, in one piece.
+
+    Example:
+      >>> texts = from_mask(jnp.ones((2, 4), jnp.int32), jnp.array([[0, 0, 1, 1], [1, 1, 1, 1]]))
+      >>> texts.starts, texts.lengths
+      (Array([2, 4], dtype=int32), Array([2, 4], dtype=int32))
+    """
     count, width = ids_MxL.shape
-    lengths = jnp.asarray(lengths_M, jnp.int32)
-    places = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (count, width))
+    mask = jnp.asarray(mask_MxL) != 0
+    first_M = jnp.argmax(mask, axis=1).astype(jnp.int32)
     number = jnp.arange(count, dtype=jnp.int32)
-    texts = jnp.where(places < lengths[:, None], number[:, None], count)
+    places = jnp.arange(width, dtype=jnp.int32)[None] - first_M[:, None]
     return PackedTexts(
         ids=jnp.asarray(ids_MxL, jnp.int32).reshape(1, -1),
-        texts=texts.reshape(1, -1),
-        positions=places.reshape(1, -1),
+        texts=jnp.where(mask, number[:, None], count).reshape(1, -1),
+        positions=jnp.where(mask, places, 0).reshape(1, -1),
         rows=jnp.zeros(1, jnp.int32),
         blocks=jnp.int32(1),
-        starts=number * width,
-        lengths=lengths,
+        starts=number * width + first_M,
+        lengths=mask.sum(1, dtype=jnp.int32),
         row_lengths=(width,),
     )

@@ -15,6 +15,7 @@ from selfdistill_jax.encoder.modules import (
     Modules,
     Prompts,
     read_json,
+    read_limit,
     read_modules,
     read_prompts,
     write_json,
@@ -88,12 +89,9 @@ def read_folder(name: str, *, pooling: str = "source") -> Encoder:
         modules = modules._replace(dense=(first._replace(also=_POOLER_TENSORS), *others))
     if modules.dense:
         params["dense"] = modules.params
-    limit = config.max_positions
-    sentence = folder / "sentence_bert_config.json"
-    if sentence.is_file():
-        limit = min(limit, read_json(sentence).get("max_seq_length") or limit)
     return Encoder(
-        folder, config, raw, params, extra, modules.pooling, limit, modules.dense,
+        folder, config, raw, params, extra, modules.pooling,
+        min(config.max_positions, read_limit(folder)), modules.dense,
         read_prompts(folder),
     )  # fmt: skip
 

@@ -13,6 +13,10 @@ from selfdistill_jax.encoder.pooling import POOLINGS
 from selfdistill_jax.encoder.tensors import WEIGHTS, read_tensors, write_tensors
 from selfdistill_jax.errors import InputError
 
+_LIMITS = (
+    ("sentence_bert_config.json", "max_seq_length"),
+    ("tokenizer_config.json", "model_max_length"),
+)
 _PROMPTS = "config_sentence_transformers.json"
 # A flag in folders of versions before 6, and the one word of later ones.
 _POOLING_NAMES = {
@@ -93,7 +97,9 @@ def read_modules(folder: Path, *, pooling: str) -> Modules:
     layers, params = [], {}
     for kind, place in zip(kinds, places, strict=True):
         if kind == "Dense":
-            params[str(len(layers))] = _read_dense(place, layers)
+            layer, own = _read_dense(place)
+            params[str(len(layers))] = own
+            layers.append(layer)
     return Modules(pooling, tuple(layers), params)
 
 
@@ -129,7 +135,12 @@ def write_modules(folder: Path, modules: Modules, prompts: Prompts, *, size: int
     write_json(
         folder / _PROMPTS,
         {
-            "prompts": dict(prompts.named),
+            # sentence-transformers looks for a document's under this name alone in such a file.
+            "prompts": {
+                "query": prompts.of("query"),
+                "document": prompts.of("document"),
+                **prompts.named,
+            },
             "default_prompt_name": prompts.default,
             "similarity_fn_name": "cosine",
         },
@@ -160,6 +171,20 @@ def read_prompts(folder: Path) -> Prompts:
     return prompts
 
 
+def read_limit(folder: Path) -> int:
+    """Tokens that a folder says its texts are cut at; far too many where it says nothing.
+
+    Versions before 6 have it in a file of their own, later ones among the tokenizer's settings.
+    (What ``tokenizer.json`` itself says of truncation is what somebody last used it with.)
+    """
+    for file, key in _LIMITS:
+        path = folder / file
+        found = read_json(path).get(key) if path.is_file() else None
+        if found:
+            return int(found)
+    return 1 << 62
+
+
 def _read_pooling(path: Path) -> str:
     if not path.is_file():
         return "cls"  # a plain BERT folder: the paper takes the first token's vector
@@ -174,8 +199,7 @@ def _read_pooling(path: Path) -> str:
     )
 
 
-def _read_dense(folder: Path, before: list[DenseLayer]) -> Params:
-    """The parameters of a folder's layer, which is added to those before it."""
+def _read_dense(folder: Path) -> tuple[DenseLayer, Params]:
     path = folder / "config.json"
     raw = read_json(path)
     activation = raw.get("activation_function", "Tanh").rpartition(".")[2]
@@ -205,11 +229,10 @@ def _read_dense(folder: Path, before: list[DenseLayer]) -> Params:
                 f"{folder / WEIGHTS}: tensor {name!r} is {found}; config.json asks for "
                 f"{list(shape)}"
             )
-    before.append(DenseLayer(raw["out_features"], activation))
     params = {"kernel": tensors["linear.weight"].T.astype(np.float32)}
     if "linear.bias" in shapes:
         params["bias"] = tensors["linear.bias"].astype(np.float32)
-    return params
+    return DenseLayer(raw["out_features"], activation), params
 
 
 def _write_dense(folder: Path, layer: DenseLayer, params: Params, size: int) -> int:

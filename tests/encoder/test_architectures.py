@@ -1,10 +1,12 @@
 """Every architecture against torch's, from folders that transformers wrote."""
 
+import copy
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from selfdistill_jax.data.packing import fill, lay_out
@@ -15,7 +17,8 @@ from selfdistill_jax.encoder.folder import read_folder, write_folder
 from selfdistill_jax.encoder.tensors import read_tensors
 from selfdistill_jax.encoder.weights import to_tensors
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.packed import one_text_a_row
+from selfdistill_jax.losses import distributed_margin
+from selfdistill_jax.packed import from_mask, one_text_a_row
 
 torch = pytest.importorskip("torch", reason="torch is a peer: make peers")
 transformers = pytest.importorskip("transformers")
@@ -45,10 +48,10 @@ SETTINGS = {
         "num_hidden_layers": 4,
     },
 }  # fmt: skip
-LENGTHS = np.array([1, 2, 7, 19, 40], np.int32)
+LENGTHS = np.array([2, 1, 7, 19, 40, 11], np.int32)
 MASK = np.arange(40)[None] < LENGTHS[:, None]
 # No padding ids within texts: torch counts RoBERTa's positions over, and trains no row of, those.
-IDS = np.random.default_rng(0).integers(3, 99, (5, 40)).astype(np.int32)
+IDS = np.random.default_rng(0).integers(3, 99, (6, 40)).astype(np.int32)
 each = pytest.mark.parametrize("case", SETTINGS)
 
 
@@ -73,10 +76,30 @@ def models(tmp_path_factory):
     return make
 
 
-def hidden_of_torch(model):
-    padding = model.config.pad_token_id
-    ids = torch.tensor(np.where(MASK, IDS, padding), dtype=torch.long)
-    return model(ids, torch.tensor(MASK, dtype=torch.long)).last_hidden_state
+def unit_of_torch(model, *, left=False):
+    """Mean-pooled unit vectors, with the padding on the right or on the left."""
+    mask, ids = MASK, np.where(MASK, IDS, model.config.pad_token_id)
+    given = {}
+    if left:
+        mask, ids = mask[:, ::-1].copy(), to_the_right(ids)
+        if model.config.model_type in ("bert", "electra", "distilbert", "modernbert"):
+            # The others count positions from behind the padding themselves.
+            given["position_ids"] = torch.tensor(np.maximum(np.cumsum(mask, 1) - 1, 0))
+    mask = torch.tensor(mask, dtype=torch.long)
+    hidden = model(torch.tensor(ids, dtype=torch.long), mask, **given).last_hidden_state
+    pooled = (hidden * mask[..., None]).sum(1) / mask[..., None].sum(1)
+    return torch.nn.functional.normalize(pooled)
+
+
+def to_the_right(ids):
+    return np.stack([np.roll(row, 40 - n) for row, n in zip(ids, LENGTHS, strict=True)])
+
+
+def distributed_of_torch(vectors):
+    """The loss as docs/losses.md has it, of queries, positives, negatives one after the other."""
+    q, p, n = vectors.reshape(3, 2, -1)
+    margin = (q * p).sum(1) - (q * n).sum(1)
+    return ((margin[:, None] - (1 + p @ n.T) / 2) ** 2).mean()
 
 
 def test_every_architecture_is_compared():
@@ -87,38 +110,49 @@ def test_every_architecture_is_compared():
 def test_vectors_are_those_of_torch(models, case):
     model, folder = models(case)
     with torch.no_grad():
-        hidden = hidden_of_torch(model).numpy()
-    expected = (hidden * MASK[..., None]).sum(1) / MASK.sum(1, keepdims=True)
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        expected, left = (unit_of_torch(model, left=left).numpy() for left in (False, True))
     encoder = read_folder(str(folder))
     assert encoder.max_length == 40 + 2 * (case in ("bert", "electra", "electra of one size"))
-    encode = make_encode(encoder.config, pooling="mean")
-    got = jax.jit(encode)(encoder.params, one_text_a_row(IDS, LENGTHS))
-    assert np.abs(expected @ expected.T - np.eye(5)).max() > 0.01
+    encode = jax.jit(make_encode(encoder.config, pooling="mean"))
+    assert np.abs(expected @ expected.T - np.eye(6)).max() > 0.01
+    got = encode(encoder.params, one_text_a_row(IDS, LENGTHS))
     np.testing.assert_allclose(got, expected, atol=5e-6)
+    got = encode(encoder.params, from_mask(to_the_right(IDS), MASK[:, ::-1]))
+    np.testing.assert_allclose(got, left, atol=5e-6)
+    np.testing.assert_allclose(left, expected, atol=5e-6)
 
 
 @each
-def test_gradients_are_those_of_torch(models, case):
+def test_a_step_is_that_of_torch(models, case):
+    """Gradients of every tensor, and all of them after one step of size 1 against the gradient."""
     model, folder = models(case)
-    weights = np.random.default_rng(1).standard_normal((5, 32)).astype(np.float32)
-    model.zero_grad()
-    mask = torch.tensor(MASK)[..., None]
-    pooled = (hidden_of_torch(model) * mask).sum(1) / mask.sum(1)
-    unit = torch.nn.functional.normalize(pooled)
-    (unit * torch.tensor(weights)).sum().backward()
+    model = copy.deepcopy(model)  # others read it
+    distributed_of_torch(unit_of_torch(model)).backward()
     encoder = read_folder(str(folder))
-    encode = make_encode(encoder.config, pooling="mean")
+    encode, optimizer = make_encode(encoder.config, pooling="mean"), optax.sgd(1.0)
     rows = one_text_a_row(IDS, LENGTHS)
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(encode(p, rows) * weights)))(encoder.params)
-    ours = to_tensors(gradient, encoder.config)
+
+    def loss(params):
+        return distributed_margin(*jnp.split(encode(params, rows), 3))
+
+    @jax.jit
+    def step(params):
+        gradient = jax.grad(loss)(params)
+        updates, _ = optimizer.update(gradient, optimizer.init(params))
+        return gradient, optax.apply_updates(params, updates)
+
+    gradient, after = (to_tensors(tree, encoder.config) for tree in step(encoder.params))
     theirs = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    assert {name for name in theirs if "pooler" not in name} == ours.keys()
-    for name, value in ours.items():
+    assert {name for name in theirs if "pooler" not in name} == gradient.keys()
+    for name, value in gradient.items():
         want = theirs[name].numpy()
         np.testing.assert_allclose(
             value, want, atol=3e-5 * max(np.abs(want).max(), 1e-2), err_msg=name
         )
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    for name, value in model.named_parameters():
+        if name in after:
+            np.testing.assert_allclose(after[name], value.detach(), atol=1e-5, err_msg=name)
 
 
 @each
@@ -171,7 +205,7 @@ def test_texts_that_share_rows_have_the_vectors_of_texts_alone(models, case):
     table = TokenTable(flat, np.concatenate([[0], np.cumsum(LENGTHS)]))
     shape = {"block": 48, "row_lengths": (24, 48)}
     layout = lay_out(LENGTHS, **shape)
-    packed = fill(layout, [(table, np.arange(5), 40)], blocks=4, **shape)
+    packed = fill(layout, [(table, np.arange(6), 40)], blocks=4, **shape)
     assert len(layout.rows) * 48 < 2 * LENGTHS.sum()  # texts do share rows
     alone = encode(encoder.params, one_text_a_row(IDS, LENGTHS))
     np.testing.assert_allclose(encode(encoder.params, packed), alone, atol=5e-6)

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from selfdistill_jax import losses
+from selfdistill_jax.encoder.dropout import Dropout
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule, matrices
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
@@ -110,6 +111,32 @@ def test_an_update_and_its_metrics_do_not_depend_on_the_mesh():
         assert same.keys() == numbers.keys()
         for name, value in numbers.items():
             np.testing.assert_allclose(same[name], value, atol=2e-6, err_msg=name)
+
+
+def test_dropout_does_not_depend_on_the_mesh():
+    """What a text loses is its own, so that the law holds with dropout too."""
+    seeds = np.random.default_rng(1).integers(2**32, size=(3, ROWS), dtype=np.uint32)
+    rates = Dropout(*5 * (0.2,))
+    encode = make_encode(CONFIG, pooling="mean", dropout=rates)
+    params = jax.device_get(init_params(CONFIG, jax.random.key(0)))  # each step gives its away
+
+    def gradient(devices, parts):
+        rows = batch(parts=parts)
+        own = np.stack([part.reshape(-1) for part in np.split(seeds, parts, axis=1)])
+        rows = rows._replace(texts=dataclasses.replace(rows.texts, seeds=own))
+        on = mesh(devices)
+        step = make_step(encode, losses.distributed_margin, optax.sgd(1.0), on)
+        state = put_state(TrainState(params, optax.sgd(1.0).init(params)), on)
+        return jax.device_get(step(state, put_batch(rows, on)))
+
+    (want, numbers), (plain, _) = gradient(1, 1), update(devices=1)
+    for devices, parts in ((8, 8), (2, 8)):
+        got, same = gradient(devices, parts)
+        for x, y in zip(*map(jax.tree.leaves, (got.params, want.params)), strict=True):
+            np.testing.assert_allclose(x, y, atol=2e-6)
+        np.testing.assert_allclose(same["loss"], numbers["loss"], atol=2e-6)
+    other = jax.tree.map(lambda x, y: np.abs(x - y).max(), want.params, plain.params)
+    assert max(jax.tree.leaves(other)) > 1e-3
 
 
 @jax.jit
