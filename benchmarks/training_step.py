@@ -46,7 +46,8 @@ def kept_bytes(config: EncoderConfig, tokens: int, *, bytes_a_number: int = 4) -
     """What a step keeps of so many tokens for its backward pass, padding included: the formula of
     docs/performance.md."""
     d, f, h = config.hidden_size, config.intermediate_size, config.num_heads
-    return config.num_layers * tokens * (bytes_a_number * (7 * d + f) + 4 * h)
+    inner = 2 * f if config.gated else f
+    return config.num_layers * tokens * (bytes_a_number * (7 * d + inner) + 4 * h)
 
 
 def setup(

@@ -69,6 +69,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     train.weight_decay = 0.01  # on matrices only
     train.clip_norm = 1.0  # global norm a gradient is clipped at; 0: never
     train.remat = "products"  # kept for the backward pass: products; inputs: a tenth of the memory
+    train.attention = "own"  # own (for packed rows); xla, cudnn: jax.nn.dot_product_attention by it
     train.dtype = "float32"  # of products and activations: float32 or bfloat16
     train.target = "model"  # whose documents set the margins: model, detached, ema, start
     train.target_decay = 0.99  # what of the ema stays at each step

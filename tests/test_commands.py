@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from selfdistill_jax import BiEncoder, cli, encode, evaluate, search
+from selfdistill_jax.encoder.folder import read_folder, write_folder
+from selfdistill_jax.encoder.modules import Prompts
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.trec import read_run
@@ -68,6 +70,30 @@ def test_encode(start, model, tmp_path):
     (tmp_path / "new" / "vectors.npy").unlink()
     assert fails(start(encode, *arguments), f"{tmp_path}/new/vectors.ids.txt: already there")
     assert content(tmp_path).items() <= before.items()
+
+
+def test_texts_get_the_prompt_of_their_kind(start, model, tmp_path):
+    prompts = Prompts({"query": "kelu ", "passage": "the "})
+    encoder = read_folder(str(model))._replace(prompts=prompts)
+    write_folder(tmp_path / "prompted", encoder, card="")
+    path = write_rows(tmp_path / "texts.jsonl", ROWS)
+    for kind, prompt in (
+        ("", "the "), ("--kind=document", "the "), ("--kind=query", "kelu "), ("--kind=text", ""),
+    ):  # fmt: skip
+        output = tmp_path / f"vectors{kind}.npy"
+        arguments = [f"--model={tmp_path}/prompted", f"--input={path}", f"--output={output}"]
+        assert start(encode, *arguments, *kind.split())[0] == 0
+        want = BiEncoder.load(str(model)).encode([prompt + text for text in CONTENTS])
+        np.testing.assert_array_equal(np.load(output), want)
+    queries = write_rows(tmp_path / "queries.jsonl", [{"_id": "q", "text": "mabo"}])
+    arguments = [f"--model={tmp_path}/prompted", f"--corpus={path}", f"--queries={queries}"]
+    assert start(search, *arguments, f"--run={tmp_path}/out.trec")[0] == 0
+    query, *documents = BiEncoder.load(str(model)).encode(
+        ["kelu mabo", *(f"the {text}" for text in CONTENTS)]
+    )
+    scores = read_run(tmp_path / "out.trec")["q"]
+    for name, document in zip(("one", "2", "three"), documents, strict=True):
+        assert abs(scores[name] - query @ document) < 1e-5
 
 
 def test_encode_goes_on_where_it_was_stopped(start, model, tmp_path, monkeypatch):
@@ -182,9 +208,9 @@ def test_a_model_is_never_saved_over_something_else(model, tmp_path):
 def test_a_module_that_is_not_computed_is_refused(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     modules = json.loads((folder / "modules.json").read_text())
-    modules.insert(2, {"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    modules.insert(2, {"idx": 2, "path": "2_LSTM", "type": "sentence_transformers.models.LSTM"})
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(InputError, match=f"^{folder}/modules.json: has a module Dense"):
+    with pytest.raises(InputError, match=f"^{folder}/modules.json: has a module LSTM"):
         BiEncoder.load(str(folder))
 
 

@@ -21,6 +21,8 @@ from selfdistill_jax.encoder.dropout import drop_weights
 from selfdistill_jax.encoder.products import product, rearranged, transposed
 from selfdistill_jax.encoder.relative import by_distance, square
 
+# Who computes it: this module, or `jax.nn.dot_product_attention` by one of its implementations.
+ATTENTIONS = ("own", "xla", "cudnn")
 # Finite, so that a row without any token stays free of NaN; exp() of it is 0 in float32.
 _MASKED = -1e9
 
@@ -103,6 +105,40 @@ def attend_backward(
     return lax.switch(block.row, branches, *operands)
 
 
+def attend_by_jax(
+    qkv_Tx3D: jax.Array,
+    block: Block,
+    *,
+    heads: int,
+    row_lengths: tuple[int, ...],
+    implementation: str,
+    bias_OxH: jax.Array | None = None,
+    sight: Sight = WHOLE_TEXT,
+) -> jax.Array:
+    """`attend` by `jax.nn.dot_product_attention`, differentiated as that is; nothing is dropped.
+
+    Args:
+      qkv_Tx3D, block, heads, row_lengths, bias_OxH, sight: as of `attend`.
+      implementation: "xla" or "cudnn", which needs an NVIDIA GPU, bfloat16, and heads of a multiple
+        of 8 and at most 128.
+
+    Returns:
+      ``[T, D]`` of the same dtype.
+    """
+
+    def branch(length: int, qkv: jax.Array, block: Block, sight: Sight, bias_OxH):
+        q, k, v = (
+            x.reshape(-1, length, heads, x.shape[-1] // heads) for x in jnp.split(qkv, 3, -1)
+        )
+        bias = None if bias_OxH is None else square(bias_OxH, length)[None].astype(qkv.dtype)
+        mask = _seen(block, sight, length)[:, None]
+        mixed = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=implementation)
+        return mixed.reshape(len(qkv), -1)
+
+    branches = [partial(branch, length) for length in row_lengths]
+    return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH)
+
+
 def _heads(x_Txn: jax.Array, length: int, heads: int, count: int) -> tuple[jax.Array, ...]:
     """``[T, count D]`` to so many ``[S, L, K]``."""
 
@@ -127,9 +163,8 @@ def _per_row(x_TxH: jax.Array, length: int) -> jax.Array:
     return x_TxH.reshape(-1, length, heads).transpose(0, 2, 1).reshape(-1, length)
 
 
-def _masked(x_SxLxL: jax.Array, block: Block, sight: Sight, other: float) -> jax.Array:
-    """``other`` where two tokens do not see each other."""
-    length = x_SxLxL.shape[-1]
+def _seen(block: Block, sight: Sight, length: int) -> jax.Array:
+    """``[R, L, L]`` bool, which tokens see each other."""
 
     def of_pairs(x_T: jax.Array, compare: Callable) -> jax.Array:
         x_RxL = x_T.reshape(-1, length)
@@ -138,6 +173,13 @@ def _masked(x_SxLxL: jax.Array, block: Block, sight: Sight, other: float) -> jax
     seen_RxLxL = of_pairs(block.texts, jnp.equal)
     if sight.window is not None:
         seen_RxLxL &= jnp.abs(of_pairs(block.positions, jnp.subtract)) <= sight.window
+    return seen_RxLxL
+
+
+def _masked(x_SxLxL: jax.Array, block: Block, sight: Sight, other: float) -> jax.Array:
+    """``other`` where two tokens do not see each other."""
+    length = x_SxLxL.shape[-1]
+    seen_RxLxL = _seen(block, sight, length)
     per_row = x_SxLxL.reshape(len(seen_RxLxL), -1, length, length)
     return jnp.where(seen_RxLxL[:, None], per_row, other).reshape(x_SxLxL.shape)
 

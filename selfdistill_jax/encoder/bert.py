@@ -50,9 +50,14 @@ class Embeddings(nn.Module):
 
 
 @cache
-def _layer(config: EncoderConfig, row_lengths: tuple[int, ...], dropout: Dropout = NO_DROPOUT):
+def _layer(
+    config: EncoderConfig,
+    row_lengths: tuple[int, ...],
+    dropout: Dropout = NO_DROPOUT,
+    attention: str = "own",
+):
     """One function for one configuration: `run_layers` takes another for another program."""
-    layer = Layer(config, row_lengths, dropout)
+    layer = Layer(config, row_lengths, dropout, attention)
 
     def apply(params, constants, x_TxD, block, keep):
         given = (x_TxD, block, keep, constants, params["bias"])
@@ -88,6 +93,7 @@ class Bert(nn.Module):
     dtype: jnp.dtype = jnp.float32
     dropout: Dropout = NO_DROPOUT
     remat: str = "products"
+    attention: str = "own"
 
     @nn.compact
     def __call__(self, texts: PackedTexts) -> jax.Array:
@@ -103,7 +109,7 @@ class Bert(nn.Module):
         if c.relative_buckets:
             bias = self._bias(texts.row_lengths[-1])
         x_NxTxD = run_layers(
-            _layer(c, texts.row_lengths, self.dropout),
+            _layer(c, texts.row_lengths, self.dropout, self.attention),
             {"own": own, "bias": bias},
             x_NxTxD,
             Block(texts.texts, texts.positions, texts.rows, seeds_NxT),

@@ -25,6 +25,7 @@ def make_encode(
     dtype: jnp.dtype = jnp.float32,
     dropout: Dropout = NO_DROPOUT,
     remat: str = "products",
+    attention: str = "own",
 ) -> Encode:
     """Returns ``encode(params, texts) -> [M, D]``: float32 unit vectors, one a text.
 
@@ -36,6 +37,7 @@ def make_encode(
         whatever it is.
       dropout: of texts that have seeds (``texts.seeds``); others lose nothing.
       remat: what the backward pass does not compute again, of `REMATS`.
+      attention: who computes it, of `ATTENTIONS`; but "own" drops no weights.
 
     Example:
       >>> from selfdistill_jax.encoder.config import EncoderConfig
@@ -45,7 +47,7 @@ def make_encode(
       >>> encode(init_params(config, jax.random.key(0)), texts).shape
       (3, 16)
     """
-    model = Bert(config, dtype, dropout, remat)
+    model = Bert(config, dtype, dropout, remat, attention)
 
     def encode(params: Params, texts: PackedTexts) -> jax.Array:
         own = {name: value for name, value in params.items() if name != "dense"}

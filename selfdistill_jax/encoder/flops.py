@@ -14,8 +14,9 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
       + 2 L² D          scores, all heads together
       + 2 L² D          mixing of values
       + 2 L D D         output of attention
-      + 4 L D F         feed-forward, in and out
+      + 4 L D F         feed-forward, in and out (6 L D F where it is gated)
 
+    with, for L², the L (2 w + 1) − w (w + 1) pairs that see each other in a layer of window w < L.
     These are the matrix products only; embeddings, norms, softmax, activation and pooling are a few
     per cent of them or less. Given the texts' own lengths this is useful work; given the widths
     that they are padded to, it is the work that is done.
@@ -34,9 +35,12 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
     """
     lengths = np.asarray(lengths, np.float64)  # an int32 square is too small from 46,341 on
     d, f = config.hidden_size, config.intermediate_size
-    by_token, by_pair = 8 * d * d + 4 * d * f, 4 * d
-    layer = by_token * lengths.sum() + by_pair * np.square(lengths).sum()
-    return float(config.num_layers * layer)
+    by_token, by_pair = 8 * d * d + (6 if config.gated else 4) * d * f, 4 * d
+    windows = config.windows or (0,) * config.num_layers
+    # A layer's window is 0 for the whole text; none is wider than the text.
+    reach = [np.minimum(window or np.inf, np.maximum(lengths - 1, 0)) for window in windows]
+    pairs = sum((lengths * (2 * w + 1) - w * (w + 1)).sum() for w in reach)
+    return float(config.num_layers * by_token * lengths.sum() + by_pair * pairs)
 
 
 def training_flops(config: EncoderConfig, lengths: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from selfdistill_jax.encoder.attention import Block, Sight, attend, attend_backward
+from selfdistill_jax.encoder.attention import Block, Sight, attend, attend_backward, attend_by_jax
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop
 from selfdistill_jax.encoder.pointwise import ACTIVATIONS, add_norm
@@ -66,6 +66,7 @@ class Attention(nn.Module):
     config: EncoderConfig
     row_lengths: tuple[int, ...]
     dropout: Dropout
+    implementation: str
 
     @nn.compact
     def __call__(
@@ -80,14 +81,16 @@ class Attention(nn.Module):
         qkv = keep(Dense(3 * c.hidden_size, c.biases, name="qkv")(x_TxD))
         if constants.frequencies is not None:
             qkv = turn(qkv, block.positions, constants.frequencies, heads=c.num_heads)
+        output = Dense(c.hidden_size, c.biases, name="output")
         seeds = block.seeds
         if seeds is not None:
             seeds = at(seeds, "attention", constants.number)
-        options = {
-            "row_lengths": self.row_lengths,
-            "sight": Sight(constants.window, seeds),
-            "drop": self.dropout.attention,
-        }
+        options = {"row_lengths": self.row_lengths, "sight": Sight(constants.window, seeds)}
+        if self.implementation != "own":
+            how = {"heads": c.num_heads, "implementation": self.implementation}
+            mixed = attend_by_jax(qkv, block, bias_OxH=bias_OxH, **how, **options)
+            return keep(output(keep(mixed)))
+        options["drop"] = self.dropout.attention
 
         def forward(x):
             qkv, bias = x
@@ -98,7 +101,7 @@ class Attention(nn.Module):
             return attend_backward(qkv, block, out, log_sum, g, bias_OxH=bias, **options)
 
         mixed = keep.call(forward, backward, (qkv, bias_OxH))
-        return keep(Dense(c.hidden_size, c.biases, name="output")(mixed))
+        return keep(output(mixed))
 
 
 class Layer(nn.Module):
@@ -107,6 +110,7 @@ class Layer(nn.Module):
     config: EncoderConfig
     row_lengths: tuple[int, ...]
     dropout: Dropout = NO_DROPOUT
+    implementation: str = "own"
 
     @nn.compact
     def __call__(
@@ -122,7 +126,7 @@ class Layer(nn.Module):
             AddNorm(c.layer_norm_eps, c.biases, name=name)
             for name in ("attention_norm", "output_norm")
         ]
-        attention = Attention(c, self.row_lengths, rates, name="attention")
+        attention = Attention(c, self.row_lengths, rates, self.implementation, name="attention")
 
         def dropped(x: jax.Array, place: str) -> jax.Array:
             if block.seeds is None:

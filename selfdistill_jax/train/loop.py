@@ -95,6 +95,7 @@ def train(
         if (finished := read_result(workdir)) is not None:
             return finished
     encoder = load_encoder(config)
+    encode, encode_all = make_encoders(config, encoder)
     data = load_data(config, encoder)
     if first:
         fingerprint = data.collection.fingerprint
@@ -108,7 +109,6 @@ def train(
         )
         write_json(workdir / ENVIRONMENT, facts)
     _wait("the run's folder is there")
-    encode, encode_all = make_encoders(config, encoder)
     optimizer = make_optimizer(
         schedule, weight_decay=config.train.weight_decay, clip_norm=config.train.clip_norm
     )

@@ -20,8 +20,9 @@ from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.tables import Collection, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable, cached_tokens
+from selfdistill_jax.encoder.attention import ATTENTIONS
 from selfdistill_jax.encoder.config import read_dropout
-from selfdistill_jax.encoder.dropout import NO_DROPOUT
+from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
 from selfdistill_jax.encoder.encode import Encode, make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder
 from selfdistill_jax.encoder.stack import REMATS
@@ -87,6 +88,7 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
     for key, known in (
         ("train.dtype", DTYPES),
         ("train.remat", REMATS),
+        ("train.attention", ATTENTIONS),
         ("encoder.dropout", DROPOUTS),
         ("data.negatives", NEGATIVES),
     ):
@@ -188,7 +190,8 @@ def make_encoders(config: ml_collections.ConfigDict, encoder: Encoder) -> tuple[
     """The function that is trained, and that which evaluates.
 
     Raises:
-      InputError: what the source says of dropout is no share.
+      InputError: what the source says of dropout is no share, or attention cannot be computed as
+        the config has it.
     """
     options = {
         "pooling": encoder.pooling,
@@ -199,8 +202,34 @@ def make_encoders(config: ml_collections.ConfigDict, encoder: Encoder) -> tuple[
     if config.encoder.dropout == "source":
         where = str(encoder.folder / "config.json")
         dropout = read_dropout(encoder.raw_config, where=where)
-    training = make_encode(encoder.config, dropout=dropout, remat=config.train.remat, **options)
+    attention = config.train.attention
+    if attention != "own":
+        _check_attention(config, encoder, dropout)
+    training = make_encode(
+        encoder.config, dropout=dropout, remat=config.train.remat, attention=attention, **options
+    )
     return training, make_encode(encoder.config, **options)
+
+
+def _check_attention(config, encoder: Encoder, dropout: Dropout) -> None:
+    key = f"config.train.attention is {config.train.attention!r}"
+    if dropout.attention:
+        raise InputError(
+            f"{key}, which drops no weights; take 'own', or config.encoder.dropout='none'"
+        )
+    if config.train.attention != "cudnn":
+        return
+    size = encoder.config.head_size
+    for wrong, found in (
+        (jax.default_backend() != "gpu", f"devices are {jax.default_backend()}"),
+        (config.train.dtype != "bfloat16", f"config.train.dtype is {config.train.dtype!r}"),
+        (size % 8 or size > 128, f"heads have {size} numbers"),
+    ):
+        if wrong:
+            raise InputError(
+                f"{key}, and {found}; cuDNN needs an NVIDIA GPU, 'bfloat16', and heads of a "
+                "multiple of 8 up to 128"
+            )
 
 
 def open_data(config: ml_collections.ConfigDict) -> Source:

@@ -197,15 +197,40 @@ def test_a_missing_key_is_named(models, tmp_path, case):
         read_folder(str(tmp_path))
 
 
-@each
-def test_texts_that_share_rows_have_the_vectors_of_texts_alone(models, case):
-    encoder = read_folder(str(models(case)[1]))
-    encode = jax.jit(make_encode(encoder.config, pooling="mean"))
+def packed():
+    """The texts in rows that some share."""
     flat = np.concatenate([row[:n] for row, n in zip(IDS, LENGTHS, strict=True)])
     table = TokenTable(flat, np.concatenate([[0], np.cumsum(LENGTHS)]))
     shape = {"block": 48, "row_lengths": (24, 48)}
     layout = lay_out(LENGTHS, **shape)
-    packed = fill(layout, [(table, np.arange(6), 40)], blocks=4, **shape)
-    assert len(layout.rows) * 48 < 2 * LENGTHS.sum()  # texts do share rows
+    assert len(layout.rows) * 48 < 2 * LENGTHS.sum()
+    return fill(layout, [(table, np.arange(6), 40)], blocks=4, **shape)
+
+
+@each
+def test_texts_that_share_rows_have_the_vectors_of_texts_alone(models, case):
+    encoder = read_folder(str(models(case)[1]))
+    encode = jax.jit(make_encode(encoder.config, pooling="mean"))
     alone = encode(encoder.params, one_text_a_row(IDS, LENGTHS))
-    np.testing.assert_allclose(encode(encoder.params, packed), alone, atol=5e-6)
+    np.testing.assert_allclose(encode(encoder.params, packed()), alone, atol=5e-6)
+
+
+@pytest.mark.parametrize("case", ["bert", "mpnet", "modernbert"])
+def test_attention_of_jax_is_ours(models, case):
+    encoder, texts = read_folder(str(models(case)[1])), packed()
+    found = []
+    for attention in ("own", "xla"):
+        encode = make_encode(encoder.config, pooling="mean", attention=attention)
+
+        @jax.jit
+        def both(params, encode=encode):
+            def loss(params):
+                return distributed_margin(*jnp.split(encode(params, texts), 3))
+
+            return encode(params, texts), jax.grad(loss)(params)
+
+        found.append(both(encoder.params))
+    (want, gradient), (got, same) = found
+    np.testing.assert_allclose(got, want, atol=5e-6)
+    for x, y in zip(*map(jax.tree.leaves, (same, gradient)), strict=True):
+        np.testing.assert_allclose(x, y, atol=3e-5 * max(np.abs(y).max(), 1e-2))

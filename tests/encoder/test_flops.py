@@ -1,5 +1,7 @@
 """Operations of an encoder: against loops that multiply, and against what XLA counts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,20 +20,25 @@ def product(m, k, n):
 
 def by_hand(c, length):
     """Every product of every head of every layer."""
-    d, head = c.hidden_size, c.head_size
-    layer = 3 * product(length, d, d)
-    for _ in range(c.num_heads):
-        layer += product(length, head, length) + product(length, length, head)
-    layer += product(length, d, d)
-    layer += product(length, d, c.intermediate_size) + product(length, c.intermediate_size, d)
-    return c.num_layers * layer
+    d, head, total = c.hidden_size, c.head_size, 0
+    for window in c.windows or (0,) * c.num_layers:
+        total += 3 * product(length, d, d)
+        for _ in range(c.num_heads):
+            for query in range(length):
+                seen = [k for k in range(length) if not window or abs(k - query) <= window]
+                total += product(1, head, len(seen)) + product(1, len(seen), head)
+        total += product(length, d, d)
+        inner = c.intermediate_size * (2 if c.gated else 1)
+        total += product(length, d, inner) + product(length, c.intermediate_size, d)
+    return total
 
 
-def test_every_product_counts():
+@pytest.mark.parametrize("config", [TINY, dataclasses.replace(TINY, gated=True, windows=(0, 3, 8))])
+def test_every_product_counts(config):
     lengths = [1, 5, 0, 12]
-    expected = sum(by_hand(TINY, length) for length in lengths)
-    assert forward_flops(TINY, np.array(lengths)) == expected
-    assert training_flops(TINY, np.array(lengths)) == 3 * expected
+    expected = sum(by_hand(config, length) for length in lengths)
+    assert forward_flops(config, np.array(lengths)) == expected
+    assert training_flops(config, np.array(lengths)) == 3 * expected
 
 
 def test_of_no_text_there_is_nothing():

@@ -68,6 +68,12 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"train__micro_batches": 3},
         {"train__target": "teacher"},
         {"train__target_decay": 1.5},
+        {"train__remat": "all"},
+        {"train__attention": "flash"},
+        {"train__attention": "cudnn"},  # on a CPU
+        {"train__attention": "xla", "encoder__dropout": "source"},
+        {"encoder__dropout": "some"},
+        {"encoder__pooling": "first"},
     ):
         with pytest.raises(InputError):
             train(tiny.config(**wrong), tmp_path / "run")
