@@ -8,6 +8,7 @@ from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.retrieval.evaluation import MEASURES, System, write_results
 from selfdistill_jax.retrieval.significance import PairedTest, paired_test
 from selfdistill_jax.retrieval.table import results_table
+from selfdistill_jax.train.adapter import FOLDER as ADAPTER
 from selfdistill_jax.train.run_folder import RESULT, flatten, write_text
 from selfdistill_jax.train.run_log import read_metrics
 
@@ -65,7 +66,10 @@ def _text(
         lines.append(f"Training was ended by a {ended}.")
     if best == 0:
         lines.append("No evaluation on dev was better than the start encoder's: model/ is that.")
-    lines += ["", f"model:  {workdir / 'model'}", f"report: {workdir / 'report.html'}", ""]
+    lines += ["", f"model:  {workdir / 'model'}"]
+    if (workdir / ADAPTER).is_dir():
+        lines.append(f"adapter: {workdir / ADAPTER}")
+    lines += [f"report: {workdir / 'report.html'}", ""]
     return "\n".join(lines)
 
 
@@ -108,5 +112,26 @@ Settings:
 
 ```
 {settings}
+```
+"""
+
+
+def adapter_card(base: str, note: str) -> str:
+    """The README of an adapter's folder."""
+    return f"""---
+library_name: peft
+base_model: {base}
+tags: [lora, sentence-similarity, selfdistill_jax]
+---
+
+# A LoRA adapter for {base}
+
+{note[0].upper()}{note[1:]}. Beside it stands `model/`, the same merged, and its settings.
+
+```python
+from peft import PeftModel
+from transformers import AutoModel
+
+model = PeftModel.from_pretrained(AutoModel.from_pretrained("{base}"), "THIS FOLDER")
 ```
 """
