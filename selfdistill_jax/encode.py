@@ -7,30 +7,46 @@ Each line of the input is an object with "text" and optionally "title" and "_id"
 corpus. Row i of the output, float32 and of unit length, belongs to line i; the ids (or the line
 numbers) go beside it into vectors.ids.txt. Texts are encoded 16,384 at a time; stopped, the same
 command goes on where it was.
+
+For search engines, --dimensions=128 cuts vectors and scales them to unit length again, and
+--precision writes 8 bits or 1 bit a number, as sentence-transformers does. The range that int8 and
+uint8 divide is each dimension's among the first 16,384 texts, and goes beside the output into
+vectors.ranges.npy: give that by --ranges for queries.
 """
 
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 
 from selfdistill_jax import BiEncoder, cli, options
 from selfdistill_jax.data.beir import read_document
 from selfdistill_jax.data.jsonl import check_id, digest, field, read_jsonl
+from selfdistill_jax.data.quantize import PRECISIONS, RANGED, check_dimensions, read_ranges
 from selfdistill_jax.data.source import Document
 from selfdistill_jax.data.vectors import VectorFile
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.progress import Progress, show_log
+from selfdistill_jax.progress import LOG, Progress, show_log
 
 _SHARD = 16384  # texts: on two cores two minutes of work, which is lost at most
+_FEW = 100  # texts that say little of where all others will lie; sentence-transformers' number
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
+options.define_dimensions(_FLAGS)
 flags.DEFINE_string("input", None, "File of texts, JSONL, may end in .gz.", flag_values=_FLAGS)
 flags.DEFINE_string("output", None, "File of vectors, .npy.", flag_values=_FLAGS)
 flags.DEFINE_enum(
     "kind", "document", ("document", "query", "text"),
     "What the texts are: the model's prompt for it is put before each, if it has one.",
+    flag_values=_FLAGS,
+)  # fmt: skip
+flags.DEFINE_enum(
+    "precision", "float32", list(PRECISIONS), "How a number is written.", flag_values=_FLAGS
+)
+flags.DEFINE_string(
+    "ranges", None, "File of ranges for int8 and uint8, instead of these texts' own, .npy.",
     flag_values=_FLAGS,
 )  # fmt: skip
 
@@ -42,21 +58,47 @@ def main(argv: list[str]) -> None:
     texts, output = Path(_FLAGS.input), Path(_FLAGS.output)
     if output.suffix != ".npy":
         raise InputError(f"--output={output}: expected a name that ends in .npy")
-    ids = output.with_name(f"{output.stem}.ids.txt")
+    ids, found = (output.with_name(f"{output.stem}.{end}") for end in ("ids.txt", "ranges.npy"))
     options.refuse_existing(output, ids)
+    precision, given = _FLAGS.precision, [Path(_FLAGS.ranges)] if _FLAGS.ranges else []
+    calibrates = precision in RANGED and not given
+    if calibrates:
+        options.refuse_existing(found)
     names = [row.id for row in stream_texts(texts)]  # each row is checked before any is encoded
+    _check_ranges(precision, given=bool(given), texts=len(names))
     model = BiEncoder.load(_FLAGS.model)
-    dimensions = model.encoder.dimensions
+    check_dimensions(_FLAGS.dimensions, model.encoder.dimensions)
+    dimensions = _FLAGS.dimensions or model.encoder.dimensions
     prompt = model.encoder.prompts.of("" if _FLAGS.kind == "text" else _FLAGS.kind)
-    of = f"{model.fingerprint} {digest('texts-1', texts)} {prompt}"
-    vectors = VectorFile(output, rows=len(names), dimensions=dimensions, of=of)
+    options_ = {"prompt": prompt, "dimensions": _FLAGS.dimensions}
+    vectors = VectorFile(
+        output,
+        rows=len(names),
+        dimensions=dimensions,
+        of=f"{model.fingerprint} {digest('texts-1', texts, *given)} {prompt}",
+        precision=precision,
+        ranges=read_ranges(*given, dimensions) if given else None,
+    )
     rest = itertools.islice(stream_texts(texts), vectors.done, None)
     with Progress("Encoding", len(names), unit="texts", start=vectors.done) as bar:
         while shard := [row.content for row in itertools.islice(rest, _SHARD)]:
-            vectors.add(model.encode(shard, prompt=prompt, progress=bar))
+            vectors.add(model.encode(shard, **options_, progress=bar))
     ids.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    if calibrates:
+        np.save(found, vectors.ranges)
     vectors.finish()
-    print(f"{len(names):,} vectors of {dimensions} dimensions in {output}, ids in {ids}")
+    kind = "" if precision == "float32" else f", {precision},"
+    print(f"{len(names):,} vectors of {dimensions} dimensions{kind} in {output}, ids in {ids}")
+
+
+def _check_ranges(precision: str, *, given: bool, texts: int) -> None:
+    if given and precision not in RANGED:
+        raise InputError(f"--ranges: {precision} has none; give --precision={' or '.join(RANGED)}")
+    if given or precision not in RANGED or texts >= _FEW:
+        return
+    if texts == 1:
+        raise InputError(f"--precision={precision}: one text spans no ranges; give --ranges")
+    LOG.warning("Ranges of %d texts, which others may exceed; give --ranges of more", texts)
 
 
 def stream_texts(path: Path) -> Iterator[Document]:

@@ -5,7 +5,8 @@
 
 Prints a table a collection; writes TREC runs, the values of every query and the tests into
 OUTPUT/<collection>/. With --baseline, another encoder is evaluated too and the first is tested
-against it, else against BM25. The collection "pydocs" is built in.
+against it, else against BM25. The collection "pydocs" is built in. With --dimensions, vectors are
+cut before the search: what that costs.
 """
 
 from pathlib import Path
@@ -14,6 +15,7 @@ from absl import flags
 
 from selfdistill_jax import BiEncoder, cli, options
 from selfdistill_jax.data.cache import cache_folder
+from selfdistill_jax.data.quantize import check_dimensions
 from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.tables import Collection, open_collection
 from selfdistill_jax.errors import InputError
@@ -24,6 +26,7 @@ from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, ev
 
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
+options.define_dimensions(_FLAGS)
 flags.DEFINE_list("dataset", None, "BEIR folders, separated by commas.", flag_values=_FLAGS)
 flags.DEFINE_string("output", None, "Folder for runs and values.", flag_values=_FLAGS)
 flags.DEFINE_string("split", "test", "train, dev or test.", flag_values=_FLAGS)
@@ -54,13 +57,16 @@ def main(argv: list[str]) -> None:
     models = {"model": BiEncoder.load(_FLAGS.model)}
     if _FLAGS.baseline:
         models = {"baseline": BiEncoder.load(_FLAGS.baseline), **models}
+    for model in models.values():
+        check_dimensions(_FLAGS.dimensions, model.encoder.dimensions)
+    cut = f", cut to {_FLAGS.dimensions} dimensions" if _FLAGS.dimensions else ""
     for collection, folder in collections:
         systems = _evaluate(collection, models)
         baseline = "baseline" if _FLAGS.baseline else "bm25"
         results = write_results(folder, systems, baseline=baseline, split=_FLAGS.split)
         print(
             f"{collection.name}, {_FLAGS.split}: {results['queries']:,} queries, "
-            f"{len(collection.document_ids):,} documents\n"
+            f"{len(collection.document_ids):,} documents{cut}\n"
         )
         values = {name: system.values for name, system in systems.items()}
         print(results_table(values, baseline=baseline), f"\n\nruns and values: {folder}\n")
@@ -79,7 +85,9 @@ def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str,
         )
         systems[name] = evaluate_encoder(
             examined,
-            lambda tokens, label, model=model: model.encode_tokens(tokens, progress=label),
+            lambda tokens, label, model=model: model.encode_tokens(
+                tokens, dimensions=_FLAGS.dimensions, progress=label
+            ),
             queries=queries,
             documents=documents,
             k=_FLAGS.k,

@@ -14,6 +14,13 @@ def define_model(values: flags.FlagValues) -> None:
     )  # fmt: skip
 
 
+def define_dimensions(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer(
+        "dimensions", None, "So many of a vector's numbers, the first; all without it.",
+        lower_bound=1, flag_values=values,
+    )  # fmt: skip
+
+
 def required(values: flags.FlagValues, *names: str) -> None:
     """Raises InputError, naming the first flag that was not given."""
     for name in names:

@@ -18,6 +18,7 @@ from selfdistill_jax.retrieval.trec import write_run
 
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
+options.define_dimensions(_FLAGS)
 flags.DEFINE_string("corpus", None, "File of documents, JSONL.", flag_values=_FLAGS)
 flags.DEFINE_string("queries", None, "File of queries, JSONL.", flag_values=_FLAGS)
 flags.DEFINE_string("run", None, "TREC run to write.", flag_values=_FLAGS)
@@ -34,9 +35,10 @@ def main(argv: list[str]) -> None:
         list(stream_texts(Path(path))) for path in (_FLAGS.corpus, _FLAGS.queries)
     )
     model = BiEncoder.load(_FLAGS.model)
+    cut = {"dimensions": _FLAGS.dimensions}
     run = dense_run(
-        model.encode_query([row.content for row in queries], progress="Queries"),
-        model.encode_document([row.content for row in documents], progress="Documents"),
+        model.encode_query([row.content for row in queries], progress="Queries", **cut),
+        model.encode_document([row.content for row in documents], progress="Documents", **cut),
         query_ids=[row.id for row in queries],
         document_ids=[row.id for row in documents],
         k=_FLAGS.k,

@@ -26,14 +26,20 @@ os.environ.setdefault(
     + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     * version("jaxlib").startswith("0.10."),
 )
-# A training step takes seconds to compile and is the same in many tests; of this session only.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="selfdistill_jax-compiled-")
+# A training step takes seconds to compile and is the same in many tests; of this session only, and
+# of all its processes (`pytest -n 2`).
+os.environ["JAX_COMPILATION_CACHE_DIR"] = (
+    os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "PYTEST_XDIST_WORKER" in os.environ
+    else tempfile.mkdtemp(prefix="selfdistill_jax-compiled-")
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 import jax
 import pytest
 
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -54,3 +60,27 @@ def finished(tiny):
     workdir = tiny.root / "finished"
     assert train(tiny.config(), workdir) is not None
     return workdir
+
+
+@pytest.fixture
+def model(finished):
+    """The folder of a trained model; not to be changed."""
+    return finished / "model"
+
+
+@pytest.fixture
+def start(capsys, monkeypatch, tmp_path):
+    """``start(command, *arguments)`` runs a command: exit status, stdout, stderr."""
+    from selfdistill_jax import cli
+    from selfdistill_jax.progress import LOG
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("handlers", "level", "propagate"):  # a command sets its own
+        monkeypatch.setattr(LOG, name, getattr(LOG, name))
+
+    def run(command, *arguments):
+        with pytest.raises(SystemExit) as exit_:
+            cli.run(command.main, flag_values=command._FLAGS, argv=["command", *arguments])
+        return exit_.value.code or 0, *capsys.readouterr()
+
+    return run

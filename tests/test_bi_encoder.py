@@ -1,14 +1,18 @@
 """BiEncoder against sentence-transformers: the real all-MiniLM-L6-v2, and a tiny one."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.data.pydocs import PyDocs
+from selfdistill_jax.data.quantize import quantize, ranges_of
 from selfdistill_jax.encoder.folder import read_folder, write_folder
 from selfdistill_jax.encoder.locate import locate
 from selfdistill_jax.encoder.pooling import POOLINGS
 from selfdistill_jax.errors import InputError
+from tests.tiny import ASKED, SAID
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -66,6 +70,24 @@ def test_saved_folder_gives_the_same_vectors(model, texts, tmp_path):
 
 def test_no_texts_give_no_vectors(model):
     assert model.encode([]).shape[0] == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "uint8", "binary"])
+def test_cut_and_quantised_as_sentence_transformers_does(tiny, precision):
+    peer = pytest.importorskip(
+        "sentence_transformers", reason="sentence-transformers is a peer: make peers"
+    )
+    words = [" ".join(some) for some in itertools.product(ASKED, SAID)]
+    theirs = peer.SentenceTransformer(str(tiny.encoder), device="cpu", truncate_dim=11).encode(
+        words, normalize_embeddings=True, precision=precision
+    )
+    cut = BiEncoder.load(str(tiny.encoder)).encode(words, dimensions=11)
+    ours = quantize(cut, precision, ranges=ranges_of(cut))
+    if precision == "float32":
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    else:  # the last bit of a float may lie on another side of a step
+        assert np.mean(ours == theirs) > 0.999
+        assert ours.dtype == theirs.dtype
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

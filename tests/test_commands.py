@@ -6,39 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from selfdistill_jax import BiEncoder, cli, encode, evaluate, search
+from selfdistill_jax import BiEncoder, encode, evaluate, export, search
+from selfdistill_jax.data.quantize import quantize, ranges_of, truncate
 from selfdistill_jax.encoder.folder import read_folder, write_folder
 from selfdistill_jax.encoder.modules import Prompts
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.trec import read_run
-from tests.tiny import content, texts, write_rows
-
-
-@pytest.fixture
-def model(finished):
-    return finished / "model"
-
-
-@pytest.fixture
-def start(capsys, monkeypatch, tmp_path):
-    """``start(command, *arguments)``: exit status, stdout, stderr."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("handlers", "level", "propagate"):  # a command sets its own
-        monkeypatch.setattr(LOG, name, getattr(LOG, name))
-
-    def run(command, *arguments):
-        with pytest.raises(SystemExit) as exit_:
-            cli.run(command.main, flag_values=command._FLAGS, argv=["command", *arguments])
-        return exit_.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
-def fails(result, message):
-    status, out, err = result
-    return (status, out) == (2, "") and err.startswith(f"error: {message}") and err.count("\n") == 1
-
+from tests.tiny import content, fails, texts, write_rows
 
 ROWS = [
     {"_id": "one", "title": "Hasit", "text": "vokel pavo"},
@@ -96,9 +70,41 @@ def test_texts_get_the_prompt_of_their_kind(start, model, tmp_path):
         assert abs(scores[name] - query @ document) < 1e-5
 
 
-def test_encode_goes_on_where_it_was_stopped(start, model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["int8", "ubinary"])
+def test_encode_for_a_search_engine(start, model, tmp_path, precision):
     path = write_rows(tmp_path / "texts.jsonl", ROWS)
-    given = [f"--model={model}", f"--input={path}"]
+    given = [f"--model={model}", f"--input={path}", "--dimensions=9", f"--precision={precision}"]
+    status, out, err = start(encode, *given, f"--output={tmp_path}/v.npy")
+    ids = f"{tmp_path}/v.ids.txt"
+    said = f"3 vectors of 9 dimensions, {precision}, in {tmp_path}/v.npy, ids in {ids}\n"
+    assert (status, out) == (0, said)
+    exact = BiEncoder.load(str(model)).encode(CONTENTS)
+    cut = exact[:, :9] / np.linalg.norm(exact[:, :9], axis=1, keepdims=True)
+    got = np.load(tmp_path / "v.npy")
+    np.testing.assert_array_equal(got, quantize(cut, precision, ranges=ranges_of(cut)))
+    ranges = tmp_path / "v.ranges.npy"
+    if precision == "ubinary":
+        assert got.shape == (3, 2)
+        assert not ranges.exists()
+        return
+    assert "Ranges of 3 texts, which others may exceed" in err
+    np.testing.assert_array_equal(np.load(ranges), ranges_of(cut))
+    # A query is divided as the documents are.
+    one = write_rows(tmp_path / "one.jsonl", ROWS[2:])
+    given[1] = f"--input={one}"
+    assert fails(start(encode, *given, f"--output={tmp_path}/q.npy"), "--precision=int8: one text")
+    assert start(encode, *given, f"--output={tmp_path}/q.npy", f"--ranges={ranges}")[0] == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "q.npy"), got[2:])
+    assert not (tmp_path / "q.ranges.npy").exists()
+    (tmp_path / "v.npy").unlink()
+    (tmp_path / "v.ids.txt").unlink()
+    assert fails(start(encode, *given, f"--output={tmp_path}/v.npy"), f"{ranges}: already there")
+
+
+@pytest.mark.parametrize("own", [[], ["--precision=uint8", "--dimensions=7"]])
+def test_encode_goes_on_where_it_was_stopped(start, model, tmp_path, monkeypatch, own):
+    path = write_rows(tmp_path / "texts.jsonl", ROWS)
+    given = [f"--model={model}", f"--input={path}", *own]
     monkeypatch.setattr(encode, "_SHARD", 1)
     assert start(encode, *given, f"--output={tmp_path}/whole.npy")[0] == 0
     works, encoded = BiEncoder.encode, []
@@ -112,16 +118,21 @@ def test_encode_goes_on_where_it_was_stopped(start, model, tmp_path, monkeypatch
 
     monkeypatch.setattr(BiEncoder, "encode", stops)
     given.append(f"--output={tmp_path}/v.npy")
-    assert start(encode, *given)[::2] == (130, "interrupted\n")
+    status, _, err = start(encode, *given)
+    assert (status, err.splitlines()[-1]) == (130, "interrupted")
     assert not (tmp_path / "v.npy").exists()
-    assert start(encode, *given)[::2] == (0, "Encoding: 3 of 3 texts, 0 s left\n")
+    status, _, err = start(encode, *given)
+    assert (status, err.splitlines()[-1]) == (0, "Encoding: 3 of 3 texts, 0 s left")
     assert encoded == [[CONTENTS[0]], [CONTENTS[1]], "stop", [CONTENTS[2]]]
     assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert (tmp_path / "v.ids.txt").read_text() == "one\n2\nthree\n"
     assert not list(tmp_path.glob(".v*"))
+    if own:  # of the first shard, whatever came later
+        first = ranges_of(truncate(works(BiEncoder.load(str(model)), CONTENTS[:1]), 7))
+        np.testing.assert_array_equal(np.load(tmp_path / "v.ranges.npy"), first)
 
 
-@pytest.mark.parametrize("changed", ["texts", "model"])
+@pytest.mark.parametrize("changed", ["texts", "model", "precision", "dimensions"])
 def test_encode_does_not_go_on_with_something_else(start, model, tmp_path, monkeypatch, changed):
     path = write_rows(tmp_path / "texts.jsonl", ROWS)
     shutil.copytree(model, tmp_path / "model")
@@ -135,6 +146,10 @@ def test_encode_does_not_go_on_with_something_else(start, model, tmp_path, monke
         assert start(encode, *given)[0] == 130
     if changed == "texts":
         write_rows(path, ROWS[::-1])
+    elif changed == "precision":
+        given.append("--precision=binary")
+    elif changed == "dimensions":
+        given.append("--dimensions=8")
     else:
         settings = tmp_path / "model" / "sentence_bert_config.json"
         settings.write_text('{"max_seq_length": 5}')
@@ -175,6 +190,12 @@ def test_wrong_flags(start, model, tmp_path):
     assert fails(start(encode, *given, f"--output={text}"), f"--output={text}: expected a name")
     assert fails(start(encode, *given, "--input=/none"), "/none: no such file")
     assert fails(start(encode, *given, "--model=/none"), "/none: no such folder")
+    assert fails(start(encode, *given, "--dimensions=17"), "dimensions is 17; the encoder's vector")
+    assert fails(start(encode, *given, "--dimensions=0"), "flag --dimensions=0: 0 is not a pos")
+    assert fails(start(encode, *given, "--precision=int4"), "flag --precision=int4: value should")
+    assert fails(start(encode, *given, "--ranges=r.npy"), "--ranges: float32 has none; give ")
+    ranged = [*given, "--precision=int8", "--ranges=/none.npy"]
+    assert fails(start(encode, *ranged), "/none.npy: no such file")
     assert [p.name for p in tmp_path.iterdir()] == ["texts.jsonl"]
 
 
@@ -222,7 +243,7 @@ def test_saved_weights_open_in_float32_whatever_the_source_says(model, tmp_path)
     assert "torch_dtype" not in json.loads((tmp_path / "new" / "config.json").read_text())
 
 
-@pytest.mark.parametrize("command", [encode, search, evaluate])
+@pytest.mark.parametrize("command", [encode, search, evaluate, export])
 def test_help(start, command):
     status, out, err = start(command, "--help")
     assert (status, err) == (0, "")
@@ -260,6 +281,41 @@ def test_search_is_exact(start, model, tmp_path):
     before = content(tmp_path)
     assert fails(start(search, *arguments), f"{tmp_path}/out.trec: already there")
     assert content(tmp_path) == before
+
+
+def test_search_and_evaluate_with_cut_vectors(start, tiny, model, tmp_path):
+    """The same run from both, by hand from the first numbers of the vectors."""
+    queries, corpus = tiny.collection / "queries.jsonl", tiny.collection / "corpus.jsonl"
+    given = [f"--model={model}", "--dimensions=3"]
+    status, *_ = start(
+        search, *given, f"--corpus={corpus}", f"--queries={queries}", f"--run={tmp_path}/out.trec"
+    )
+    assert status == 0
+    encoder = BiEncoder.load(str(model))
+    asked, said = (
+        encoder.encode([document.content for document in encode.stream_texts(path)], dimensions=3)
+        for path in (queries, corpus)
+    )
+    assert asked.shape == (40, 3)
+    by_hand = asked @ said.T
+    run = read_run(tmp_path / "out.trec")
+    for i in range(40):
+        got = [run[f"q{i}"][f"c{j}"] for j in range(40)]
+        np.testing.assert_allclose(got, by_hand[i], atol=1e-6)
+    status, out, _ = start(
+        evaluate, *given, f"--dataset={tiny.collection}", f"--output={tmp_path}/out"
+    )
+    assert status == 0
+    assert out.startswith("tiny, test: 8 queries, 40 documents, cut to 3 dimensions\n")
+    same = read_run(tmp_path / "out" / "tiny" / "model.test.trec")
+    assert same.keys() == {f"q{i}" for i in range(32, 40)}
+    for query, documents in same.items():
+        for document, score in documents.items():
+            np.testing.assert_allclose(score, run[query][document], atol=1e-6)
+    given[1] = "--dimensions=17"
+    result = start(evaluate, *given, f"--dataset={tiny.collection}", f"--output={tmp_path}/new")
+    assert fails(result, "dimensions is 17; the encoder's vectors have 1 to 16")
+    assert not (tmp_path / "new").exists()
 
 
 def test_search_refuses_an_id_twice(start, model, tmp_path):

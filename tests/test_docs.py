@@ -11,7 +11,8 @@ import pytest
 
 import selfdistill_jax
 from configs import base
-from selfdistill_jax import losses
+from selfdistill_jax import BiEncoder, losses
+from selfdistill_jax.data.tokenizer import Tokenizer
 from tests.tiny import metrics
 
 ROOT = Path(selfdistill_jax.__file__).parents[1]
@@ -59,6 +60,30 @@ def test_gradient_over_devices():
         found["value"], losses.distributed_margin(q @ w, p @ w, n @ w), rtol=1e-5
     )
     assert found["gradient"].shape == w.shape
+
+
+def test_an_encoder_in_ones_own_code(tiny):
+    """The page's lines, with an encoder of a few words."""
+    (code,) = blocks("encoders.md")
+    texts = ["mabo hasit", "mabo"]
+    both, one = (t.tolist() for t in Tokenizer(tiny.encoder).encode(texts, limit=9))
+    ids = [both, [*one, 0]]
+    code = re.sub(r"ids = .*", f"ids = {ids}", code)
+    code = code.replace("sentence-transformers/all-MiniLM-L6-v2", str(tiny.encoder))
+    found = {}
+    exec(code, found)
+    np.testing.assert_allclose(
+        found["vectors"], BiEncoder.load(str(tiny.encoder)).encode(texts), atol=2e-6
+    )
+
+
+def test_first_dimensions():
+    code, _ = blocks("vectors.md")
+    found = {}
+    exec(code, found)
+    q, p, n = (found[name] for name in "qpn")
+    at = [losses.distributed_margin(*(v[:, :size] for v in (q, p, n))) for size in (384, 128)]
+    np.testing.assert_allclose(found["loss"], at[0] + 0.5 * at[1], rtol=1e-5)
 
 
 def test_a_loss_of_ones_own(tiny, finished, tmp_path, monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """The rule of imports: rooms know the rooms below them only.
 
-commands: main, evaluate, search, encode, compare
-train
+commands: main, evaluate, search, encode, compare, export
+train                       mteb_encoder
 bi_encoder, encoding        retrieval
 data        encoder         losses       (these know nothing of each other)
 errors, progress, packed    (leaves: anyone may import them, but for losses)
@@ -21,7 +21,7 @@ PACKAGE = Path(selfdistill_jax.__file__).parent
 
 LEAVES = {"errors", "progress", "packed"}
 BASEMENT = {"data", "encoder", "losses"}
-COMMANDS = {"main", "evaluate", "search", "encode", "compare"}
+COMMANDS = {"main", "evaluate", "search", "encode", "compare", "export"}
 # What each room may import of the package, besides itself.
 BELOW = {
     "errors": set(),
@@ -32,6 +32,7 @@ BELOW = {
     "encoder": LEAVES,
     "retrieval": BASEMENT | LEAVES,
     "encoding": {"data", "encoder"} | LEAVES,
+    "mteb_encoder": {"bi_encoder"} | LEAVES,
     "bi_encoder": {"encoding", "data", "encoder"} | LEAVES,
     "train": {"bi_encoder", "encoding", "retrieval"} | BASEMENT | LEAVES,
     "cli": LEAVES,

@@ -147,3 +147,9 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def fails(result: tuple[int, str, str], message: str) -> bool:
+    """Whether what ``start`` returns is one line of error, and begins so."""
+    status, out, err = result
+    return (status, out) == (2, "") and err.startswith(f"error: {message}") and err.count("\n") == 1

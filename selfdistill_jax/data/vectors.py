@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from selfdistill_jax.data.quantize import PRECISIONS, RANGED, quantize, ranges_of, width
 from selfdistill_jax.errors import InputError
 
 
@@ -17,14 +18,18 @@ class VectorFile:
 
     Args:
       path: where the file is to be.
-      rows, dimensions: of the whole array, which is float32.
+      rows, dimensions: of the vectors.
       of: fingerprint of what the vectors are made from.
+      precision: in which they are written, of `PRECISIONS`.
+      ranges: as of `quantize`; None: those of the first vectors added, since the file must not
+        wait for the last.
 
     Raises:
       InputError: what lies there is of something else, or damaged.
 
     Attributes:
       done: rows that are there.
+      ranges: ``[2, D]``, once they are known.
 
     Example:
       >>> import tempfile
@@ -39,24 +44,40 @@ class VectorFile:
       (3, 2)
     """
 
-    def __init__(self, path: Path, *, rows: int, dimensions: int, of: str):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        rows: int,
+        dimensions: int,
+        of: str,
+        precision: str = "float32",
+        ranges: np.ndarray | None = None,
+    ):
         self._path = path
         self._part = path.with_name(f".{path.name}.part")
         self._note = path.with_name(f".{path.name}.part.json")
-        self._facts = {"of": of, "rows": rows, "dimensions": dimensions}
-        self.done = 0
+        self._facts = {"of": of, "rows": rows, "dimensions": dimensions, "precision": precision}
+        self.done, self.ranges = 0, ranges
         if self._part.is_file() and self._note.is_file():
             self._array = self._open()
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._array = np.lib.format.open_memmap(
-                self._part, mode="w+", dtype=np.float32, shape=(rows, dimensions)
+                self._part,
+                mode="w+",
+                dtype=PRECISIONS[precision],
+                shape=(rows, width(dimensions, precision)),
             )
             self._write_note()
 
     def add(self, vectors: np.ndarray) -> None:
-        """The next rows."""
-        self._array[self.done : self.done + len(vectors)] = vectors
+        """The next rows, float32."""
+        precision = self._facts["precision"]
+        if self.ranges is None and precision in RANGED:
+            self.ranges = ranges_of(vectors)
+        rows = quantize(vectors, precision, ranges=self.ranges)
+        self._array[self.done : self.done + len(rows)] = rows
         self._array.flush()
         self.done += len(vectors)
         self._write_note()
@@ -77,18 +98,21 @@ class VectorFile:
         start_anew = f"delete {self._note.name} to start anew"
         try:
             note = json.loads(self._note.read_text())
-            self.done = note.pop("done")
+            self.done, ranges = note.pop("done"), note.pop("ranges")
             array = np.lib.format.open_memmap(self._part, mode="r+")
         except (ValueError, KeyError, OSError, EOFError) as error:
             raise InputError(f"{self._note}: damaged ({error}); {start_anew}") from None
         if note != self._facts:
             raise InputError(
-                f"{self._part}: the beginning of something else, for the texts or the model have "
-                f"changed; {start_anew}"
+                f"{self._part}: the beginning of something else, for the texts, the model or the "
+                f"flags have changed; {start_anew}"
             )
+        if ranges is not None:
+            self.ranges = np.array(ranges, np.float32)
         return array
 
     def _write_note(self) -> None:
         new = self._note.with_suffix(".new")
-        new.write_text(json.dumps({**self._facts, "done": self.done}))
+        ranges = None if self.ranges is None else self.ranges.tolist()
+        new.write_text(json.dumps({**self._facts, "done": self.done, "ranges": ranges}))
         os.replace(new, self._note)

@@ -19,6 +19,7 @@ from selfdistill_jax.losses.common import global_mean, sigma, unit
 from selfdistill_jax.losses.contrastive import softmax
 from selfdistill_jax.losses.distillation import kl, margin_mse
 from selfdistill_jax.losses.margin import adaptive_margin, distributed_margin, static_margin
+from selfdistill_jax.losses.matryoshka import matryoshka
 from selfdistill_jax.losses.ranking import pairwise_logistic, triplet
 from selfdistill_jax.losses.summaries import QUANTILES, summaries
 
@@ -41,6 +42,7 @@ __all__ = [
     "global_mean",
     "kl",
     "margin_mse",
+    "matryoshka",
     "pairwise_logistic",
     "sigma",
     "softmax",

@@ -41,6 +41,7 @@ from selfdistill_jax.train.run_log import LOWER, RunLog, check_finite
 from selfdistill_jax.train.setup import (
     DTYPES,
     Data,
+    check_dimensions,
     check_train,
     load_data,
     load_encoder,
@@ -82,6 +83,7 @@ def train(
         config.loss.name,
         {k: v for k, v in config.loss.items() if k != "name"},
         target=config.train.target,
+        dimensions=config.train.dimensions,
     )
     schedule = make_schedule(
         learning_rate=config.train.learning_rate,
@@ -97,6 +99,7 @@ def train(
         if (finished := read_result(workdir)) is not None:
             return finished
     encoder = load_encoder(config)
+    check_dimensions(config.train.dimensions, encoder.dimensions)
     encode, encode_all = make_encoders(config, encoder)
     data = load_data(config, encoder)
     if first:

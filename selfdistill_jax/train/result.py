@@ -1,5 +1,6 @@
 """What a finished run leaves for a reader: the table, the model's card, the report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,18 @@ def write(
     # Only here: it brings matplotlib, 1.5 s of every start.
     from selfdistill_jax.train.report import write_report
 
-    text = _text(workdir, data.collection, systems, split, ended)
+    found = _text(workdir, data.collection, systems, split, ended)
+    # The card leaves this machine, and these lines mean nothing elsewhere.
+    text = f"{found}\nmodel:  {workdir / 'model'}\n"
+    if (workdir / ADAPTER).is_dir():
+        text += f"adapter: {workdir / ADAPTER}\n"
+    text += f"report: {workdir / 'report.html'}\n"
     if systems:
         write_results(workdir / "eval", systems, baseline="start", split=split)
-    card = model_card(config, data.collection, encoder, f"\n\n```\n{text}```")
+    means = {m: systems["trained"].mean(m) for m in MEASURES} if systems else {}
+    card = model_card(
+        config, data.collection, encoder, f"\n\n```\n{found}```", means=means, split=split
+    )
     write_text(workdir / "model" / "README.md", card)
     write_report(workdir, config=config, collection=data.collection, systems=systems, text=text)
     write_text(workdir / RESULT, text)
@@ -66,11 +75,7 @@ def _text(
         lines.append(f"Training was ended by a {ended}.")
     if best == 0:
         lines.append("No evaluation on dev was better than the start encoder's: model/ is that.")
-    lines += ["", f"model:  {workdir / 'model'}"]
-    if (workdir / ADAPTER).is_dir():
-        lines.append(f"adapter: {workdir / ADAPTER}")
-    lines += [f"report: {workdir / 'report.html'}", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
 def describe_test(test: PairedTest) -> str:
@@ -88,23 +93,71 @@ def _best_step(workdir: Path) -> int | None:
     return max(dev, key=lambda record: record[MEASURES[0]])["step"] if dev else None
 
 
-def model_card(config: dict[str, Any], collection: Collection, encoder: Encoder, note: str) -> str:
-    """The README of a model's folder, with the front matter that the hub reads."""
+def model_card(
+    config: dict[str, Any],
+    collection: Collection,
+    encoder: Encoder,
+    note: str,
+    *,
+    means: Mapping[str, float] | None = None,
+    split: str = "",
+) -> str:
+    """The README of a model's folder, with the front matter that the hub reads.
+
+    Args:
+      config: of the run.
+      collection: it was trained on.
+      encoder: it started from; the licence that this one's own card names is named again.
+      note: what is known of its quality, as text.
+      means: the same as numbers, by measure.
+      split: that they are of.
+    """
+    # Only here: 0.4 s of every start, which the step's compiling hides once it is under way.
+    from huggingface_hub import EvalResult, ModelCardData
+
+    init = config["encoder"]["init"]
+    local = Path(init).expanduser().is_dir()
+    title = f"{Path(init).absolute().name if local else init} trained on {collection.name}"
+    licence = _licence(encoder.folder)
+    matter = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "selfdistill_jax"],
+        base_model=None if local else init,  # the hub refuses what is no hub id
+        model_name=title if means else None,
+        eval_results=[
+            EvalResult(
+                task_type="information-retrieval",
+                dataset_type=collection.name,
+                dataset_name=collection.name,
+                dataset_split=split,
+                metric_type=measure.lower().replace("@", "_at_"),
+                metric_name=measure,
+                metric_value=value,
+            )
+            for measure, value in means.items()
+        ]
+        if means
+        else None,
+        **licence,
+    )
     settings = "\n".join(f"{key} = {value!r}" for key, value in flatten(config).items())
-    base = config["encoder"]["init"]
+    sizes = ", ".join(map(str, config["train"]["dimensions"]))
+    shorter = sizes and (
+        f"\nIts first {sizes} dimensions were trained by the same loss (Matryoshka): vectors may\n"
+        "be cut there, and scaled to unit length again."
+    )
+    named = "" if licence else " (the start encoder's folder names none)"
     return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, feature-extraction, selfdistill_jax]
-base_model: {base}
+{matter.to_yaml()}
 ---
 
-# {base} trained on {collection.name}
+# {title}
 
 A bi-encoder for retrieval: one unit vector of {encoder.dimensions} dimensions a text,
 {encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens. Trained with
-selfdistill_jax by the loss "{config["loss"]["name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).
-The licence of the start encoder and that of the training data hold for it.
+selfdistill_jax by the loss "{config["loss"]["name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).{shorter}
+The licence of the start encoder{named} and that of the training data hold for it.
 
 Evaluation: {note}
 
@@ -116,22 +169,40 @@ Settings:
 """
 
 
-def adapter_card(base: str, note: str) -> str:
-    """The README of an adapter's folder."""
+def adapter_card(init: str, note: str) -> str:
+    """The README of an adapter's folder, as `model_card` is that of the model's."""
+    from huggingface_hub import ModelCardData
+
+    matter = ModelCardData(
+        library_name="peft",
+        tags=["lora", "sentence-similarity", "selfdistill_jax"],
+        base_model=None if Path(init).expanduser().is_dir() else init,
+    )
     return f"""---
-library_name: peft
-base_model: {base}
-tags: [lora, sentence-similarity, selfdistill_jax]
+{matter.to_yaml()}
 ---
 
-# A LoRA adapter for {base}
+# A LoRA adapter for {init}
 
-{note[0].upper()}{note[1:]}. Beside it stands `model/`, the same merged, and its settings.
+{note[0].upper()}{note[1:]}. `model/` beside it is the same, merged; its card has the settings.
 
 ```python
 from peft import PeftModel
 from transformers import AutoModel
 
-model = PeftModel.from_pretrained(AutoModel.from_pretrained("{base}"), "THIS FOLDER")
+model = PeftModel.from_pretrained(AutoModel.from_pretrained("{init}"), "THIS FOLDER")
 ```
 """
+
+
+def _licence(folder: Path) -> dict[str, str]:
+    """The keys on a licence that the front matter of a folder's card has, if it has any."""
+    import yaml
+    from huggingface_hub import metadata_load
+
+    try:
+        matter = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    keys = ("license", "license_name", "license_link")
+    return {key: matter[key] for key in keys if isinstance(matter.get(key), str)}

@@ -1,8 +1,8 @@
 """From a config to everything a run works with; wrong values are found here, before any work."""
 
 import inspect
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ from selfdistill_jax.encoder.folder import Encoder, read_folder
 from selfdistill_jax.encoder.stack import REMATS
 from selfdistill_jax.encoding import block_tokens
 from selfdistill_jax.errors import InputError, nearest
-from selfdistill_jax.losses import LOSSES
+from selfdistill_jax.losses import LOSSES, matryoshka
 from selfdistill_jax.train.adapter import ADAPTERS, check_adapter
 from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
 
@@ -104,13 +104,20 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
     check_adapter(config)
 
 
-def make_loss_function(name: str, options: dict[str, Any], *, target: str = "model") -> Loss:
+def make_loss_function(
+    name: str,
+    options: dict[str, Any],
+    *,
+    target: str = "model",
+    dimensions: Sequence[int] = (),
+) -> Loss:
     """A loss of the registry with its options bound.
 
     Args:
       name: in `LOSSES`.
       options: its keyword arguments.
       target: one of `TARGETS`.
+      dimensions: sizes that are trained beside the whole vectors, see `check_dimensions`.
 
     Raises:
       InputError: no such loss, an option it does not take, a value it refuses, or a target for a
@@ -160,7 +167,33 @@ def make_loss_function(name: str, options: dict[str, Any], *, target: str = "mod
             f"config.loss.name: the loss {name!r} gives an array of shape {result.shape}; expected "
             "a scalar, for instance by losses.global_mean(terms, where, axis_name)"
         )
-    return loss
+    return _at_dimensions(loss, dimensions) if dimensions else loss
+
+
+def _at_dimensions(loss: Loss, dimensions: Sequence[int]) -> Loss:
+    """The loss of the whole vectors and, added to it, of their first dimensions."""
+
+    @wraps(loss)  # the step asks for its parameters
+    def at_dimensions(q, p, n, **options):
+        return matryoshka(loss, q, p, n, dimensions=(q.shape[-1], *dimensions), **options)
+
+    return at_dimensions
+
+
+def check_dimensions(dimensions: Sequence[int], whole: int) -> None:
+    """Checks ``config.train.dimensions`` against the size of the encoder's vectors.
+
+    Raises:
+      InputError: what is wrong with the first that cannot be trained.
+    """
+    before = whole
+    for size in dimensions:
+        if not isinstance(size, int) or not 1 <= size < before:
+            raise InputError(
+                f"config.train.dimensions has {size!r}; expected whole numbers from large to "
+                f"small, each once and below the {whole} of the encoder, which are always trained"
+            )
+        before = size
 
 
 def load_encoder(config: ml_collections.ConfigDict) -> Encoder:

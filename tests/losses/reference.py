@@ -115,8 +115,14 @@ def from_teacher(name, size, *, seed=0, negatives=1):
 
 
 def bound(name, options=None):
-    """A loss with its options, and without a default of theirs the same as `reference` has."""
-    return partial(losses.LOSSES[name], **NEEDED.get(name, {}), **(options or {}))
+    """A loss with its options, and without a default of theirs the same as `reference` has.
+
+    ``dimensions`` among them makes it `losses.matryoshka` of the loss.
+    """
+    options = dict(options or {})
+    dimensions = options.pop("dimensions", None)
+    loss = partial(losses.LOSSES[name], **NEEDED.get(name, {}), **options)
+    return partial(losses.matryoshka, loss, dimensions=dimensions) if dimensions else loss
 
 
 def expected(name, arrays, options, **given):

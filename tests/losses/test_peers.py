@@ -80,7 +80,10 @@ class Given(torch.nn.Module):
     """Stands for a SentenceTransformer whose vectors are there already."""
 
     def forward(self, features):
-        return features
+        return dict(features)
+
+    def get_embedding_dimension(self):
+        return 12
 
 
 def features(*vectors):
@@ -138,6 +141,20 @@ def test_kl(peer):
         ),
         lambda *x, teacher_scores: theirs(features(*x), teacher_scores),
         **from_teacher("kl", 7),
+    )
+
+
+def test_matryoshka(peer):
+    model, sizes, weights = Given(), [12, 7, 2], [1.0, 0.5, 3.0]
+    softmax = peer.MultipleNegativesRankingLoss(
+        model, scale=10.0, directions=("query_to_doc",), partition_mode="per_direction"
+    )
+    theirs = peer.MatryoshkaLoss(model, softmax, sizes, weights)
+    compare(
+        lambda *x: losses.matryoshka(
+            losses.softmax, *x, dimensions=sizes, weights=weights, temperature=0.1
+        ),
+        lambda *x: theirs(features(*x), None),
     )
 
 

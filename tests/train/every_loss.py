@@ -30,6 +30,7 @@ VARIANTS = [
     ("adaptive", {"method": "moments", "in_batch": True, "stop_gradient": True}),
     ("static", {"error": "l1", "in_batch": True, "broadcast": "released"}),
     ("softmax", {"symmetric": True}),
+    ("distributed", {"method": "moments", "dimensions": (16, 5)}),
 ]
 # Of 2, 4 and 8 devices the second has no row; what is left falls unequally on the others.
 NO_ROWS = {1: (3, 11), 2: (3, *range(8, 16)), 4: (3, 4, 5, 6, 7, 13), 8: (2, 3, 5, 14)}

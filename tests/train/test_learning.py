@@ -63,6 +63,19 @@ def test_every_config_runs_its_loss(tiny, tmp_path, name, options):
     np.testing.assert_allclose(first, loss(*vectors, **everything), rtol=1e-5)
 
 
+def test_first_dimensions_are_trained_beside_the_whole(tiny, tmp_path):
+    config = tiny.config("softmax", train__dimensions=(5, 3))
+    assert train(config, tmp_path, stop=stop_at(2)) is None
+    assert (
+        "Its first 5, 3 dimensions were trained" in (tmp_path / "model" / "README.md").read_text()
+    )
+    encoder = load_encoder(config)
+    vectors = vectors_of(encoder, load_data(config, encoder).batches[0])
+    want = sum(LOSSES["softmax"](*(v[:, :size] for v in vectors)) for size in (16, 5, 3))
+    np.testing.assert_allclose(metrics(tmp_path, "train")[0]["loss"], want, rtol=1e-5)
+    train(config, tmp_path, stop=stop_at(3))  # its own folder goes on
+
+
 def test_every_target_is_another_run(tiny, finished, tmp_path):
     """Of four targets the first step sees the same vectors; what moves is different."""
     records = {"model": metrics(finished, "train")[:3]}
@@ -142,7 +155,8 @@ def test_teacher(tiny, triplets, tmp_path, loss):
         }.items()
     }
     own = {"data__dataset": ""}
-    config = tiny.config(loss, data__triplets=str(files["scored"]), **own)
+    sizes = () if loss == "kl" else (9,)
+    config = tiny.config(loss, data__triplets=str(files["scored"]), train__dimensions=sizes, **own)
     train(config, tmp_path / "run", stop=stop_at(2))
     encoder = load_encoder(config)
     data = load_data(config, encoder)
@@ -153,7 +167,10 @@ def test_teacher(tiny, triplets, tmp_path, loss):
         "margin_mse": {"teacher_margin": batch.scores[:, 0] - batch.scores[:, 1]},
         "kl": {"teacher_scores": batch.scores},
     }
-    want = LOSSES[loss](*vectors, **base.LOSSES[loss], **teacher[loss])
+    want = sum(
+        LOSSES[loss](*(v[:, :size] for v in vectors), **base.LOSSES[loss], **teacher[loss])
+        for size in (16, *sizes)
+    )
     np.testing.assert_allclose(metrics(tmp_path / "run", "train")[0]["loss"], want, rtol=1e-5)
     for name in ("once", "drawn"):
         config = tiny.config(loss, data__triplets=str(files[name]), **own)

@@ -80,6 +80,11 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"train__attention": "xla", "encoder__dropout": "source"},
         {"encoder__dropout": "some"},
         {"encoder__pooling": "first"},
+        {"train__dimensions": (16,)},  # the encoder's own
+        {"train__dimensions": (4, 8)},
+        {"train__dimensions": (8, 8)},
+        {"train__dimensions": (8, 0)},
+        {"train__dimensions": ("8",)},
     ):
         with pytest.raises(InputError):
             train(tiny.config(**wrong), tmp_path / "run")

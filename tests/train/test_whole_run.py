@@ -74,7 +74,10 @@ def test_run_learns_what_it_is_taught(finished):
     text = (finished / "result.txt").read_text()
     for name in ("bm25", "start", "trained"):
         assert f"{means[name]['nDCG@10']:.4f}" in text
-    assert text in (finished / "model" / "README.md").read_text()
+    own, paths = text.split("\nmodel:  ")
+    card = (finished / "model" / "README.md").read_text()
+    assert f"```\n{own}```" in card
+    assert paths.splitlines()[0] not in card
 
 
 def test_model_is_the_best_on_dev_not_the_last(tiny, tmp_path, on_dev):
