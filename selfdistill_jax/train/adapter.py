@@ -1,6 +1,6 @@
 """What of an encoder is trained: all of it, or an adapter beside weights that stay."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def check_adapter(config: ml_collections.ConfigDict) -> None:
     Raises:
       InputError: names the key, its value and what was expected.
     """
-    targets = config.encoder["adapter_targets"]
+    targets = _split(config.encoder["adapter_targets"])
     known = ", ".join(TARGETS)
     for name in targets:
         if name not in TARGETS:
@@ -53,15 +53,14 @@ def check_adapter(config: ml_collections.ConfigDict) -> None:
             )
     if not targets or len(set(targets)) < len(targets):
         raise InputError(
-            f"config.encoder.adapter_targets is {tuple(targets)}; expected some of {known}, each "
-            "once"
+            f"config.encoder.adapter_targets is {targets}; expected some of {known}, each once"
         )
 
 
 def trained_part(config: ml_collections.ConfigDict, encoder: Encoder) -> Trained:
     """What the config says is trained of the start encoder."""
     rank, alpha = config.encoder.adapter_rank, config.encoder.adapter_alpha
-    targets = tuple(config.encoder.adapter_targets)
+    targets = _split(config.encoder.adapter_targets)
     if config.encoder.adapter == "none":
         return Trained(encoder.params, lambda base, trained: trained)
     start = init_lora(encoder.params, rank=rank, targets=targets, key=jax.random.key(config.seed))
@@ -74,3 +73,8 @@ def trained_part(config: ml_collections.ConfigDict, encoder: Encoder) -> Trained
         write_lora(path, trained, encoder.config, alpha=alpha, base=base, card=card)
 
     return Trained(jax.device_get(start), merge, encoder.params, write)
+
+
+def _split(targets: Sequence[str]) -> tuple[str, ...]:
+    """``--config.encoder.adapter_targets=query,value`` comes as a tuple of one text."""
+    return tuple(name.strip() for some in targets for name in some.split(","))

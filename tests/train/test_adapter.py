@@ -15,8 +15,10 @@ from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.encoder.tensors import read_tensors
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.train.adapter import check_adapter, trained_part
 from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.optimizer import matrices
+from selfdistill_jax.train.setup import load_encoder
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 from tests.tiny import ASKED, PLACES, SAID, metrics
 from tests.train.every_loss import CONFIG, batch
@@ -214,6 +216,12 @@ def test_another_adapter_in_the_same_folder_is_refused(tiny, lora_run):
     message = str(caught.value)
     assert "encoder.adapter_rank is 6 there and 4 here" in message
     assert "adapter_targets is ['query', 'value', 'outer'] there and ['query'] here" in message
+
+
+def test_targets_are_named_with_commas_on_the_command_line(tiny):
+    written = tiny.config(**LORA | {"encoder__adapter_targets": ("query, value,outer",)})
+    check_adapter(written)
+    assert trained_part(written, load_encoder(written)).start.keys() == set(TARGETS)
 
 
 def test_an_unknown_target_is_named(tiny, tmp_path):
