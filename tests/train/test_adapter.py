@@ -184,6 +184,9 @@ def test_the_adapter_by_peft_has_the_models_vectors(tiny, lora_run):
     ours = BiEncoder.load(str(lora_run / "model")).encode(WORDS)
     np.testing.assert_allclose(theirs, ours, atol=5e-6)
     np.testing.assert_allclose(opened.encode(WORDS), ours, atol=5e-6)
+    plain = sentence_transformers.SentenceTransformer(str(tiny.encoder), device="cpu")
+    plain.load_adapter(str(lora_run / "adapter"))
+    np.testing.assert_allclose(plain.encode(WORDS), ours, atol=5e-6)
 
 
 @pytest.mark.parametrize("target", ["model", "ema", "start"])
