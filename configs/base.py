@@ -35,7 +35,7 @@ LOSSES = {
 
 def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.seed = 0  # of the batches' order and of the negatives drawn
+    config.seed = 0  # of the batches' order, of the negatives drawn, of where an adapter begins
 
     config.data = data = ml_collections.ConfigDict()
     data.dataset = ""  # pydocs or a BEIR folder; "": pydocs, or with triplets their held-out part
@@ -54,6 +54,10 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     encoder.query_prompt = "source"  # put before queries, like "query: "; source: as the folder has
     encoder.document_prompt = "source"  # put before documents
     encoder.dropout = "none"  # in training: none, or source, as its config.json says
+    encoder.adapter = "none"  # none: all weights are trained; lora: small matrices beside them
+    encoder.adapter_rank = 16  # columns of the one and rows of the other matrix
+    encoder.adapter_alpha = 32  # what they add is scaled by alpha / rank
+    encoder.adapter_targets = ("query", "value")  # also key, output, inner, outer
 
     config.loss = ml_collections.ConfigDict({"name": loss, **LOSSES[loss]})
 

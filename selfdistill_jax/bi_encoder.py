@@ -14,6 +14,7 @@ from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
+from selfdistill_jax.encoder.peft import with_adapter
 from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import Progress
@@ -39,13 +40,20 @@ class BiEncoder:
         self._params = jax.device_put(encoder.params, jax.NamedSharding(self._mesh, jax.P()))
 
     @classmethod
-    def load(cls, name: str, *, pooling: str = "source") -> "BiEncoder":
+    def load(cls, name: str, *, pooling: str = "source", adapter: str | Path = "") -> "BiEncoder":
         """Opens a folder or hub id.
 
+        Args:
+          name: the folder or id.
+          pooling: as of `read_folder`.
+          adapter: folder of a LoRA adapter in PEFT's format, which is added to the weights.
+
         Raises:
-          InputError: it is nowhere, damaged, or of another architecture.
+          InputError: one of the two is nowhere, damaged, or of an architecture or kind that is not
+            computed here.
         """
-        return cls(read_folder(name, pooling=pooling))
+        encoder = read_folder(name, pooling=pooling)
+        return cls(with_adapter(encoder, Path(adapter)) if adapter else encoder)
 
     @property
     def fingerprint(self) -> str:

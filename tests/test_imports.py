@@ -78,7 +78,7 @@ def violations(package):
             elif first in ("ml_collections", "configs"):
                 allowed = own in SEES_CONFIGS
             else:
-                allowed = first not in ("torch", "tensorflow", "sentence_transformers")
+                allowed = first not in ("torch", "tensorflow", "sentence_transformers", "peft")
             if not allowed:
                 found.append(f"{'/'.join(at)}: {imported}")
     return found

@@ -33,6 +33,10 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
       >>> f"{forward_flops(minilm, np.array([128, 64])):.3g}"
       '4.27e+09'
     """
+    return sum(_of_kernels_and_attention(config, lengths))
+
+
+def _of_kernels_and_attention(config: EncoderConfig, lengths: np.ndarray) -> tuple[float, float]:
     lengths = np.asarray(lengths, np.float64)  # an int32 square is too small from 46,341 on
     d, f = config.hidden_size, config.intermediate_size
     by_token, by_pair = 8 * d * d + (6 if config.gated else 4) * d * f, 4 * d
@@ -40,10 +44,10 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
     # A layer's window is 0 for the whole text; none is wider than the text.
     reach = [np.minimum(window or np.inf, np.maximum(lengths - 1, 0)) for window in windows]
     pairs = sum((lengths * (2 * w + 1) - w * (w + 1)).sum() for w in reach)
-    return float(config.num_layers * by_token * lengths.sum() + by_pair * pairs)
+    return float(config.num_layers * by_token * lengths.sum()), float(by_pair * pairs)
 
 
-def training_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
+def training_flops(config: EncoderConfig, lengths: np.ndarray, *, frozen: bool = False) -> float:
     """Operations of a forward and a backward pass: three times those of `forward_flops`.
 
     Backward is twice forward: each product has one gradient for either factor. By token and
@@ -56,6 +60,8 @@ def training_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
       config: the encoder's sizes.
       lengths: ``[N]`` tokens of each text that is trained through. A second encoder that only
         makes targets has no backward pass: add its `forward_flops`.
+      frozen: kernels have no gradient, which is a third of their products; what a small adapter
+        beside them takes does not count.
 
     Source:
       Chowdhery et al., PaLM (arXiv 2204.02311), appendix B.
@@ -65,4 +71,5 @@ def training_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
       >>> forward_flops(tiny, np.array([1])), training_flops(tiny, np.array([1]))
       (272.0, 816.0)
     """
-    return 3 * forward_flops(config, lengths)
+    of_kernels, of_attention = _of_kernels_and_attention(config, lengths)
+    return (2 if frozen else 3) * of_kernels + 3 * of_attention

@@ -1,13 +1,12 @@
 """An encoder as a sentence-transformers folder: what is read from one, and how one is written."""
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from selfdistill_jax.encoder.atomic import folder_beside, take_place
 from selfdistill_jax.encoder.config import EncoderConfig, read_config
 from selfdistill_jax.encoder.encode import Params
 from selfdistill_jax.encoder.head import DenseLayer
@@ -108,9 +107,7 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
       encoder: what to write; ``encoder.folder`` must still hold the tokenizer's files.
       card: text of the model card, ``README.md``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    new.chmod(0o755)  # mkdtemp's 0700 would hide the model from other users
+    new = folder_beside(path)
     for name in _COPIED:
         if (encoder.folder / name).is_file():
             shutil.copyfile(encoder.folder / name, new / name)
@@ -130,12 +127,7 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
     write_json(new / "sentence_bert_config.json", limits)
     write_modules(new, modules, encoder.prompts, size=encoder.config.hidden_size)
     (new / "README.md").write_text(card, encoding="utf-8")
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        os.rename(path, old)
-    os.rename(new, path)
-    shutil.rmtree(old, ignore_errors=True)
+    take_place(new, path)
 
 
 def _with_pooler(modules: Modules, extra: dict[str, np.ndarray], folder: Path) -> Modules:

@@ -21,7 +21,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
       InputError: a file is missing, truncated or no safetensors file.
     """
     if (folder / WEIGHTS).is_file():
-        return _read(folder / WEIGHTS)
+        return read_file(folder / WEIGHTS)
     if not (folder / INDEX).is_file():
         reason = ""
         if (folder / "pytorch_model.bin").is_file():
@@ -37,7 +37,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{folder / INDEX}: no index of safetensors files ({error!r})") from None
     tensors: dict[str, np.ndarray] = {}
     for shard in sorted(set(of_tensor.values())):
-        tensors |= _read(folder / shard)
+        tensors |= read_file(folder / shard)
     missing = sorted(of_tensor.keys() - tensors.keys())
     if missing:
         raise InputError(
@@ -47,7 +47,12 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_file(path: Path) -> dict[str, np.ndarray]:
+    """Reads one file.
+
+    Raises:
+      InputError: it is missing, truncated or no safetensors file.
+    """
     try:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -21,6 +21,8 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train import result
+from selfdistill_jax.train.adapter import FOLDER as ADAPTER
+from selfdistill_jax.train.adapter import Trained, trained_part
 from selfdistill_jax.train.checkpoint import Checkpoints, Memory
 from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, evaluation_set
 from selfdistill_jax.train.ledger import Ledger
@@ -115,6 +117,7 @@ def train(
     optimizer = make_optimizer(
         schedule, weight_decay=config.train.weight_decay, clip_norm=config.train.clip_norm
     )
+    trained = trained_part(config, encoder)
     moving = config.train.target == "ema"
     step = make_step(
         encode,
@@ -122,15 +125,16 @@ def train(
         optimizer,
         mesh,
         target_decay=config.train.target_decay if moving else 1.0,
+        merge=trained.merge,
     )
-    state = TrainState(encoder.params, jax.jit(optimizer.init)(encoder.params))
+    state = TrainState(trained.start, jax.jit(optimizer.init)(trained.start))
     if config.train.target in ("ema", "start"):
         # A copy: the step gives the buffers of its state away, and may not give one twice.
-        state = state._replace(target=jax.tree.map(np.copy, encoder.params))
-    state = put_state(state, mesh)
+        state = state._replace(target=jax.tree.map(np.copy, trained.start))
+    state, base = put_state((state, trained.base), mesh)
     # While it compiles, the start encoder is evaluated on dev.
-    with closing(Programs(step, mesh, state, data.batches[0])) as programs:
-        run = _Run(config, workdir, encoder, data, encode_all)
+    with closing(Programs(step, mesh, state, data.batches[0], base)) as programs:
+        run = _Run(config, workdir, encoder, trained, data, encode_all)
         if not run.fit(programs, state, schedule, mesh, stop):
             return None
     run.finish()
@@ -142,8 +146,11 @@ def train(
 class _Run:
     """What stays the same through a run; the state goes from step to step in `fit`."""
 
-    def __init__(self, config, workdir: Path, encoder: Encoder, data: Data, encode: Encode):
+    def __init__(
+        self, config, workdir: Path, encoder: Encoder, trained: Trained, data: Data, encode: Encode
+    ):
         self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
+        self.trained = trained
         self.first = jax.process_index() == 0
         self._mesh = local_mesh()
         self._encode = on_mesh(encode, self._mesh)
@@ -246,7 +253,9 @@ class _Run:
         processes = jax.process_count()  # whose batches are about alike
         useful = processes * batch.useful_tokens
         computed = processes * batch.computed_tokens
-        flops = training_flops(self.encoder.config, batch.texts.lengths.reshape(-1))
+        frozen = self.trained.base is not None
+        lengths = batch.texts.lengths.reshape(-1)
+        flops = training_flops(self.encoder.config, lengths, frozen=frozen)
         self.ledger.step(
             triplets=self.config.train.batch_size,
             useful_tokens=useful,
@@ -305,9 +314,10 @@ class _Run:
 
     def _select(self, step: int, state: TrainState, memory: Memory, log: RunLog) -> Memory:
         """Evaluates on dev and keeps the model if it is the best; without dev keeps the last."""
-        params = jax.device_get(state.params)
+        own = jax.device_get(state.params)
+        params = self.trained.whole(own)
         if self._dev is None:
-            self._save(params, f"step {step}, the last; the collection has no dev split")
+            self._save(own, params, f"step {step}, the last; the collection has no dev split")
             return memory._replace(best_step=step)
         system = self._evaluate(self._dev, params, f"Dev, step {step}")
         values = {measure: system.mean(measure) for measure in MEASURES}
@@ -319,16 +329,19 @@ class _Run:
             step, ", ".join(f"{m} {v:.4f}" for m, v in values.items()), " (best)" if best else "",
         )  # fmt: skip
         if best:
-            self._save(params, f"step {step}, the best by {SELECTION} on dev, {new.best:.4f}")
+            self._save(own, params, f"step {step}, the best by {SELECTION} on dev, {new.best:.4f}")
         return new
 
-    def _save(self, params: Params, note: str) -> None:
+    def _save(self, own: Params, params: Params, note: str) -> None:
         if self.first:
             model = self.encoder._replace(params=params)
             card = result.model_card(
                 self.config.to_dict(), self.data.collection, self.encoder, note
             )
             write_folder(self.workdir / MODEL, model, card=card)
+            if self.trained.write is not None:
+                card = result.adapter_card(self.config.encoder.init, note)
+                self.trained.write(self.workdir / ADAPTER, own, card)
 
     def _evaluate(self, examined, params: Params, label: str) -> System:
         with self.ledger.spending("evaluation"):

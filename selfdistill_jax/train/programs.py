@@ -9,6 +9,7 @@ import numpy as np
 from jax import P
 
 from selfdistill_jax.data.batches import TripletBatch
+from selfdistill_jax.encoder.encode import Params
 from selfdistill_jax.train.step import AXIS, TrainState
 
 Step = Callable[[TrainState, TripletBatch], tuple[TrainState, dict[str, Any]]]
@@ -22,10 +23,18 @@ class Programs:
       mesh: its mesh.
       state: the state, or its shapes and shardings.
       example: any batch of this process; the first program is for batches of its shape.
+      base: what the step takes besides, the same each time.
     """
 
-    def __init__(self, step: Any, mesh: jax.sharding.Mesh, state: TrainState, example: Any):
-        self._step, self._sharding = step, jax.NamedSharding(mesh, P(AXIS))
+    def __init__(
+        self,
+        step: Any,
+        mesh: jax.sharding.Mesh,
+        state: TrainState,
+        example: Any,
+        base: Params | None = None,
+    ):
+        self._step, self._sharding, self._base = step, jax.NamedSharding(mesh, P(AXIS)), base
         self._state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
@@ -48,7 +57,9 @@ class Programs:
             shape = (x.shape[0] * jax.process_count(), *x.shape[1:])
             return jax.ShapeDtypeStruct(shape, x.dtype, sharding=self._sharding)
 
-        return self._step.lower(self._state, jax.tree.map(on_mesh, batch)).compile()
+        rows = jax.tree.map(on_mesh, batch)
+        program = self._step.lower(self._state, rows, self._base).compile()
+        return lambda state, batch: program(state, batch, self._base)
 
 
 def _shape(batch: TripletBatch) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.retrieval.evaluation import MEASURES, System, write_results
 from selfdistill_jax.retrieval.significance import PairedTest, paired_test
 from selfdistill_jax.retrieval.table import results_table
+from selfdistill_jax.train.adapter import FOLDER as ADAPTER
 from selfdistill_jax.train.run_folder import RESULT, flatten, write_text
 from selfdistill_jax.train.run_log import read_metrics
 
@@ -31,8 +32,11 @@ def write(
     from selfdistill_jax.train.report import write_report
 
     found = _text(workdir, data.collection, systems, split, ended)
-    # The card leaves this machine, and these two lines mean nothing elsewhere.
-    text = f"{found}\nmodel:  {workdir / 'model'}\nreport: {workdir / 'report.html'}\n"
+    # The card leaves this machine, and these lines mean nothing elsewhere.
+    text = f"{found}\nmodel:  {workdir / 'model'}\n"
+    if (workdir / ADAPTER).is_dir():
+        text += f"adapter: {workdir / ADAPTER}\n"
+    text += f"report: {workdir / 'report.html'}\n"
     if systems:
         write_results(workdir / "eval", systems, baseline="start", split=split)
     means = {m: systems["trained"].mean(m) for m in MEASURES} if systems else {}
@@ -161,6 +165,32 @@ Settings:
 
 ```
 {settings}
+```
+"""
+
+
+def adapter_card(init: str, note: str) -> str:
+    """The README of an adapter's folder, as `model_card` is that of the model's."""
+    from huggingface_hub import ModelCardData
+
+    matter = ModelCardData(
+        library_name="peft",
+        tags=["lora", "sentence-similarity", "selfdistill_jax"],
+        base_model=None if Path(init).expanduser().is_dir() else init,
+    )
+    return f"""---
+{matter.to_yaml()}
+---
+
+# A LoRA adapter for {init}
+
+{note[0].upper()}{note[1:]}. `model/` beside it is the same, merged; its card has the settings.
+
+```python
+from peft import PeftModel
+from transformers import AutoModel
+
+model = PeftModel.from_pretrained(AutoModel.from_pretrained("{init}"), "THIS FOLDER")
 ```
 """
 

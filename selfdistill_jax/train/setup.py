@@ -29,6 +29,7 @@ from selfdistill_jax.encoder.stack import REMATS
 from selfdistill_jax.encoding import block_tokens
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.losses import LOSSES, matryoshka
+from selfdistill_jax.train.adapter import ADAPTERS, check_adapter
 from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -44,6 +45,7 @@ _LEAST = {
         "train.block_tokens",
     ),
     1: (
+        "encoder.adapter_rank", "encoder.adapter_alpha",
         "train.steps", "train.micro_batches", "train.checkpoint_every", "train.evaluate_every",
         "data.bm25_candidates", "evaluation.depth",
     ),
@@ -90,6 +92,7 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
         ("train.remat", REMATS),
         ("train.attention", ATTENTIONS),
         ("encoder.dropout", DROPOUTS),
+        ("encoder.adapter", ADAPTERS),
         ("data.negatives", NEGATIVES),
     ):
         group, _, name = key.partition(".")
@@ -98,6 +101,7 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
             raise InputError(
                 f"config.{key} is {value!r}; expected {' or '.join(known)}{nearest(value, known)}"
             )
+    check_adapter(config)
 
 
 def make_loss_function(

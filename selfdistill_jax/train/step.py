@@ -7,7 +7,7 @@ as `jax.pmap` wanted it multiplies the gradient by the number of devices, with t
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import optax
@@ -20,6 +20,7 @@ from selfdistill_jax.packed import PackedTexts
 
 AXIS = "data"
 Loss = Callable[..., jax.Array]
+State = TypeVar("State")
 # What a loss gets of a batch besides the vectors, if it has a parameter of that name.
 FROM_TEACHER = {
     "teacher_margin": lambda scores_Bx2: scores_Bx2[:, 0] - scores_Bx2[:, 1],
@@ -28,7 +29,7 @@ FROM_TEACHER = {
 
 
 class TrainState(NamedTuple):
-    params: Params
+    params: Params  # those that are trained: of the whole encoder, or of an adapter
     optimizer: optax.OptState
     target: Params | None = None  # of the encoder that targets come from; None: the trained one
 
@@ -53,8 +54,15 @@ def wants(loss: Loss, name: str) -> bool:
     return name in inspect.signature(loss).parameters
 
 
-def make_loss(encode: Encode, loss: Loss, mesh: jax.sharding.Mesh):
-    """Returns ``f(params, target, batch) -> (loss, (vectors, target_vectors))`` over the mesh.
+def make_loss(
+    encode: Encode,
+    loss: Loss,
+    mesh: jax.sharding.Mesh,
+    *,
+    merge: Callable[[Params | None, Params], Params] = lambda base, trained: trained,
+):
+    """Returns ``f(params, target, batch, base=None) -> (loss, (vectors, target_vectors))`` over the
+    mesh.
 
     Triplets whose query has no tokens count for nothing. Where a device has more than one part of
     the batch, the parts go through the encoder one after the other and the loss still sees the
@@ -66,24 +74,29 @@ def make_loss(encode: Encode, loss: Loss, mesh: jax.sharding.Mesh):
       loss: of queries, positives, negatives; also gets ``where``, ``axis_name``, of `FROM_TEACHER`
         what it has a parameter for, and ``target_from`` where there is a target encoder.
       mesh: of the axis `AXIS`; its size divides the batch's parts.
+      merge: ``(base, trained) -> params`` makes, of frozen parameters and of trained ones, those
+        that the encoder computes with.
     """
 
-    def on_device(params: Params, target: Params | None, batch: TripletBatch):
+    def on_device(params: Params, target: Params | None, batch: TripletBatch, base: Params | None):
         # Each device's own copy from here on: the transpose is the gradient's one sum over devices,
-        # and the encoder's hand-written loops need not know of the mesh.
-        params, target = lax.pcast((params, target), AXIS, to="varying")
+        # and the encoder's hand-written loops need not know of the mesh. Before they are merged: so
+        # the sum is of the trained parameters' gradient alone.
+        params, target, base = lax.pcast((params, target, base), AXIS, to="varying")
+        params = merge(base, params)
         vectors = _in_parts(encode)(params, batch.texts)
         given: dict[str, Any] = {
             name: make(batch.scores) for name, make in FROM_TEACHER.items() if wants(loss, name)
         }
         if target is not None:
-            constant = lax.stop_gradient(_in_parts(encode)(target, batch.texts))
+            constant = lax.stop_gradient(_in_parts(encode)(merge(base, target), batch.texts))
             given["target_from"] = constant.positive, constant.negative
         value = loss(*vectors, where=_present(batch), axis_name=AXIS, **given)
         return value, (vectors, given.get("target_from"))
 
-    specs = (P(), P(), P(AXIS))
-    return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(P(), P(AXIS)))
+    specs = (P(), P(), P(AXIS), P())
+    over_mesh = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(P(), P(AXIS)))
+    return lambda params, target, batch, base=None: over_mesh(params, target, batch, base)
 
 
 def _present(batch: TripletBatch) -> jax.Array:
@@ -116,8 +129,11 @@ def make_step(
     mesh: jax.sharding.Mesh,
     *,
     target_decay: float = 1.0,
-) -> Callable[[TrainState, TripletBatch], tuple[TrainState, dict[str, Any]]]:
-    """Returns the jitted ``step(state, batch) -> (state, metrics)``; the state is donated.
+    **options: Any,
+) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    """Returns the jitted ``step(state, batch, base=None) -> (state, metrics)``.
+
+    The state is donated, the frozen parameters (``base``) are not.
 
     Metrics are device arrays: ``loss``, ``gradient_norm``, and those of `summaries`.
 
@@ -126,12 +142,13 @@ def make_step(
       optimizer: applied to the global gradient.
       target_decay: what of the state's target encoder stays at each step, the rest being the
         trained one's (an exponential moving average); 1 leaves it as it is.
+      **options: of `make_loss`.
     """
-    global_loss = make_loss(encode, loss, mesh)
+    global_loss = make_loss(encode, loss, mesh, **options)
 
-    def step(state: TrainState, batch: TripletBatch):
+    def step(state: TrainState, batch: TripletBatch, base: Params | None = None):
         (value, (vectors, target_from)), gradient = jax.value_and_grad(global_loss, has_aux=True)(
-            state.params, state.target, batch
+            state.params, state.target, batch, base
         )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -147,8 +164,8 @@ def make_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def put_state(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
-    """The state on every device of the mesh."""
+def put_state(state: State, mesh: jax.sharding.Mesh) -> State:
+    """The state, or any tree, on every device of the mesh."""
     return jax.device_put(state, jax.NamedSharding(mesh, P()))
 
 

@@ -33,12 +33,23 @@ def by_hand(c, length):
     return total
 
 
+def of_kernels(c, length):
+    """Those of a layer that a frozen kernel is a factor of."""
+    d, f = c.hidden_size, c.intermediate_size
+    inner = product(length, d, f * (2 if c.gated else 1))
+    return product(length, d, 4 * d) + inner + product(length, f, d)
+
+
 @pytest.mark.parametrize("config", [TINY, dataclasses.replace(TINY, gated=True, windows=(0, 3, 8))])
 def test_every_product_counts(config):
     lengths = [1, 5, 0, 12]
     expected = sum(by_hand(config, length) for length in lengths)
     assert forward_flops(config, np.array(lengths)) == expected
     assert training_flops(config, np.array(lengths)) == 3 * expected
+    # Frozen kernels are not multiplied with for a gradient of theirs; attention is as ever.
+    kernels = sum(of_kernels(config, length) for length in lengths)
+    frozen = training_flops(config, np.array(lengths), frozen=True)
+    assert frozen == 3 * expected - config.num_layers * kernels
 
 
 def test_of_no_text_there_is_nothing():

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from selfdistill_jax.encoder.encode import make_encode
+from selfdistill_jax.train.adapter import trained_part
 from selfdistill_jax.train.checkpoint import Checkpoints
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
 from selfdistill_jax.train.setup import load_encoder
@@ -35,13 +36,14 @@ def stop_at(step):
 
 
 def checkpointed(config, workdir, step):
-    """The parameters that a checkpoint holds."""
+    """The trained parameters that a checkpoint holds."""
     encoder = load_encoder(config)
     schedule = make_schedule(
         learning_rate=0.1, steps=1, warmup_steps=0, decay="constant", decay_rate=1.0
     )
     optimizer = make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
-    like = put_state(TrainState(encoder.params, optimizer.init(encoder.params)), make_mesh())
+    start = trained_part(config, encoder).start
+    like = put_state(TrainState(start, optimizer.init(start)), make_mesh())
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, _ = checkpoints.restore(step, like)
     checkpoints.close()
@@ -56,7 +58,8 @@ def assert_same_run(one, other):
     """Bit for bit, but for the clock and the folder's own name in the texts."""
     assert metrics(one) == metrics(other)
     assert (one / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
-    assert content(one / "eval") == content(other / "eval")
+    for folder in ("eval", "adapter"):
+        assert content(one / folder) == content(other / folder)
     texts = [(run / "result.txt").read_text().replace(str(run), "RUN") for run in (one, other)]
     assert texts[0] == texts[1]
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from selfdistill_jax import losses
+from selfdistill_jax.encoder.adapters import apply_lora, init_lora
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 from tests.train.every_loss import CONFIG, batch
@@ -20,16 +21,16 @@ KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|coll
 QUANTILES = "nanquantile"
 
 
-def collectives(loss, triplets):
+def collectives(loss, triplets, start=None, base=None, **options):
     """(kind, bytes of the result, what it is part of) of each collective of a step."""
-    params = init_params(CONFIG, jax.random.key(0))
+    params = init_params(CONFIG, jax.random.key(0)) if start is None else start
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     mesh = make_mesh(jax.devices()[:DEVICES])
-    step = make_step(make_encode(CONFIG, pooling="mean"), loss, optimizer, mesh)
+    step = make_step(make_encode(CONFIG, pooling="mean"), loss, optimizer, mesh, **options)
     state = put_state(TrainState(params, optimizer.init(params)), mesh)
     rows = put_batch(batch(rows=np.arange(triplets) % 16, parts=DEVICES), mesh)
     found = []
-    for line in step.lower(state, rows).compile().as_text().splitlines():
+    for line in step.lower(state, rows, put_state(base, mesh)).compile().as_text().splitlines():
         if match := re.search(rf" = (.*?) ({KINDS})(?:-start)?\(", line):
             size = sum(
                 BYTES[dtype] * int(np.prod([int(n) for n in shape.split(",") if n]))
@@ -84,3 +85,13 @@ def test_pairs_of_a_batch_exchange_its_vectors_once(triplets):
     assert bytes_of(found, "reduce-scatter") == triplets * 4 * D // DEVICES
     assert 0 <= bytes_of(found, "all-reduce") - PARAMETERS <= 8 * 4 * D
     assert len(found) <= 8
+
+
+def test_an_adapters_gradient_is_exchanged_and_none_of_frozen_weights():
+    base = init_params(CONFIG, jax.random.key(0))
+    targets = ("query", "value", "outer")
+    adapter = init_lora(base, rank=2, targets=targets, key=jax.random.key(1))
+    found = collectives(losses.adaptive_margin, 16, adapter, base, merge=apply_lora)
+    own = 4 * sum(x.size for x in jax.tree.leaves(adapter))
+    assert {kind for kind, _, _ in of_training(found)} == {"all-reduce"}
+    assert 0 <= bytes_of(of_training(found), "all-reduce") - own <= 8 * 4 * D

@@ -68,6 +68,12 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"train__micro_batches": 3},
         {"train__target": "teacher"},
         {"train__target_decay": 1.5},
+        {"encoder__adapter": "dora"},
+        {"encoder__adapter_rank": 0},
+        {"encoder__adapter_alpha": 0},
+        {"encoder__adapter_targets": ()},
+        {"encoder__adapter_targets": ("query", "query")},
+        {"encoder__adapter_targets": ("querry",)},
         {"train__remat": "all"},
         {"train__attention": "flash"},
         {"train__attention": "cudnn"},  # on a CPU
