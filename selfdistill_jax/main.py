@@ -85,6 +85,8 @@ def _keep_compiled() -> None:
 class _StopSignal:
     """The first Ctrl-C or SIGTERM ends the run after its step, with a checkpoint; the next at once.
 
+    After the last step it ends before the next evaluation, and the same command goes on with that.
+
     With several processes SIGTERM is left to jax.distributed, whose notice reaches all of them at
     one step (`Checkpoints.preempted`); a signal seen by one alone would leave the others waiting.
     """
@@ -96,9 +98,10 @@ class _StopSignal:
                 signal.signal(number, self._arrived)
 
     def _arrived(self, number: int, frame) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
         self.signal = number
+        for again in (signal.SIGINT, signal.SIGTERM):
+            # Left to the system: within a compiled program Python sees no signal, for minutes.
+            signal.signal(again, signal.SIG_DFL)
         LOG.info("Stopping after this step; once more to stop at once")
 
     def __call__(self, step: int) -> bool:

@@ -137,7 +137,8 @@ def train(
         run = _Run(config, workdir, encoder, trained, data, encode_all)
         if not run.fit(programs, state, schedule, mesh, stop):
             return None
-    run.finish()
+    if not run.finish(stop):
+        return None
     run.close_ledger()
     _wait("the run is over")  # the first process serves the others until they end
     return read_result(workdir)
@@ -279,8 +280,11 @@ class _Run:
             log.write("account", self._last, self.ledger.account())
         LOG.info("Account of this run:\n%s", self.ledger.table())
 
-    def finish(self) -> None:
-        """Evaluates the start encoder, the best model and BM25 on the test split, and reports."""
+    def finish(self, stop) -> bool:
+        """Evaluates the start encoder, the best model and BM25 on the test split, and reports.
+
+        False when it was stopped before the end.
+        """
         collection, depth = self.data.collection, self.config.evaluation.depth
         splits = [s for s in ("test", "dev") if s in collection.splits]
         systems: dict[str, System] = {}
@@ -289,6 +293,9 @@ class _Run:
             best = read_folder(str(self.workdir / MODEL), pooling=self.encoder.pooling)
             systems["bm25"] = evaluate_bm25(examined, collection, k=depth)
             for name, params in (("start", self.encoder.params), ("trained", best.params)):
+                if stop(self.config.train.steps):
+                    LOG.info("Stopped before the end of the evaluation; the same command goes on")
+                    return False
                 systems[name] = self._evaluate(examined, params, f"Test, {name}")
         if self.first:
             result.write(
@@ -301,6 +308,7 @@ class _Run:
                 ended=self._alarm.message,
             )
         _wait("the result is written")
+        return True
 
     def _enough(self, memory: Memory) -> bool:
         patience = self.config.train.patience

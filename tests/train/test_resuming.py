@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
         # Stopped past an evaluation; then the evaluation at 8 is done twice.
         pytest.param([stop_at(4), kill_at(9)], id="stopped, then killed past a checkpoint"),
         pytest.param([stop_at(7), stop_at(8)], id="stopped twice"),
+        pytest.param([stop_at(12)], id="stopped in the last evaluation"),
     ],
 )
 def test_interrupted_equals_uninterrupted(tiny, finished, tmp_path, ends):
@@ -44,10 +45,10 @@ def test_interrupted_equals_uninterrupted(tiny, finished, tmp_path, ends):
 @pytest.mark.parametrize("target", ["ema", "start"])
 def test_target_encoder_is_part_of_what_goes_on(tiny, tmp_path, target):
     config = tiny.config(
-        train__target=target, train__target_decay=0.8, train__steps=6, train__micro_batches=1
+        train__target=target, train__target_decay=0.8, train__steps=7, train__micro_batches=1
     )
     train(config, tmp_path / "whole")
-    with contextlib.suppress(Killed):
+    with pytest.raises(Killed):
         train(config, tmp_path / "parts", stop=kill_at(6))
     train(config, tmp_path / "parts")
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
