@@ -191,6 +191,7 @@ class Job:
             "data.query_length": options.query_length,
             "data.document_length": options.document_length,
             "encoder.init": self._model,
+            "encoder.dropout": "source" if options.dropout else "none",
             "loss.over": "positives",
             "train.steps": steps,
             "train.batch_size": options.batch_size,

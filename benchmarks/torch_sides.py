@@ -59,9 +59,11 @@ def margin_loss(q: torch.Tensor, p: torch.Tensor, n: torch.Tensor) -> torch.Tens
 
 
 def dropout(settings: dict[str, Any]) -> dict[str, float]:
-    """For the encoder's config."""
+    """What is changed of the encoder's config."""
+    if settings["dropout"]:
+        return {}
     names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    return dict.fromkeys(names, settings["dropout"])
+    return dict.fromkeys(names, 0.0)
 
 
 def released(settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock) -> None:

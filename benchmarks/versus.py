@@ -13,9 +13,9 @@ For each: triplets and useful tokens a second (the median step from the third to
 padding is no useful token), seconds from the start of the process to the end of its first update
 and, as "job", to its exit with the model on disk, and the most memory it held.
 
-Dropout is off on all sides. This package has none; --dropout=0.1 is what the peers do by default,
-and does not touch ours. Ratios say how many times as fast ours is: above 1, ours is faster. On
-several GPUs set CUDA_VISIBLE_DEVICES to one: ours and sentence-transformers would use all.
+Dropout is off on all sides, or on, as the encoder's config.json says (--dropout). Ratios say how
+many times as fast ours is: above 1, ours is faster. On several GPUs set CUDA_VISIBLE_DEVICES to
+one: ours and sentence-transformers would use all.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch_size", type=int, default=128)
     add("--query_length", type=int, default=20)
     add("--document_length", type=int, default=200)
-    add("--dropout", type=float, default=0.0, help="of the peers; their default is 0.1")
+    add("--dropout", action="store_true", help="as the encoder's config.json says, all sides")
     text = "of compiled programs and tokens; warm: a run of ours that is not counted fills it"
     add("--cache", default="cold", choices=["cold", "warm"], help=text)
     add("--seed", type=int, default=0, help="of the triplets")

@@ -52,7 +52,7 @@ def test_a_run_on_a_gpu(tiny, tmp_path, monkeypatch, gpu):
         "steps": 3,
         "batch_size": 4,
         "precision": "float32",
-        "dropout": 0.0,
+        "dropout": False,
         **jobs.OPTIMIZER,
     }
     before = torch.get_float32_matmul_precision()
