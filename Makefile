@@ -5,6 +5,9 @@ RUN := $(VENV)/bin/python
 UV := $(RUN) -m uv pip install --quiet --python $(RUN)
 UV_VERSION := 0.13.9
 
+# A file's tests stay together: they share what is compiled.
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
+
 CONFIG ?= configs/distributed.py
 
 .PHONY: help demo setup weights peers test soak real-encoders real-onnx lint format lock clean
@@ -35,11 +38,11 @@ $(VENV)/peers: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers[train]>=5" "mteb>=2" "peft>=0.18"
 	@touch $@
 
-test: setup weights  ## Run the tests.
-	$(RUN) -m pytest
+test: setup weights  ## Run the tests, in two processes of 3 GB.
+	$(PYTEST)
 
 soak: setup weights  ## Run the tests as users' programs are compiled: slower.
-	XLA_FLAGS= $(RUN) -m pytest
+	XLA_FLAGS= $(PYTEST)
 
 real-encoders: peers weights  ## Compare two real encoders with torch and sentence-transformers (fetches 438 MB).
 	$(RUN) -m tests.real.encoders
