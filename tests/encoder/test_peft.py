@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format against PEFT itself, for every architecture."""
+"""LoRA adapters in PEFT's format against PEFT itself, for every architecture."""
 
 import json
 
@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from selfdistill_jax.encoder.adapter_folder import CONFIG, TENSORS
 from selfdistill_jax.encoder.adapters import TARGETS, apply_lora, init_lora
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import read_folder
-from selfdistill_jax.encoder.peft import CONFIG, TENSORS, read_lora, with_adapter, write_lora
+from selfdistill_jax.encoder.peft import read_lora, with_adapter, write_lora
 from selfdistill_jax.encoder.tensors import read_file, write_tensors
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.packed import one_text_a_row
@@ -166,7 +167,7 @@ def test_an_adapter_of_the_pooler_counts_where_it_pools(bases, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; only 'LORA' is read"),
+        ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; expected LORA"),
         ({"use_dora": True}, r"use_dora is True, .* merge it with PEFT"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"invented_since": {"a": 1}}, "invented_since is {'a': 1}"),
