@@ -11,10 +11,14 @@ from selfdistill_jax.encoder.adapters import TARGETS, apply_lora, init_lora
 from selfdistill_jax.encoder.encode import Params
 from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.encoder.peft import write_lora
+from selfdistill_jax.encoder.peft_prefix import write_prefix
+from selfdistill_jax.encoder.prefix import apply_prefix, init_prefix
 from selfdistill_jax.errors import InputError, nearest
 
-ADAPTERS = ("none", "lora")
-FOLDER = "adapter"  # in a run's folder
+# In a run's folder: the whole encoder, and what of it was trained beside frozen weights.
+MODEL, FOLDER = "model", "adapter"
+# What is trained -> which of the two is the run's result: no weights hold a prefix.
+ADAPTERS = {"none": MODEL, "lora": MODEL, "prefix": FOLDER}
 
 
 class Trained(NamedTuple):
@@ -38,7 +42,7 @@ class Trained(NamedTuple):
 
 
 def check_adapter(config: ml_collections.ConfigDict) -> None:
-    """Checks which matrices an adapter is to stand beside.
+    """Checks which matrices an adapter is to stand beside, and that attention takes a prefix.
 
     Raises:
       InputError: names the key, its value and what was expected.
@@ -55,15 +59,34 @@ def check_adapter(config: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"config.encoder.adapter_targets is {targets}; expected some of {known}, each once"
         )
+    if config.encoder.adapter == "prefix" and config.train.attention != "own":
+        raise InputError(
+            f"config.train.attention is {config.train.attention!r}, which takes no prefix; take "
+            "'own', or config.encoder.adapter='lora'"
+        )
 
 
 def trained_part(config: ml_collections.ConfigDict, encoder: Encoder) -> Trained:
     """What the config says is trained of the start encoder."""
-    rank, alpha = config.encoder.adapter_rank, config.encoder.adapter_alpha
-    targets = _split(config.encoder.adapter_targets)
     if config.encoder.adapter == "none":
         return Trained(encoder.params, lambda base, trained: trained)
-    start = init_lora(encoder.params, rank=rank, targets=targets, key=jax.random.key(config.seed))
+    key = jax.random.key(config.seed)
+    return (_prefix if config.encoder.adapter == "prefix" else _lora)(config, encoder, key)
+
+
+def _prefix(config: ml_collections.ConfigDict, encoder: Encoder, key: jax.Array) -> Trained:
+    start = init_prefix(encoder.params, count=config.encoder.adapter_tokens, key=key)
+
+    def write(path: Path, trained: Params, card: str) -> None:
+        write_prefix(path, trained, encoder.config, base=config.encoder.init, card=card)
+
+    return Trained(jax.device_get(start), apply_prefix, encoder.params, write)
+
+
+def _lora(config: ml_collections.ConfigDict, encoder: Encoder, key: jax.Array) -> Trained:
+    rank, alpha = config.encoder.adapter_rank, config.encoder.adapter_alpha
+    targets = _split(config.encoder.adapter_targets)
+    start = init_lora(encoder.params, rank=rank, targets=targets, key=key)
 
     def merge(base: Params, trained: Params) -> Params:
         return apply_lora(base, trained, scale=alpha / rank)
