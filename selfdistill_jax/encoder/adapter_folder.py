@@ -13,6 +13,8 @@ from selfdistill_jax.errors import InputError
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
+# Ours, beside PEFT's: what of the base an adapter was trained with another value of.
+SETTINGS = "selfdistill_jax.json"
 
 
 def write_adapter(
@@ -23,6 +25,7 @@ def write_adapter(
     config: Mapping[str, Any],
     base: str,
     card: str,
+    settings: Mapping[str, Any],
 ) -> None:
     """Writes a folder that ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), path)``
     opens; it appears whole or not at all.
@@ -34,6 +37,7 @@ def write_adapter(
       config: keys of that kind.
       base: folder or hub id of the encoder that it is for.
       card: text of ``README.md``.
+      settings: for `read_settings`.
     """
     new = folder_beside(path)
     write_tensors(new / TENSORS, dict(tensors))
@@ -45,6 +49,8 @@ def write_adapter(
         **config,
     }
     write_json(new / CONFIG, written)
+    if settings:
+        write_json(new / SETTINGS, dict(settings))
     (new / "README.md").write_text(card, encoding="utf-8")
     take_place(new, path)
 
@@ -68,3 +74,16 @@ def read_adapter(folder: Path, *, kinds: Sequence[str]) -> dict[str, Any]:
             f"{path}: peft_type is {raw.get('peft_type')!r}; expected {' or '.join(kinds)}"
         )
     return raw
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What a folder's adapter is to be computed with instead of the base's own: some of
+    ``pooling``, ``max_length``, ``query_prompt`` and ``document_prompt``.
+
+    None of them in a folder of PEFT's, which says nothing of that.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    path = folder / SETTINGS
+    return read_json(path) if path.is_file() else {}

@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_jax.encoder.adapter_folder import CONFIG, TENSORS, read_adapter, write_adapter
+from selfdistill_jax.encoder.adapter_folder import (
+    CONFIG,
+    TENSORS,
+    read_adapter,
+    read_settings,
+    write_adapter,
+)
 from selfdistill_jax.encoder.adapters import TARGETS, Target, apply_lora, at
 from selfdistill_jax.encoder.architectures import ARCHITECTURES, Architecture
 from selfdistill_jax.encoder.config import EncoderConfig
@@ -44,7 +50,14 @@ _BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def write_lora(
-    path: Path, adapter: Params, config: EncoderConfig, *, alpha: int, base: str, card: str
+    path: Path,
+    adapter: Params,
+    config: EncoderConfig,
+    *,
+    alpha: int,
+    base: str,
+    card: str,
+    settings: Mapping[str, Any] = {},
 ) -> None:
     """Writes a folder that ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), path)``
     opens; it appears whole or not at all.
@@ -56,6 +69,7 @@ def write_lora(
       alpha: its scale is alpha / rank.
       base: that encoder's folder or hub id.
       card: text of ``README.md``.
+      settings: as of `write_adapter`.
     """
     names = ARCHITECTURES[config.architecture]
     modules = _to_modules(adapter, names)
@@ -76,16 +90,26 @@ def write_lora(
         "lora_dropout": 0.0,
         "bias": "none",
     }
-    write_adapter(path, tensors, kind=KIND, config=written, base=base, card=card)
+    options = {"base": base, "card": card, "settings": settings}
+    write_adapter(path, tensors, kind=KIND, config=written, **options)
 
 
 def with_adapter(encoder: Encoder, folder: Path) -> Encoder:
     """The encoder with a folder's adapter: added to its weights, or before its keys and values.
 
+    Its prompts and maximum length are those of the adapter's training. So is its pooling only if
+    the encoder was read with it, which decides what parameters there are.
+
     Raises:
       InputError: as of `read_lora` or `read_prefix`, whichever it is one of.
     """
-    if read_adapter(folder, kinds=(KIND, PREFIX))["peft_type"] == PREFIX:
+    kind, settings = read_adapter(folder, kinds=(KIND, PREFIX))["peft_type"], read_settings(folder)
+    prompts = {of: settings.get(f"{of}_prompt") for of in ("query", "document")}
+    encoder = encoder._replace(
+        max_length=settings.get("max_length", encoder.max_length),
+        prompts=encoder.prompts.replaced(**{k: v for k, v in prompts.items() if v is not None}),
+    )
+    if kind == PREFIX:
         prefix = read_prefix(folder, encoder.config)
         longest = encoder.config.max_positions - prefix["key"].shape[1]
         return encoder._replace(

@@ -6,6 +6,7 @@
 Shape legend: n layers, P places of the prefix, D hidden size.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,13 @@ _HARMLESS = frozenset(
 
 
 def write_prefix(
-    path: Path, adapter: Params, config: EncoderConfig, *, base: str, card: str
+    path: Path,
+    adapter: Params,
+    config: EncoderConfig,
+    *,
+    base: str,
+    card: str,
+    settings: Mapping[str, Any] = {},
 ) -> None:
     """Writes a folder that ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), path)``
     opens; it appears whole or not at all.
@@ -43,6 +50,7 @@ def write_prefix(
       config: of the encoder that it belongs to.
       base: that encoder's folder or hub id.
       card: text of ``README.md``.
+      settings: as of `write_adapter`.
 
     Raises:
       InputError: as of `check_prefix`.
@@ -57,7 +65,8 @@ def write_prefix(
         "encoder_hidden_size": config.hidden_size,
         **_sizes(config),
     }
-    write_adapter(path, tensors, kind=KIND, config=written, base=base, card=card)
+    options = {"base": base, "card": card, "settings": settings}
+    write_adapter(path, tensors, kind=KIND, config=written, **options)
 
 
 def read_prefix(folder: Path, config: EncoderConfig) -> Params:

@@ -1,8 +1,9 @@
 """What of an encoder is trained: all of it, or an adapter beside weights that stay."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -68,34 +69,30 @@ def check_adapter(config: ml_collections.ConfigDict) -> None:
 
 def trained_part(config: ml_collections.ConfigDict, encoder: Encoder) -> Trained:
     """What the config says is trained of the start encoder."""
-    if config.encoder.adapter == "none":
-        return Trained(encoder.params, lambda base, trained: trained)
-    key = jax.random.key(config.seed)
-    return (_prefix if config.encoder.adapter == "prefix" else _lora)(config, encoder, key)
-
-
-def _prefix(config: ml_collections.ConfigDict, encoder: Encoder, key: jax.Array) -> Trained:
-    start = init_prefix(encoder.params, count=config.encoder.adapter_tokens, key=key)
-
-    def write(path: Path, trained: Params, card: str) -> None:
-        write_prefix(path, trained, encoder.config, base=config.encoder.init, card=card)
-
-    return Trained(jax.device_get(start), apply_prefix, encoder.params, write)
-
-
-def _lora(config: ml_collections.ConfigDict, encoder: Encoder, key: jax.Array) -> Trained:
     rank, alpha = config.encoder.adapter_rank, config.encoder.adapter_alpha
-    targets = _split(config.encoder.adapter_targets)
-    start = init_lora(encoder.params, rank=rank, targets=targets, key=key)
-
-    def merge(base: Params, trained: Params) -> Params:
-        return apply_lora(base, trained, scale=alpha / rank)
+    targets, count = _split(config.encoder.adapter_targets), config.encoder.adapter_tokens
+    key, base = jax.random.key(config.seed), encoder.params
+    if config.encoder.adapter == "none":
+        return Trained(base, lambda base, trained: trained)
+    options: dict[str, Any] = {"base": config.encoder.init, "settings": _settings(config)}
+    if config.encoder.adapter == "prefix":
+        start, merge = init_prefix(base, count=count, key=key), apply_prefix
+        write_one = write_prefix
+    else:
+        start = init_lora(base, rank=rank, targets=targets, key=key)
+        merge = partial(apply_lora, scale=alpha / rank)
+        write_one = partial(write_lora, alpha=alpha)
 
     def write(path: Path, trained: Params, card: str) -> None:
-        base = config.encoder.init
-        write_lora(path, trained, encoder.config, alpha=alpha, base=base, card=card)
+        write_one(path, trained, encoder.config, card=card, **options)
 
-    return Trained(jax.device_get(start), merge, encoder.params, write)
+    return Trained(jax.device_get(start), merge, base, write)
+
+
+def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What of the start encoder the config sets anew."""
+    keys = ("pooling", "max_length", "query_prompt", "document_prompt")
+    return {key: config.encoder[key] for key in keys if config.encoder[key] not in ("source", 0)}
 
 
 def _split(targets: Sequence[str]) -> tuple[str, ...]:
