@@ -12,6 +12,7 @@ import numpy as np
 from selfdistill_jax.data.quantize import check_dimensions, truncate
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder.adapter_folder import read_settings
 from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
 from selfdistill_jax.encoder.peft import with_adapter
@@ -45,13 +46,16 @@ class BiEncoder:
 
         Args:
           name: the folder or id.
-          pooling: as of `read_folder`.
-          adapter: folder of a LoRA adapter in PEFT's format, which is added to the weights.
+          pooling: as of `read_folder`; "source" is that of the adapter's training, if it says so.
+          adapter: folder of an adapter in PEFT's format: LoRA, which is added to the weights, or a
+            prefix, with which the model cannot be saved.
 
         Raises:
           InputError: one of the two is nowhere, damaged, or of an architecture or kind that is not
             computed here.
         """
+        if adapter and pooling == "source":
+            pooling = read_settings(Path(adapter)).get("pooling", pooling)
         encoder = read_folder(name, pooling=pooling)
         return cls(with_adapter(encoder, Path(adapter)) if adapter else encoder)
 
@@ -133,7 +137,8 @@ class BiEncoder:
         """Writes a folder that sentence-transformers and ``AutoModel`` open.
 
         Raises:
-          InputError: the path holds something else than a model; a model there is replaced.
+          InputError: the path holds something else than a model (a model there is replaced), or
+            the model has a prefix, which is no weight.
         """
         path = Path(path).resolve()
         empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))

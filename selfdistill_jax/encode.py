@@ -34,6 +34,7 @@ _SHARD = 16384  # texts: on two cores two minutes of work, which is lost at most
 _FEW = 100  # texts that say little of where all others will lie; sentence-transformers' number
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
+options.define_adapter(_FLAGS)
 options.define_dimensions(_FLAGS)
 flags.DEFINE_string("input", None, "File of texts, JSONL, may end in .gz.", flag_values=_FLAGS)
 flags.DEFINE_string("output", None, "File of vectors, .npy.", flag_values=_FLAGS)
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
         options.refuse_existing(found)
     names = [row.id for row in stream_texts(texts)]  # each row is checked before any is encoded
     _check_ranges(precision, given=bool(given), texts=len(names))
-    model = BiEncoder.load(_FLAGS.model)
+    model = BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter)
     check_dimensions(_FLAGS.dimensions, model.encoder.dimensions)
     dimensions = _FLAGS.dimensions or model.encoder.dimensions
     prompt = model.encoder.prompts.of("" if _FLAGS.kind == "text" else _FLAGS.kind)

@@ -26,6 +26,7 @@ from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, ev
 
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
+options.define_adapter(_FLAGS)
 options.define_dimensions(_FLAGS)
 flags.DEFINE_list("dataset", None, "BEIR folders, separated by commas.", flag_values=_FLAGS)
 flags.DEFINE_string("output", None, "Folder for runs and values.", flag_values=_FLAGS)
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> None:
                 f"{folder}; evaluate it with an --output of its own"
             )
         collections.append((collection, folder))
-    models = {"model": BiEncoder.load(_FLAGS.model)}
+    models = {"model": BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter)}
     if _FLAGS.baseline:
         models = {"baseline": BiEncoder.load(_FLAGS.baseline), **models}
     for model in models.values():

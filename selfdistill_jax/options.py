@@ -14,6 +14,13 @@ def define_model(values: flags.FlagValues) -> None:
     )  # fmt: skip
 
 
+def define_adapter(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "adapter", "", "Adapter of --model: a run's adapter/ folder, or another in PEFT's format.",
+        flag_values=values,
+    )  # fmt: skip
+
+
 def define_dimensions(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "dimensions", None, "So many of a vector's numbers, the first; all without it.",

@@ -18,6 +18,7 @@ from selfdistill_jax.retrieval.trec import write_run
 
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
+options.define_adapter(_FLAGS)
 options.define_dimensions(_FLAGS)
 flags.DEFINE_string("corpus", None, "File of documents, JSONL.", flag_values=_FLAGS)
 flags.DEFINE_string("queries", None, "File of queries, JSONL.", flag_values=_FLAGS)
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> None:
     documents, queries = (
         list(stream_texts(Path(path))) for path in (_FLAGS.corpus, _FLAGS.queries)
     )
-    model = BiEncoder.load(_FLAGS.model)
+    model = BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter)
     cut = {"dimensions": _FLAGS.dimensions}
     run = dense_run(
         model.encode_query([row.content for row in queries], progress="Queries", **cut),
@@ -44,7 +45,8 @@ def main(argv: list[str]) -> None:
         k=_FLAGS.k,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_run(out, run, tag="_".join(Path(_FLAGS.model).absolute().name.split()))
+    names = [Path(name).absolute().name for name in (_FLAGS.model, _FLAGS.adapter) if name]
+    write_run(out, run, tag="_".join("+".join(names).split()))
     print(f"{len(queries):,} queries, {len(documents):,} documents: {out}")
 
 

@@ -3,13 +3,16 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from selfdistill_jax import BiEncoder, encode, evaluate, export, search
 from selfdistill_jax.data.quantize import quantize, ranges_of, truncate
+from selfdistill_jax.encoder.adapters import init_lora
 from selfdistill_jax.encoder.folder import read_folder, write_folder
 from selfdistill_jax.encoder.modules import Prompts
+from selfdistill_jax.encoder.peft import write_lora
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.trec import read_run
 from tests.tiny import content, fails, texts, write_rows
@@ -44,6 +47,35 @@ def test_encode(start, model, tmp_path):
     (tmp_path / "new" / "vectors.npy").unlink()
     assert fails(start(encode, *arguments), f"{tmp_path}/new/vectors.ids.txt: already there")
     assert content(tmp_path).items() <= before.items()
+
+
+def test_an_adapter_of_the_model(start, tiny, tmp_path):
+    """encode and search have the vectors of both; evaluate: tests/train/test_prefix_run.py."""
+    encoder = read_folder(str(tiny.encoder))
+    adapter = init_lora(encoder.params, rank=2, targets=("value",), key=jax.random.key(0))
+    adapter["value"]["b"] += 1
+    folder = tmp_path / "adapter"
+    options = {"alpha": 2, "base": "", "card": "", "settings": {"pooling": "max"}}
+    write_lora(folder, adapter, encoder.config, **options)
+    path = write_rows(tmp_path / "texts.jsonl", ROWS)
+    given = [f"--model={tiny.encoder}", f"--adapter={folder}"]
+    assert start(encode, *given, f"--input={path}", f"--output={tmp_path}/v.npy")[0] == 0
+    found = np.load(tmp_path / "v.npy")
+    model = BiEncoder.load(str(tiny.encoder), adapter=folder)
+    np.testing.assert_array_equal(found, model.encode(CONTENTS))
+    plain = BiEncoder.load(str(tiny.encoder), pooling="max").encode(CONTENTS)
+    assert np.abs(found - plain).max() > 0.05
+    assert model.encoder.pooling == "max"
+    assert BiEncoder.load(str(tiny.encoder), pooling="cls", adapter=folder).encoder.pooling == "cls"
+    given += [f"--corpus={path}", f"--queries={path}", f"--run={tmp_path}/out.trec"]
+    assert start(search, *given)[0] == 0
+    scores = read_run(tmp_path / "out.trec")
+    for x, row in zip(("one", "2", "three"), found @ found.T, strict=True):
+        for y, score in zip(("one", "2", "three"), row, strict=True):
+            assert abs(scores[x][y] - score) < 1e-5
+    assert (tmp_path / "out.trec").read_text().split()[5] == "encoder+adapter"
+    missing = start(encode, *given[:1], "--adapter=/none", f"--input={path}", "--output=/v.npy")
+    assert fails(missing, "/none/adapter_config.json: no such file; expected an adapter's folder")
 
 
 def test_texts_get_the_prompt_of_their_kind(start, model, tmp_path):

@@ -105,7 +105,12 @@ class Bert(nn.Module):
         embeddings = Embeddings(c, self.dtype, self.dropout, name="embeddings")
         x = embeddings(texts.ids, texts.positions, seeds_NxT)
         x_NxTxD = x.reshape(*texts.ids.shape, -1)
-        own, bias = self.param("layers", _init_layers, c), None
+        if self.has_variable("params", "layers"):
+            # Layers check their own shapes; `param` would refuse the prefix of an adapter.
+            own = self.get_variable("params", "layers")
+        else:
+            own = self.param("layers", _init_layers, c)
+        bias = None
         if c.relative_buckets:
             bias = self._bias(texts.row_lengths[-1])
         x_NxTxD = run_layers(

@@ -106,11 +106,10 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
       path: the new folder; an existing one is replaced.
       encoder: what to write; ``encoder.folder`` must still hold the tokenizer's files.
       card: text of the model card, ``README.md``.
+
+    Raises:
+      InputError: as of `to_tensors`.
     """
-    new = folder_beside(path)
-    for name in _COPIED:
-        if (encoder.folder / name).is_file():
-            shutil.copyfile(encoder.folder / name, new / name)
     params = {name: value for name, value in encoder.params.items() if name != "dense"}
     modules = Modules(encoder.pooling, encoder.dense, encoder.params.get("dense", {}))
     tensors = to_tensors(params, encoder.config, extra=encoder.extra)
@@ -119,6 +118,10 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
             own = modules.params[str(number)]
             tensors[f"{layer.also}.weight"] = np.asarray(own["kernel"], np.float32).T
             tensors[f"{layer.also}.bias"] = np.asarray(own["bias"], np.float32)
+    new = folder_beside(path)
+    for name in _COPIED:
+        if (encoder.folder / name).is_file():
+            shutil.copyfile(encoder.folder / name, new / name)
     write_tensors(new / WEIGHTS, tensors)
     # The weights are float32; a source's own dtype would have transformers open them in that.
     kept = {k: v for k, v in encoder.raw_config.items() if k not in ("dtype", "torch_dtype")}

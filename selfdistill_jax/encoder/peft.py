@@ -1,4 +1,4 @@
-"""Adapters as folders of Hugging Face's PEFT: written for it, and read from it.
+"""LoRA adapters as folders of Hugging Face's PEFT: written for it, and read from it.
 
     adapter_config.json          rank, alpha, which modules
     adapter_model.safetensors    base_model.model.encoder.layer.0.output.dense.lora_A.weight …
@@ -14,19 +14,26 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_jax.encoder.adapter_folder import (
+    CONFIG,
+    TENSORS,
+    read_adapter,
+    read_settings,
+    write_adapter,
+)
 from selfdistill_jax.encoder.adapters import TARGETS, Target, apply_lora, at
 from selfdistill_jax.encoder.architectures import ARCHITECTURES, Architecture
-from selfdistill_jax.encoder.atomic import folder_beside, take_place
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import Params
 from selfdistill_jax.encoder.folder import Encoder
-from selfdistill_jax.encoder.modules import read_json, write_json
-from selfdistill_jax.encoder.tensors import read_file, write_tensors
+from selfdistill_jax.encoder.peft_prefix import KIND as PREFIX
+from selfdistill_jax.encoder.peft_prefix import read_prefix
+from selfdistill_jax.encoder.prefix import apply_prefix
+from selfdistill_jax.encoder.tensors import read_file
 from selfdistill_jax.errors import InputError
 
 Pair = tuple[np.ndarray, np.ndarray]
-CONFIG = "adapter_config.json"
-TENSORS = "adapter_model.safetensors"
+KIND = "LORA"
 _PREFIX = "base_model.model."
 # Keys of a config that leave kernel + scale A B what it is; a tensor beyond A and B is noticed.
 _HARMLESS = frozenset(
@@ -43,7 +50,14 @@ _BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def write_lora(
-    path: Path, adapter: Params, config: EncoderConfig, *, alpha: int, base: str, card: str
+    path: Path,
+    adapter: Params,
+    config: EncoderConfig,
+    *,
+    alpha: int,
+    base: str,
+    card: str,
+    settings: Mapping[str, Any] = {},
 ) -> None:
     """Writes a folder that ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), path)``
     opens; it appears whole or not at all.
@@ -55,6 +69,7 @@ def write_lora(
       alpha: its scale is alpha / rank.
       base: that encoder's folder or hub id.
       card: text of ``README.md``.
+      settings: as of `write_adapter`.
     """
     names = ARCHITECTURES[config.architecture]
     modules = _to_modules(adapter, names)
@@ -66,13 +81,7 @@ def write_lora(
             for letter, value in zip("AB", pair, strict=True):
                 name = f"{_PREFIX}{names.layer.format(number)}{module}.lora_{letter}.weight"
                 tensors[name] = value[number].T
-    new = folder_beside(path)
-    write_tensors(new / TENSORS, tensors)
     written = {
-        "peft_type": "LORA",
-        "task_type": "FEATURE_EXTRACTION",
-        "base_model_name_or_path": base,
-        "inference_mode": True,
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {module: n * rank for module, n in times.items()},
@@ -81,17 +90,31 @@ def write_lora(
         "lora_dropout": 0.0,
         "bias": "none",
     }
-    write_json(new / CONFIG, written)
-    (new / "README.md").write_text(card, encoding="utf-8")
-    take_place(new, path)
+    options = {"base": base, "card": card, "settings": settings}
+    write_adapter(path, tensors, kind=KIND, config=written, **options)
 
 
 def with_adapter(encoder: Encoder, folder: Path) -> Encoder:
-    """The encoder with a folder's adapter added to its weights.
+    """The encoder with a folder's adapter: added to its weights, or before its keys and values.
+
+    Its prompts and maximum length are those of the adapter's training. So is its pooling only if
+    the encoder was read with it, which decides what parameters there are.
 
     Raises:
-      InputError: as of `read_lora`.
+      InputError: as of `read_lora` or `read_prefix`, whichever it is one of.
     """
+    kind, settings = read_adapter(folder, kinds=(KIND, PREFIX))["peft_type"], read_settings(folder)
+    prompts = {of: settings.get(f"{of}_prompt") for of in ("query", "document")}
+    encoder = encoder._replace(
+        max_length=settings.get("max_length", encoder.max_length),
+        prompts=encoder.prompts.replaced(**{k: v for k, v in prompts.items() if v is not None}),
+    )
+    if kind == PREFIX:
+        prefix = read_prefix(folder, encoder.config)
+        longest = encoder.config.max_positions - prefix["key"].shape[1]
+        return encoder._replace(
+            params=apply_prefix(encoder.params, prefix), max_length=min(encoder.max_length, longest)
+        )
     return encoder._replace(params=apply_lora(encoder.params, read_lora(folder, encoder)))
 
 
@@ -163,12 +186,7 @@ def _expression(names: Architecture, modules: Mapping[str, Any]) -> str:
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected an adapter's folder as PEFT writes it")
-    raw = read_json(path)
-    if raw.get("peft_type") != "LORA":
-        raise InputError(f"{path}: peft_type is {raw.get('peft_type')!r}; only 'LORA' is read")
+    path, raw = folder / CONFIG, read_adapter(folder, kinds=(KIND,))
     unknown = [key for key, value in raw.items() if value and key not in _HARMLESS]
     if raw.get("init_lora_weights") not in _BEGINNINGS:
         unknown.append("init_lora_weights")

@@ -16,13 +16,14 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Encode, Params
 from selfdistill_jax.encoder.flops import training_flops
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
+from selfdistill_jax.encoder.peft import with_adapter
 from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train import result
+from selfdistill_jax.train.adapter import ADAPTERS, MODEL, Trained, trained_part
 from selfdistill_jax.train.adapter import FOLDER as ADAPTER
-from selfdistill_jax.train.adapter import Trained, trained_part
 from selfdistill_jax.train.checkpoint import Checkpoints, Memory
 from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, evaluation_set
 from selfdistill_jax.train.ledger import Ledger
@@ -52,7 +53,6 @@ from selfdistill_jax.train.setup import (
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 from selfdistill_jax.train.watch import CollapseAlarm
 
-MODEL = "model"
 SELECTION = MEASURES[0]
 
 
@@ -152,6 +152,7 @@ class _Run:
     ):
         self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
         self.trained = trained
+        self._kept = ADAPTERS[config.encoder.adapter]
         self.first = jax.process_index() == 0
         self._mesh = local_mesh()
         self._encode = on_mesh(encode, self._mesh)
@@ -290,7 +291,7 @@ class _Run:
         systems: dict[str, System] = {}
         if splits:
             examined = evaluation_set(collection, splits[0])
-            best = read_folder(str(self.workdir / MODEL), pooling=self.encoder.pooling)
+            best = self._best()
             systems["bm25"] = evaluate_bm25(examined, collection, k=depth)
             for name, params in (("start", self.encoder.params), ("trained", best.params)):
                 if stop(self.config.train.steps):
@@ -309,6 +310,12 @@ class _Run:
             )
         _wait("the result is written")
         return True
+
+    def _best(self) -> Encoder:
+        """As it was written."""
+        if self._kept == MODEL:
+            return read_folder(str(self.workdir / MODEL), pooling=self.encoder.pooling)
+        return with_adapter(self.encoder, self.workdir / ADAPTER)
 
     def _enough(self, memory: Memory) -> bool:
         patience = self.config.train.patience
@@ -341,15 +348,16 @@ class _Run:
         return new
 
     def _save(self, own: Params, params: Params, note: str) -> None:
-        if self.first:
+        if not self.first:
+            return
+        card = result.model_card(self.config.to_dict(), self.data.collection, self.encoder, note)
+        if self._kept == MODEL:
             model = self.encoder._replace(params=params)
-            card = result.model_card(
-                self.config.to_dict(), self.data.collection, self.encoder, note
-            )
             write_folder(self.workdir / MODEL, model, card=card)
-            if self.trained.write is not None:
+        if self.trained.write is not None:
+            if self._kept == MODEL:
                 card = result.adapter_card(self.config.encoder.init, note)
-                self.trained.write(self.workdir / ADAPTER, own, card)
+            self.trained.write(self.workdir / ADAPTER, own, card)
 
     def _evaluate(self, examined, params: Params, label: str) -> System:
         with self.ledger.spending("evaluation"):

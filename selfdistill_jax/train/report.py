@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from selfdistill_jax.data.tables import Collection
 from selfdistill_jax.losses import QUANTILES
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
+from selfdistill_jax.train.adapter import ADAPTERS
 from selfdistill_jax.train.run_folder import flatten, write_text
 from selfdistill_jax.train.run_log import read_metrics
 
@@ -87,11 +88,11 @@ _COLLAPSE_NOTE = (
 
 def _dev_note(config: Mapping[str, Any], dev: list[dict[str, Any]]) -> str:
     best = max(dev, key=lambda record: record[MEASURES[0]])
-    limit = config["evaluation"]["dev_documents"]
+    limit, kept = config["evaluation"]["dev_documents"], ADAPTERS[config["encoder"]["adapter"]]
     where = f"{limit:,} documents at most" if limit else "the whole collection"
     return (
         f"Searched in {where}; so the values are no test results. "
-        f"The best, {best[MEASURES[0]]:.4f}, was at step {best['step']} and is what model/ holds."
+        f"The best, {best[MEASURES[0]]:.4f}, was at step {best['step']} and is what {kept}/ holds."
     )
 
 

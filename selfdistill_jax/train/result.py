@@ -9,6 +9,7 @@ from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.retrieval.evaluation import MEASURES, System, write_results
 from selfdistill_jax.retrieval.significance import PairedTest, paired_test
 from selfdistill_jax.retrieval.table import results_table
+from selfdistill_jax.train.adapter import ADAPTERS, MODEL
 from selfdistill_jax.train.adapter import FOLDER as ADAPTER
 from selfdistill_jax.train.run_folder import RESULT, flatten, write_text
 from selfdistill_jax.train.run_log import read_metrics
@@ -31,11 +32,16 @@ def write(
     # Only here: it brings matplotlib, 1.5 s of every start.
     from selfdistill_jax.train.report import write_report
 
-    found = _text(workdir, data.collection, systems, split, ended)
+    kept = ADAPTERS[config["encoder"]["adapter"]]
+    found = _text(workdir, data.collection, systems, split, ended, kept)
     # The card leaves this machine, and these lines mean nothing elsewhere.
-    text = f"{found}\nmodel:  {workdir / 'model'}\n"
+    text = f"{found}\n"
+    if kept == MODEL:
+        text += f"model:  {workdir / MODEL}\n"
     if (workdir / ADAPTER).is_dir():
         text += f"adapter: {workdir / ADAPTER}\n"
+    if kept == ADAPTER:
+        text += f"use it: --model={config['encoder']['init']} --adapter={workdir / ADAPTER}\n"
     text += f"report: {workdir / 'report.html'}\n"
     if systems:
         write_results(workdir / "eval", systems, baseline="start", split=split)
@@ -43,13 +49,18 @@ def write(
     card = model_card(
         config, data.collection, encoder, f"\n\n```\n{found}```", means=means, split=split
     )
-    write_text(workdir / "model" / "README.md", card)
+    write_text(workdir / kept / "README.md", card)
     write_report(workdir, config=config, collection=data.collection, systems=systems, text=text)
     write_text(workdir / RESULT, text)
 
 
 def _text(
-    workdir: Path, collection: Collection, systems: dict[str, System], split: str, ended: str
+    workdir: Path,
+    collection: Collection,
+    systems: dict[str, System],
+    split: str,
+    ended: str,
+    kept: str,
 ) -> str:
     lines = []
     best = _best_step(workdir)
@@ -73,8 +84,10 @@ def _text(
         lines.append("The collection has neither a test nor a dev split: nothing was evaluated.")
     if ended:
         lines.append(f"Training was ended by a {ended}.")
-    if best == 0:
+    if best == 0 and kept == MODEL:
         lines.append("No evaluation on dev was better than the start encoder's: model/ is that.")
+    elif best == 0:
+        lines.append(f"No evaluation on dev was better than the first: {kept}/ is the untrained.")
     return "\n".join([*lines, ""])
 
 
@@ -102,7 +115,7 @@ def model_card(
     means: Mapping[str, float] | None = None,
     split: str = "",
 ) -> str:
-    """The README of a model's folder, with the front matter that the hub reads.
+    """The README of a model's folder, or a prefix's, with the front matter that the hub reads.
 
     Args:
       config: of the run.
@@ -119,10 +132,12 @@ def model_card(
     local = Path(init).expanduser().is_dir()
     title = f"{Path(init).absolute().name if local else init} trained on {collection.name}"
     licence = _licence(encoder.folder)
+    alone = ADAPTERS[config["encoder"]["adapter"]] == ADAPTER
+    library = "peft" if alone else "sentence-transformers"
     matter = ModelCardData(
-        library_name="sentence-transformers",
+        library_name=library,
         pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "feature-extraction", "selfdistill_jax"],
+        tags=["prefix-tuning" if alone else library, "feature-extraction", "selfdistill_jax"],
         base_model=None if local else init,  # the hub refuses what is no hub id
         model_name=title if means else None,
         eval_results=[
@@ -158,7 +173,7 @@ A bi-encoder for retrieval: one unit vector of {encoder.dimensions} dimensions a
 {encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens. Trained with
 selfdistill_jax by the loss "{config["loss"]["name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).{shorter}
 The licence of the start encoder{named} and that of the training data hold for it.
-
+{_use_of_prefix(config) if alone else ""}
 Evaluation: {note}
 
 Settings:
@@ -169,8 +184,30 @@ Settings:
 """
 
 
+def _use_of_prefix(config: dict[str, Any]) -> str:
+    init = config["encoder"]["init"]
+    return f"""
+This folder holds the {config["encoder"]["adapter_tokens"]} keys and values that were trained for
+each layer of {init}, in PEFT's format. sentence-transformers opens no such folder. Vectors, and
+the hidden states that they are pooled of:
+
+```python
+from selfdistill_jax import BiEncoder
+
+vectors = BiEncoder.load("{init}", adapter="THIS FOLDER").encode(["a text"])
+```
+
+```python
+from peft import PeftModel
+from transformers import AutoModel
+
+model = PeftModel.from_pretrained(AutoModel.from_pretrained("{init}"), "THIS FOLDER")
+```
+"""
+
+
 def adapter_card(init: str, note: str) -> str:
-    """The README of an adapter's folder, as `model_card` is that of the model's."""
+    """The README of a LoRA adapter's folder, as `model_card` is that of the model's."""
     from huggingface_hub import ModelCardData
 
     matter = ModelCardData(

@@ -25,6 +25,7 @@ from selfdistill_jax.encoder.config import read_dropout
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
 from selfdistill_jax.encoder.encode import Encode, make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder
+from selfdistill_jax.encoder.prefix import check_prefix
 from selfdistill_jax.encoder.stack import REMATS
 from selfdistill_jax.encoding import block_tokens
 from selfdistill_jax.errors import InputError, nearest
@@ -45,7 +46,7 @@ _LEAST = {
         "train.block_tokens",
     ),
     1: (
-        "encoder.adapter_rank", "encoder.adapter_alpha",
+        "encoder.adapter_rank", "encoder.adapter_alpha", "encoder.adapter_tokens",
         "train.steps", "train.micro_batches", "train.checkpoint_every", "train.evaluate_every",
         "data.bm25_candidates", "evaluation.depth",
     ),
@@ -199,19 +200,27 @@ def check_dimensions(dimensions: Sequence[int], whole: int) -> None:
 def load_encoder(config: ml_collections.ConfigDict) -> Encoder:
     """The start encoder, with the run's pooling, prompts and maximum length.
 
+    A prefix takes of the positions that a text can have.
+
     Raises:
-      InputError: it cannot be found or read, or the lengths asked for are longer than it reads.
+      InputError: it cannot be found or read, the lengths asked for are longer than it reads, or it
+        takes no prefix.
     """
     encoder = read_folder(config.encoder.init, pooling=config.encoder.pooling)
     positions, longest = encoder.config.max_positions, config.encoder.max_length
+    left = ""
+    if config.encoder.adapter == "prefix":
+        count = config.encoder.adapter_tokens
+        check_prefix(encoder.config, count, where=f"config.encoder.init is {config.encoder.init}")
+        positions, left = positions - count, f" left by a prefix of {count}"
     if longest > positions:
         raise InputError(
             f"config.encoder.max_length is {longest}; {config.encoder.init} has {positions} "
-            "positions"
+            f"positions{left}"
         )
     given = {"query": config.encoder.query_prompt, "document": config.encoder.document_prompt}
     encoder = encoder._replace(
-        max_length=longest or encoder.max_length,
+        max_length=longest or min(encoder.max_length, positions),
         prompts=encoder.prompts.replaced(**{k: v for k, v in given.items() if v != "source"}),
     )
     for key in ("query_length", "document_length"):

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format against PEFT itself, for every architecture."""
+"""LoRA adapters in PEFT's format against PEFT itself, for every architecture."""
 
 import json
 
@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+from selfdistill_jax.encoder.adapter_folder import CONFIG, TENSORS, read_settings
 from selfdistill_jax.encoder.adapters import TARGETS, apply_lora, init_lora
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import read_folder
-from selfdistill_jax.encoder.peft import CONFIG, TENSORS, read_lora, with_adapter, write_lora
+from selfdistill_jax.encoder.modules import Prompts
+from selfdistill_jax.encoder.peft import read_lora, with_adapter, write_lora
 from selfdistill_jax.encoder.tensors import read_file, write_tensors
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.packed import one_text_a_row
@@ -163,10 +165,26 @@ def test_an_adapter_of_the_pooler_counts_where_it_pools(bases, tmp_path):
         read_lora(tmp_path / "adapter", pooler)
 
 
+def test_what_else_of_the_base_was_other_is_written_and_read(bases, tmp_path):
+    encoder, folder, _ = bases("bert")
+    settings = {"pooling": "max", "max_length": 9, "document_prompt": ""}
+    options = {"alpha": 8, "base": str(folder), "card": "", "settings": settings}
+    write_lora(tmp_path / "adapter", adapter_of(encoder, ("query",)), encoder.config, **options)
+    assert read_settings(tmp_path / "adapter") == settings
+    by_peft(folder, tmp_path / "adapter")
+    prompted = encoder._replace(prompts=Prompts({"query": "a", "passage": "b"}))
+    found = with_adapter(prompted, tmp_path / "adapter")
+    assert found.max_length == 9
+    assert [found.prompts.of(kind) for kind in ("query", "document")] == ["a", ""]
+    write(tmp_path / "adapter", encoder, adapter_of(encoder, ("query",)))
+    assert read_settings(tmp_path / "adapter") == {}
+    assert with_adapter(prompted, tmp_path / "adapter").prompts == prompted.prompts
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; only 'LORA' is read"),
+        ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; expected LORA"),
         ({"use_dora": True}, r"use_dora is True, .* merge it with PEFT"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"invented_since": {"a": 1}}, "invented_since is {'a': 1}"),

@@ -1,12 +1,22 @@
 """Keys and values before a text's own, against attention over one sequence written plainly."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from selfdistill_jax.encoder.attention import Block, Prefix, Sight, attend, attend_backward
+from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.dropout import at, of_tokens
+from selfdistill_jax.encoder.encode import init_params, make_encode
+from selfdistill_jax.encoder.folder import Encoder, write_folder
+from selfdistill_jax.encoder.prefix import apply_prefix, init_prefix
+from selfdistill_jax.encoder.stack import REMATS
+from selfdistill_jax.encoder.weights import to_tensors
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.packed import one_text_a_row
 
 HEADS, SIZE, EXTRA = 2, 4, 3
 TEXTS = np.array([0] * 5 + [1] * 3 + [2] * 7 + [9])  # two rows of 8; the last token is padding
@@ -71,3 +81,88 @@ def test_the_gradient_with_dropout_is_that_of_the_function(drop):
     np.testing.assert_allclose(back[0], want[0], atol=5e-6)
     for ours, theirs in zip(back[2], want[1], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=5e-6)
+
+
+CONFIG = EncoderConfig(50, 16, 3, 2, 24, 12)
+LENGTHS = np.array([9, 3, 5], np.int32)
+IDS = np.random.default_rng(3).integers(1, 50, (3, 9)).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.tree.map(np.asarray, init_params(CONFIG, jax.random.key(0)))
+
+
+def test_a_new_prefix_is_small_of_every_layer_and_of_its_key(params):
+    made = init_prefix(params, count=40, key=jax.random.key(1))
+    both = np.stack([made["key"], made["value"]])
+    assert both.shape == (2, 3, 40, 16)
+    np.testing.assert_allclose(np.square(both).mean((2, 3)), 0.02**2, rtol=0.25)
+    assert not np.any(both[0] == both[1])
+    assert not np.any(both[:, 0] == both[:, 1])
+    again, other = (init_prefix(params, count=40, key=jax.random.key(key)) for key in (1, 2))
+    assert jax.tree.all(jax.tree.map(np.array_equal, made, again))
+    assert not np.any(made["key"] == other["key"])
+
+
+def test_effective_parameters_are_the_frozen_ones_with_a_prefix_and_moved_positions(params):
+    prefix = jax.device_get(init_prefix(params, count=4, key=jax.random.key(1)))
+    effective = apply_prefix(params, prefix)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(effective))
+    on_devices = jax.jit(apply_prefix)(params, prefix)
+    same = partial(np.array_equal, equal_nan=True)
+    assert jax.tree.all(jax.tree.map(same, effective, on_devices))
+    assert effective["layers"]["attention"].pop("prefix") == prefix
+    position = effective["embeddings"].pop("position")
+    np.testing.assert_array_equal(position[:8], params["embeddings"]["position"][4:])
+    rest = {**params["embeddings"]}
+    del rest["position"]
+    expected = {**params, "embeddings": rest}
+    assert jax.tree.all(jax.tree.map(np.array_equal, effective, expected))
+
+
+@pytest.mark.parametrize("remat", REMATS)
+def test_vectors_and_gradient_do_not_depend_on_how_texts_share_rows(params, remat):
+    params = jax.tree.map(lambda x: jnp.asarray(x) * 5, params)  # of a size at which all counts
+    prefix = init_prefix(params, count=3, key=jax.random.key(1))
+    prefix = jax.tree.map(lambda x: 40 * x, prefix)  # as large as after training
+    encode = make_encode(CONFIG, pooling="mean", remat=remat)
+    towards = numbers(4, 3, 16)
+
+    @jax.jit
+    def together(prefix):
+        vectors = encode(apply_prefix(params, prefix), one_text_a_row(IDS, LENGTHS))
+        return jnp.vdot(vectors, towards), vectors
+
+    def alone(prefix):
+        """Each in a row of just its length."""
+        vectors = [
+            encode(apply_prefix(params, prefix), one_text_a_row(ids[None, :n], n[None]))[0]
+            for ids, n in zip(IDS, LENGTHS, strict=True)
+        ]
+        return jnp.vdot(jnp.stack(vectors), towards), jnp.stack(vectors)
+
+    (got, want) = (jax.grad(f, has_aux=True)(prefix) for f in (together, alone))
+    for x, y in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+        np.testing.assert_allclose(x, y, atol=3e-6)
+    assert all(np.abs(leaf).max((1, 2)).min() > 1e-3 for leaf in jax.tree.leaves(got[0]))
+    without = encode(params, one_text_a_row(IDS, LENGTHS))
+    assert np.abs(got[1] - without).max(1).min() > 0.01
+
+
+def test_a_text_that_leaves_no_room_to_the_prefix_has_no_vector(params):
+    prefix = init_prefix(params, count=4, key=jax.random.key(1))
+    encode = make_encode(CONFIG, pooling="mean")
+    vectors = encode(apply_prefix(params, prefix), one_text_a_row(IDS, LENGTHS))
+    assert np.isnan(vectors).any(1).tolist() == [True, False, False]
+
+
+def test_no_weights_are_written_of_it(params, tmp_path):
+    prefix = init_prefix(params, count=4, key=jax.random.key(1))
+    effective = apply_prefix(params, prefix)
+    with pytest.raises(InputError, match=r"cannot be written as a model.* BiEncoder\.load"):
+        to_tensors(effective, CONFIG)
+    encoder = Encoder(tmp_path, CONFIG, {}, effective, {}, "mean", 8)
+    with pytest.raises(InputError, match="cannot be written as a model"):
+        write_folder(tmp_path / "model", encoder, card="")
+    assert not any(tmp_path.iterdir())
