@@ -24,8 +24,9 @@ from selfdistill_jax.errors import InputError
 # and ModernBERT break on the mask, which is longer, and ignore the prefix where there is no mask.
 PREFIXED = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 _SHORTEST = 3  # [CLS], one token, [SEP]
-# As small as weights begin: of all-MiniLM-L6-v2's vectors behind 16 of them the cosine to those
-# before is 0.94 (0.93 by the moved positions alone), behind 16 of PEFT's standard deviation 1 0.88.
+# As small as weights begin. Behind 16 of them all-MiniLM-L6-v2's vectors of 100 documents have a
+# cosine of 0.945 to those without, behind 16 of PEFT's standard deviation, 1, one of 0.885. (The
+# moved positions alone: 0.931.)
 _STANDARD_DEVIATION = 0.02
 
 
