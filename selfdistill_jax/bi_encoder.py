@@ -1,6 +1,5 @@
 """The trained thing in one object: texts in, unit vectors out."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.adapter_folder import read_settings
 from selfdistill_jax.encoder.encode import make_encode
-from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
+from selfdistill_jax.encoder.folder import Encoder, fingerprint, read_folder, write_folder
 from selfdistill_jax.encoder.peft import with_adapter
 from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
@@ -62,20 +61,11 @@ class BiEncoder:
     @property
     def fingerprint(self) -> str:
         """Hex digest of everything that decides a text's vector, but for a prompt."""
-        encoder, total = self.encoder, hashlib.sha256()
-        for path, leaf in jax.tree.leaves_with_path(encoder.params):
-            total.update(jax.tree_util.keystr(path).encode())
-            total.update(np.ascontiguousarray(leaf).data)
-        rest = (
-            encoder.config, encoder.pooling, encoder.dense, encoder.max_length,
-            self.tokenizer.fingerprint,
-        )  # fmt: skip
-        total.update(repr(rest).encode())
-        return total.hexdigest()
+        return fingerprint(self.encoder, self.tokenizer.fingerprint)
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | str,
         *,
         prompt: str | None = None,
         dimensions: int | None = None,
@@ -84,7 +74,7 @@ class BiEncoder:
         """Encodes texts, each cut at the model's own maximum length (``max_length``).
 
         Args:
-          texts: any number of them.
+          texts: any number of them; of a single string the one vector is given, ``[D]``.
           prompt: put before each; None is the model's own for texts of no kind, mostly none.
           dimensions: the first so many of a vector, scaled to unit length again; None: all.
           progress: a bar that goes on, or the label of a new one; none is shown without.
@@ -95,16 +85,19 @@ class BiEncoder:
         Raises:
           InputError: more dimensions than the encoder has.
         """
+        if isinstance(texts, str):
+            options = {"prompt": prompt, "dimensions": dimensions, "progress": progress}
+            return self.encode([texts], **options)[0]
         if prompt is None:
             prompt = self.encoder.prompts.of("")
         tokens = self.tokenize(texts, prompt=prompt)
         return self.encode_tokens(tokens, dimensions=dimensions, progress=progress)
 
-    def encode_query(self, texts: Sequence[str], **options: Any) -> np.ndarray:
+    def encode_query(self, texts: Sequence[str] | str, **options: Any) -> np.ndarray:
         """As `encode`, with the model's prompt for queries, if it has one."""
         return self.encode(texts, prompt=self.encoder.prompts.of("query"), **options)
 
-    def encode_document(self, texts: Sequence[str], **options: Any) -> np.ndarray:
+    def encode_document(self, texts: Sequence[str] | str, **options: Any) -> np.ndarray:
         """As `encode`, with the model's prompt for documents, if it has one."""
         return self.encode(texts, prompt=self.encoder.prompts.of("document"), **options)
 

@@ -60,10 +60,12 @@ def main(argv: list[str]) -> None:
     if output.suffix != ".npy":
         raise InputError(f"--output={output}: expected a name that ends in .npy")
     ids, found = (output.with_name(f"{output.stem}.{end}") for end in ("ids.txt", "ranges.npy"))
-    options.refuse_existing(output, ids)
+    options.refuse_existing(output)
+    if not VectorFile.begun(output):  # else they are of the interrupted command
+        options.refuse_existing(ids)
     precision, given = _FLAGS.precision, [Path(_FLAGS.ranges)] if _FLAGS.ranges else []
     calibrates = precision in RANGED and not given
-    if calibrates:
+    if calibrates and not VectorFile.begun(output):
         options.refuse_existing(found)
     names = [row.id for row in stream_texts(texts)]  # each row is checked before any is encoded
     _check_ranges(precision, given=bool(given), texts=len(names))

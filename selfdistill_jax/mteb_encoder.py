@@ -1,5 +1,6 @@
 """A model as the package mteb evaluates it; mteb is imported only when that asks for its types."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,10 +34,12 @@ class MTEBEncoder:
         from mteb.models import ModelMeta
 
         cut = f"-{self._dimensions}" if self._dimensions else ""
+        prompts = repr([self.model.encoder.prompts.of(kind) for kind in ("query", "document", "")])
+        own = hashlib.sha256(f"{self.model.fingerprint} {prompts}".encode()).hexdigest()
         return ModelMeta.create_empty(
             {
                 "name": self._name,
-                "revision": self.model.fingerprint + cut,
+                "revision": own + cut,
                 "max_tokens": self.model.encoder.max_length,
                 "embed_dim": self._dimensions or self.model.encoder.dimensions,
                 "framework": ["JAX"],

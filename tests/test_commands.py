@@ -9,6 +9,7 @@ import pytest
 
 from selfdistill_jax import BiEncoder, encode, evaluate, export, search
 from selfdistill_jax.data.quantize import quantize, ranges_of, truncate
+from selfdistill_jax.data.vectors import VectorFile
 from selfdistill_jax.encoder.adapters import init_lora
 from selfdistill_jax.encoder.folder import read_folder, write_folder
 from selfdistill_jax.encoder.modules import Prompts
@@ -148,6 +149,9 @@ def test_encode_goes_on_where_it_was_stopped(start, model, tmp_path, monkeypatch
         encoded.append(texts)
         return works(self, texts, **options)
 
+    def stops_at_the_end(self):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(BiEncoder, "encode", stops)
     given.append(f"--output={tmp_path}/v.npy")
     status, _, err = start(encode, *given)
@@ -156,6 +160,16 @@ def test_encode_goes_on_where_it_was_stopped(start, model, tmp_path, monkeypatch
     status, _, err = start(encode, *given)
     assert (status, err.splitlines()[-1]) == (0, "Encoding: 3 of 3 texts, 0 s left")
     assert encoded == [[CONTENTS[0]], [CONTENTS[1]], "stop", [CONTENTS[2]]]
+    # Nor is it the end if it comes between the files.
+    (tmp_path / "v.npy").rename(tmp_path / "kept")
+    for name in ("v.ids.txt", "v.ranges.npy"):
+        (tmp_path / name).unlink(missing_ok=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorFile, "finish", stops_at_the_end)
+        assert start(encode, *given)[0] == 130
+    assert (tmp_path / "v.ids.txt").exists()
+    assert start(encode, *given)[0] == 0
+    assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "kept").read_bytes()
     assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert (tmp_path / "v.ids.txt").read_text() == "one\n2\nthree\n"
     assert not list(tmp_path.glob(".v*"))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from selfdistill_jax import BiEncoder
+from selfdistill_jax.encoder.modules import Prompts
 from selfdistill_jax.mteb_encoder import MTEBEncoder
 from tests.test_docs import blocks
 
@@ -123,9 +124,12 @@ def test_of_mtebs_protocol(mteb, model):
     other = vectors[::-1].copy()
     pairs = encoder.similarity_pairwise(vectors, other)
     np.testing.assert_allclose(pairs, np.sum(vectors * other, axis=1), atol=1e-6)
-    # Kept results are of these weights and this size.
+    # Kept results are of these weights, prompts and this size.
     meta = encoder.mteb_model_meta
-    assert (meta.name, meta.revision) == ("me/tiny", plain.fingerprint)
+    assert meta.name == "me/tiny"
+    assert meta.revision == MTEBEncoder(plain, name="other").mteb_model_meta.revision
+    prompted = BiEncoder(plain.encoder._replace(prompts=Prompts({"query": "the "})))
+    assert MTEBEncoder(prompted, name="me/tiny").mteb_model_meta.revision != meta.revision
     assert (
         MTEBEncoder(plain, name="me/tiny", dimensions=5).mteb_model_meta.revision != meta.revision
     )

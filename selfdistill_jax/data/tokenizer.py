@@ -1,6 +1,7 @@
 """Text to token ids with an encoder folder's own tokenizer, and none of its hidden limits."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class Tokenizer:
             raise
         except Exception as error:  # the Rust library raises bare Exception
             raise InputError(f"{path}: not a usable tokenizer ({error})") from None
+        if _lowers(folder):
+            lower, own = tokenizers.normalizers.Lowercase(), self._tokenizer.normalizer
+            self._tokenizer.normalizer = (
+                tokenizers.normalizers.Sequence([lower, own]) if own else lower
+            )
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.fingerprint = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
@@ -53,6 +59,12 @@ def cut(ids: np.ndarray, limit: int) -> np.ndarray:
     if len(ids) <= limit:
         return ids
     return np.concatenate([ids[: limit - 1], ids[-1:]])
+
+
+def _lowers(folder: Path) -> bool:
+    """sentence-transformers' own switch, beside what ``tokenizer.json`` does."""
+    path = folder / "sentence_bert_config.json"
+    return path.is_file() and bool(json.loads(path.read_text()).get("do_lower_case"))
 
 
 def _convert(folder: Path) -> tokenizers.Tokenizer:

@@ -71,6 +71,11 @@ class VectorFile:
             )
             self._write_note()
 
+    @staticmethod
+    def begun(path: Path) -> bool:
+        """Whether a file is there that was not finished."""
+        return path.with_name(f".{path.name}.part").is_file()
+
     def add(self, vectors: np.ndarray) -> None:
         """The next rows, float32."""
         precision = self._facts["precision"]

@@ -1,9 +1,11 @@
 """An encoder as a sentence-transformers folder: what is read from one, and how one is written."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from selfdistill_jax.encoder.atomic import folder_beside, take_place
@@ -14,6 +16,7 @@ from selfdistill_jax.encoder.locate import locate
 from selfdistill_jax.encoder.modules import (
     Modules,
     Prompts,
+    lowers,
     read_json,
     read_limit,
     read_modules,
@@ -82,11 +85,12 @@ def read_folder(name: str, *, pooling: str = "source") -> Encoder:
     config = read_config(raw, where=str(folder / "config.json"))
     modules = read_modules(folder, pooling=_POOLER_FROM if pooling == POOLER else pooling)
     params, extra = to_params(read_tensors(folder), config, where=str(folder / WEIGHTS))
-    if pooling == POOLER:
-        modules = _with_pooler(modules, extra, folder)
-    elif modules.dense and _is_pooler(modules, extra):
+    if modules.dense and _is_pooler(modules, extra):
         first, *others = modules.dense
         modules = modules._replace(dense=(first._replace(also=_POOLER_TENSORS), *others))
+    elif pooling == POOLER:
+        modules = _with_pooler(modules, extra, folder)
+    _check_sizes(modules, config.hidden_size, folder)
     if modules.dense:
         params["dense"] = modules.params
     return Encoder(
@@ -96,11 +100,27 @@ def read_folder(name: str, *, pooling: str = "source") -> Encoder:
     )  # fmt: skip
 
 
+def fingerprint(encoder: Encoder, *rest: Any) -> str:
+    """Hex digest of everything that decides a text's vector, but for tokenizer and prompts.
+
+    Args:
+      encoder: the encoder.
+      rest: more that counts, of a telling ``repr``.
+    """
+    total = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(encoder.params):
+        total.update(jax.tree_util.keystr(path).encode())
+        total.update(np.ascontiguousarray(leaf).data)
+    facts = encoder.config, encoder.pooling, encoder.dense, encoder.max_length, *rest
+    total.update(repr(facts).encode())
+    return total.hexdigest()
+
+
 def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
     """Writes a folder that sentence-transformers and ``AutoModel`` open.
 
     The folder appears whole or not at all: it is built beside ``path`` and takes its place at the
-    end, so that a crash leaves the previous one.
+    end (a crash between two renames leaves the previous one as ``.NAME.old``).
 
     Args:
       path: the new folder; an existing one is replaced.
@@ -126,7 +146,7 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
     # The weights are float32; a source's own dtype would have transformers open them in that.
     kept = {k: v for k, v in encoder.raw_config.items() if k not in ("dtype", "torch_dtype")}
     write_json(new / "config.json", kept)
-    limits = {"max_seq_length": encoder.max_length, "do_lower_case": False}
+    limits = {"max_seq_length": encoder.max_length, "do_lower_case": lowers(encoder.folder)}
     write_json(new / "sentence_bert_config.json", limits)
     write_modules(new, modules, encoder.prompts, size=encoder.config.hidden_size)
     (new / "README.md").write_text(card, encoding="utf-8")
@@ -146,6 +166,16 @@ def _with_pooler(modules: Modules, extra: dict[str, np.ndarray], folder: Path) -
     layers = (DenseLayer(len(kernel), "Tanh", also=_POOLER_TENSORS), *modules.dense)
     params = {str(int(number) + 1): value for number, value in modules.params.items()}
     return Modules(modules.pooling, layers, {"0": {"kernel": kernel.T, "bias": bias}, **params})
+
+
+def _check_sizes(modules: Modules, size: int, folder: Path) -> None:
+    for number, layer in enumerate(modules.dense):
+        inputs = len(modules.params[str(number)]["kernel"])
+        if inputs != size:
+            raise InputError(
+                f"{folder}: dense layer {number + 1} takes {inputs} numbers and gets {size}"
+            )
+        size = layer.size
 
 
 def _is_pooler(modules: Modules, extra: dict[str, np.ndarray]) -> bool:

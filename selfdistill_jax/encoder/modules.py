@@ -12,6 +12,7 @@ from selfdistill_jax.encoder.head import ACTIVATIONS, DenseLayer
 from selfdistill_jax.encoder.pooling import POOLINGS
 from selfdistill_jax.encoder.tensors import WEIGHTS, read_tensors, write_tensors
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import LOG
 
 _LIMITS = (
     ("sentence_bert_config.json", "max_seq_length"),
@@ -91,9 +92,8 @@ def read_modules(folder: Path, *, pooling: str) -> Modules:
             f"{path}: modules are {', '.join(kinds)}; expected the order {', '.join(_KNOWN)}"
         )
     places = [folder / module["path"] for module in modules]
-    found = [place for kind, place in zip(kinds, places, strict=True) if kind == "Pooling"]
     if pooling == "source":
-        pooling = _read_pooling((found or [folder / "1_Pooling"])[0] / "config.json")
+        pooling = _read_pooling(_pooling_file(folder))
     layers, params = [], {}
     for kind, place in zip(kinds, places, strict=True):
         if kind == "Dense":
@@ -155,13 +155,19 @@ def read_prompts(folder: Path) -> Prompts:
     """
     path = folder / _PROMPTS
     raw = read_json(path) if path.is_file() else {}
-    prompts = Prompts(raw.get("prompts") or {}, raw.get("default_prompt_name"))
+    named = {name: prompt or "" for name, prompt in (raw.get("prompts") or {}).items()}
+    prompts = Prompts(named, raw.get("default_prompt_name"))
+    if raw.get("similarity_fn_name") not in (None, "cosine"):
+        LOG.warning(
+            "%s: similarity_fn_name is %r; here vectors are of unit length, compared by cosine",
+            path, raw["similarity_fn_name"],
+        )  # fmt: skip
     if prompts.default is not None and prompts.default not in prompts.named:
         raise InputError(
             f"{path}: default_prompt_name is {prompts.default!r}, of which it has no prompt (it "
             f"has {', '.join(prompts.named) or 'none'})"
         )
-    pooling = folder / "1_Pooling" / "config.json"
+    pooling = _pooling_file(folder)
     raw = read_json(pooling) if pooling.is_file() else {}
     if any(prompts.named.values()) and not raw.get("include_prompt", True):
         raise InputError(
@@ -183,6 +189,19 @@ def read_limit(folder: Path) -> int:
         if found:
             return int(found)
     return 1 << 62
+
+
+def lowers(folder: Path) -> bool:
+    """Whether texts are made lower case before the tokenizer's own rules."""
+    path = folder / _LIMITS[0][0]
+    return path.is_file() and bool(read_json(path).get("do_lower_case"))
+
+
+def _pooling_file(folder: Path) -> Path:
+    path = folder / "modules.json"
+    modules = read_json(path) if path.is_file() else []
+    found = [module["path"] for module in modules if module["type"].endswith("Pooling")]
+    return folder / (found or ["1_Pooling"])[0] / "config.json"
 
 
 def _read_pooling(path: Path) -> str:

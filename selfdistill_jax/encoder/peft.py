@@ -199,6 +199,7 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def _scale(raw: Mapping[str, Any], module: str, *, rank: int) -> float:
+    """Of a module by its longest name: a pattern may have as much of it as it likes."""
     patterns = raw.get("alpha_pattern") or {}
     matching = (v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
     alpha = next(matching, raw.get("lora_alpha", 8))
@@ -233,7 +234,7 @@ def _read_modules(path: Path, raw: Mapping[str, Any], encoder: Encoder) -> dict[
                 f"{path}: A of {module} has shape {list(a.T.shape)} and B {list(b.T.shape)}; "
                 f"expected [rank, {inputs}] and [{outputs}, rank] for this encoder"
             )
-        modules[module] = a, b * np.float32(_scale(raw, module, rank=a.shape[1]))
+        modules[module] = a, b * np.float32(_scale(raw, names.prefix + module, rank=a.shape[1]))
     return modules
 
 

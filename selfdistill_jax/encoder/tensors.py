@@ -28,7 +28,8 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             reason = (
                 "; pytorch_model.bin is a pickle, which can run anything when it is read, and is "
                 "not opened; convert it with "
-                "AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
+                "AutoModel.from_pretrained(folder).save_pretrained(new_folder), or a folder of "
+                "sentence-transformers with SentenceTransformer(folder).save_pretrained(new_folder)"
             )
         raise InputError(f"{folder}: no {WEIGHTS}{reason}")
     try:

@@ -97,4 +97,5 @@ def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def _split(targets: Sequence[str]) -> tuple[str, ...]:
     """``--config.encoder.adapter_targets=query,value`` comes as a tuple of one text."""
-    return tuple(name.strip() for some in targets for name in some.split(","))
+    names = [name.strip() for some in targets for name in str(some).split(",")]
+    return tuple(name for name in names if name)

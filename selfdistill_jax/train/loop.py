@@ -16,6 +16,7 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Encode, Params
 from selfdistill_jax.encoder.flops import training_flops
 from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
+from selfdistill_jax.encoder.folder import fingerprint as encoder_fingerprint
 from selfdistill_jax.encoder.peft import with_adapter
 from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
@@ -33,6 +34,7 @@ from selfdistill_jax.train.programs import Programs
 from selfdistill_jax.train.run_folder import (
     ENVIRONMENT,
     check_run,
+    check_start,
     environment,
     open_run,
     read_result,
@@ -104,6 +106,9 @@ def train(
     data = load_data(config, encoder)
     if first:
         fingerprint = data.collection.fingerprint
+        start = encoder_fingerprint(encoder, encoder.prompts, data.tokenizer.fingerprint)
+        if not restart:
+            check_start(workdir, start)
         open_run(workdir, config.to_dict(), data=fingerprint, restart=restart)
         facts = environment(
             seed=config.seed,
@@ -111,6 +116,7 @@ def train(
             collection_fingerprint=fingerprint,
             collection_source=data.collection.description,
             tokenizer_fingerprint=data.tokenizer.fingerprint,
+            encoder_fingerprint=start,
         )
         write_json(workdir / ENVIRONMENT, facts)
     _wait("the run's folder is there")

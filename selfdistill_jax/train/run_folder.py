@@ -53,6 +53,27 @@ def check_run(workdir: Path, config: Mapping[str, Any], *, data: str) -> None:
         )
 
 
+def check_start(workdir: Path, encoder: str) -> None:
+    """Checks that a run that is gone on with begins from the encoder that it began from.
+
+    Args:
+      workdir: the run's folder.
+      encoder: fingerprint of the start encoder: the config knows only its name.
+
+    Raises:
+      InputError: the encoder's folder has changed since.
+    """
+    path = workdir / ENVIRONMENT
+    if (
+        path.is_file()
+        and json.loads(path.read_text()).get("encoder_fingerprint", encoder) != encoder
+    ):
+        raise InputError(
+            f"{workdir} holds a run from another start encoder: the content of config.encoder.init "
+            "has changed since; give another --workdir, or --restart to move that run aside"
+        )
+
+
 def open_run(workdir: Path, config: Mapping[str, Any], *, data: str, restart: bool) -> None:
     """Makes a run's folder, or checks that the one that is there belongs to this config.
 

@@ -296,6 +296,15 @@ def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
     cache = cache_folder(config.data.cache)
     collection = open_collection(open_data(config), cache)
     tokenizer = Tokenizer(encoder.folder)
+    for kind in ("query", "document"):
+        limit = config.data[f"{kind}_length"]
+        prompt = encoder.prompts.of(kind)
+        (tokens,) = tokenizer.encode([""], limit=encoder.config.max_positions, prompt=prompt)
+        if len(tokens) >= limit:
+            raise InputError(
+                f"config.data.{kind}_length is {limit}, and the prompt {prompt!r} takes "
+                f"{len(tokens)} of it; nothing of a {kind} would be left"
+            )
     queries, documents = (
         cached_tokens(
             cache / "tokens" / f"{collection.folder.name}-{table}",

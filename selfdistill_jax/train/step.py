@@ -5,6 +5,7 @@ as `jax.pmap` wanted it multiplies the gradient by the number of devices, with t
 (tests/losses/test_gradient_placement.py has the table).
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -89,7 +90,9 @@ def make_loss(
             name: make(batch.scores) for name, make in FROM_TEACHER.items() if wants(loss, name)
         }
         if target is not None:
-            constant = lax.stop_gradient(_in_parts(encode)(merge(base, target), batch.texts))
+            # A target drops nothing: its documents' similarities are what is aimed at.
+            texts = dataclasses.replace(batch.texts, seeds=None)
+            constant = lax.stop_gradient(_in_parts(encode)(merge(base, target), texts))
             given["target_from"] = constant.positive, constant.negative
         value = loss(*vectors, where=_present(batch), axis_name=AXIS, **given)
         return value, (vectors, given.get("target_from"))

@@ -10,7 +10,7 @@ from selfdistill_jax import BiEncoder
 from selfdistill_jax.encoder.folder import read_folder, write_folder
 from selfdistill_jax.encoder.head import DenseLayer
 from selfdistill_jax.encoder.modules import Prompts
-from selfdistill_jax.encoder.tensors import read_tensors
+from selfdistill_jax.encoder.tensors import read_tensors, write_tensors
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.loop import train
 from tests import tiny as helpers
@@ -143,6 +143,8 @@ def test_the_pooler_is_a_dense_layer(tiny, tmp_path):
     again = read_folder(str(tmp_path / "trained"))
     assert (again.pooling, again.dense) == ("cls", encoder.dense)
     assert_same_vectors(tmp_path / "trained")
+    # Asked for again, it is the same one, not a second one before it.
+    assert read_folder(str(tmp_path / "trained"), pooling="pooler").dense == again.dense
     opened = transformers.AutoModel.from_pretrained(tmp_path / "trained")
     torch.testing.assert_close(
         opened.pooler.dense.weight.detach(), 2 * model.pooler.dense.weight.detach()
@@ -201,6 +203,8 @@ def test_a_tensor_of_no_part_is_named(tiny, tmp_path):
          "module_input_name is 'token_embeddings'; only layers of the text's vector"),
         ("3_Dense/config.json", {"out_features": 7},
          r"tensor 'linear.weight' is \[6, 12\]; config.json asks for \[7, 12\]"),
+        ("3_Dense/config.json", {"in_features": 13, "weights": (6, 13)},
+         "dense layer 2 takes 13 numbers and gets 12"),
         ("3_Dense/config.json", {"bias": True},
          r"tensor 'linear.bias' is missing; config.json asks for \[6\]"),
         ("config_sentence_transformers.json", {"default_prompt_name": "nope"},
@@ -209,6 +213,14 @@ def test_a_tensor_of_no_part_is_named(tiny, tmp_path):
     ],
 )  # fmt: skip
 def test_what_is_not_computed_is_refused(modular, tmp_path, file, changes, message):
+    changes = dict(changes)
+    if shape := changes.pop("weights", None):
+        folder = edited(tmp_path / "model", modular, file, **changes)
+        weights = folder / file.replace("config.json", "model.safetensors")
+        write_tensors(weights, {"linear.weight": np.zeros(shape, np.float32)})
+        with pytest.raises(InputError, match=message):
+            read_folder(str(folder))
+        return
     with pytest.raises(InputError, match=message):
         read_folder(str(edited(tmp_path / "model", modular, file, **changes)))
 
@@ -277,3 +289,36 @@ def test_a_passages_prompt_is_a_documents(tiny, tmp_path):
     assert_same_vectors(tmp_path / "model")
     other = prompts.replaced(document="the ")
     assert other.of("document") == "the "
+
+
+def test_lower_case_is_sentence_transformers_switch(modular, tmp_path):
+    """A tokenizer that keeps capitals, in a folder that says they go: so they do, and stay gone."""
+    folder = edited(tmp_path / "model", modular, "tokenizer.json", normalizer=None)
+    (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    capitals = [text.upper() for text in TEXTS]
+    got = BiEncoder.load(str(folder))
+    np.testing.assert_array_equal(got.encode(capitals), got.encode(TEXTS))
+    write_folder(tmp_path / "again", got.encoder, card="")
+    again = BiEncoder.load(str(tmp_path / "again"))
+    np.testing.assert_array_equal(again.encode(capitals), got.encode(TEXTS))
+    plain = BiEncoder.load(str(edited(tmp_path / "plain", folder, "sentence_bert_config.json",
+                                      do_lower_case=False)))  # fmt: skip
+    assert np.abs(plain.encode(capitals) - got.encode(TEXTS)).max() > 1e-3
+
+
+def test_no_prompt_is_an_empty_one(modular, tmp_path):
+    named = {**PROMPTS, "query": None}
+    file = "config_sentence_transformers.json"
+    model = BiEncoder.load(str(edited(tmp_path / "model", modular, file, prompts=named)))
+    np.testing.assert_array_equal(model.encode_query(TEXTS), model.encode(TEXTS, prompt=""))
+
+
+def test_another_similarity_is_said(modular, tmp_path, caplog):
+    file = "config_sentence_transformers.json"
+    read_folder(str(edited(tmp_path / "model", modular, file, similarity_fn_name="dot")))
+    assert "similarity_fn_name is 'dot'; here vectors are of unit length" in caplog.text
+
+
+def test_one_text_has_one_vector(modular):
+    model = BiEncoder.load(str(modular))
+    np.testing.assert_array_equal(model.encode_query(TEXTS[2]), model.encode_query(TEXTS)[2])

@@ -146,7 +146,11 @@ def test_an_adapter_of_a_model_with_a_head_is_read(bases, tmp_path):
     headed = transformers.AutoModelForMaskedLM.from_pretrained(folder)
     # "dense" is the pooler's name too, of which no vector depends, and of the head's.
     targets = r"bert\..*(query|dense)"
-    config = peft.LoraConfig(target_modules=targets, init_lora_weights=False)
+    config = peft.LoraConfig(
+        target_modules=targets,
+        init_lora_weights=False,
+        alpha_pattern={"bert.encoder.layer.0.attention.self.query": 64},
+    )
     model = peft.get_peft_model(headed, config)
     model.save_pretrained(tmp_path / "adapter")
     assert all(name.startswith("base_model.model.bert.") for name in tensors(tmp_path))

@@ -80,6 +80,7 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"train__attention": "xla", "encoder__dropout": "source"},
         {"encoder__dropout": "some"},
         {"encoder__pooling": "first"},
+        {"encoder__query_prompt": "mabo tiri lenz omsk brno the the"},  # 8 tokens for all of it
         {"train__dimensions": (16,)},  # the encoder's own
         {"train__dimensions": (4, 8)},
         {"train__dimensions": (8, 8)},

@@ -6,6 +6,9 @@ import shutil
 
 import pytest
 
+from selfdistill_jax.encoder.folder import read_folder, write_folder
+from selfdistill_jax.encoder.modules import Prompts
+from selfdistill_jax.errors import InputError
 from selfdistill_jax.train import loop
 from selfdistill_jax.train.loop import train
 from tests.tiny import content, metrics
@@ -78,3 +81,18 @@ def test_restart_moves_the_old_run_aside(tiny, finished, tmp_path):
     assert content(tmp_path / "run.2") == old
     assert [r["step"] for r in metrics(workdir, "train")] == [1]
     assert json.loads((workdir / "config.json").read_text())["seed"] == 5
+
+
+def test_another_start_encoder_under_the_same_name_is_noticed(tiny, tmp_path):
+    """It is read again: of an adapter's run it is most of the model."""
+    folder = shutil.copytree(tiny.encoder, tmp_path / "encoder")
+    config = tiny.config(encoder__init=str(folder))
+    assert train(config, tmp_path / "run", stop=stop_at(2)) is None
+    encoder = read_folder(str(folder))
+    before = content(tmp_path / "run")
+    write_folder(folder, encoder._replace(prompts=Prompts({"query": "the "})), card="")
+    with pytest.raises(InputError, match=r"from another start encoder: the content of config\.enc"):
+        train(config, tmp_path / "run")
+    assert content(tmp_path / "run") == before
+    write_folder(folder, encoder, card="")
+    assert train(config, tmp_path / "run") is not None
