@@ -16,7 +16,7 @@ from selfdistill_jax.encoder.bert import Bert, _constants, _layer
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.encoder.pooling import POOLINGS
-from selfdistill_jax.encoder.stack import run_layers
+from selfdistill_jax.encoder.stack import REMATS, run_layers
 from selfdistill_jax.packed import one_text_a_row
 
 CONFIG = EncoderConfig(60, 32, 3, 4, 64, 64)
@@ -170,9 +170,10 @@ def test_compile_time_does_not_see_the_depth():
     assert len(program(12)) < 1.02 * len(program(2))
 
 
+@pytest.mark.parametrize("remat", REMATS)
 @pytest.mark.parametrize(("dtype", "bytes_"), [(jnp.float32, 4), (jnp.bfloat16, 2)])
-def test_kept_values_take_what_the_formula_says(dtype, bytes_):
-    """docs/performance.md: b (7 D + F) + 4 H for each token and layer."""
+def test_kept_values_take_what_the_formula_says(dtype, bytes_, remat):
+    """docs/performance.md: b (7 D + F) + 4 H for each token and layer, or b D."""
 
     def kept(blocks):
         texts = packed(blocks=blocks)
@@ -183,7 +184,8 @@ def test_kept_values_take_what_the_formula_says(dtype, bytes_):
         def residuals(layers, x):
             def run(layers, x):
                 constants = _constants(CONFIG)
-                return run_layers(layer, layers, x, blocks_, texts.blocks, constants=constants)
+                options = {"constants": constants, "remat": remat}
+                return run_layers(layer, layers, x, blocks_, texts.blocks, **options)
 
             return jax.vjp(run, layers, x)[1]
 
@@ -194,4 +196,8 @@ def test_kept_values_take_what_the_formula_says(dtype, bytes_):
     of_token = (kept(50) - kept(30)) / (20 * 64)
     # The last layer's result as well; of a token its text and position, of a block its rows.
     rest = bytes_ * CONFIG.hidden_size + 8 + 4 / 64
-    assert of_token == kept_bytes(CONFIG, 1, bytes_a_number=bytes_) + rest
+    every = {
+        "products": kept_bytes(CONFIG, 1, bytes_a_number=bytes_),
+        "inputs": CONFIG.num_layers * bytes_ * CONFIG.hidden_size,
+    }
+    assert of_token == every[remat] + rest
