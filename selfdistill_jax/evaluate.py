@@ -61,10 +61,22 @@ def main(argv: list[str]) -> None:
     for model in models.values():
         check_dimensions(_FLAGS.dimensions, model.encoder.dimensions)
     cut = f", cut to {_FLAGS.dimensions} dimensions" if _FLAGS.dimensions else ""
+    # What tells these results from others of the same names.
+    facts = {
+        name: {
+            "dimensions": _FLAGS.dimensions or model.encoder.dimensions,
+            "query_prompt": model.encoder.prompts.of("query"),
+            "document_prompt": model.encoder.prompts.of("document"),
+            "fingerprint": model.fingerprint,
+        }
+        for name, model in models.items()
+    }
     for collection, folder in collections:
         systems = _evaluate(collection, models)
         baseline = "baseline" if _FLAGS.baseline else "bm25"
-        results = write_results(folder, systems, baseline=baseline, split=_FLAGS.split)
+        results = write_results(
+            folder, systems, baseline=baseline, split=_FLAGS.split, models=facts
+        )
         print(
             f"{collection.name}, {_FLAGS.split}: {results['queries']:,} queries, "
             f"{len(collection.document_ids):,} documents{cut}\n"

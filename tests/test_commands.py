@@ -358,6 +358,13 @@ def test_search_and_evaluate_with_cut_vectors(start, tiny, model, tmp_path):
     for query, documents in same.items():
         for document, score in documents.items():
             np.testing.assert_allclose(score, run[query][document], atol=1e-6)
+    results = json.loads((tmp_path / "out" / "tiny" / "results.test.json").read_text())
+    assert results["models"] == {
+        "model": {
+            "dimensions": 3, "query_prompt": "", "document_prompt": "",
+            "fingerprint": encoder.fingerprint,
+        }
+    }  # fmt: skip
     given[1] = "--dimensions=17"
     result = start(evaluate, *given, f"--dataset={tiny.collection}", f"--output={tmp_path}/new")
     assert fails(result, "dimensions is 17; the encoder's vectors have 1 to 16")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def judge(qrels: Qrels, run: Run) -> System:
 
 
 def write_results(
-    folder: Path, systems: Mapping[str, System], *, baseline: str, split: str
+    folder: Path, systems: Mapping[str, System], *, baseline: str, split: str, **facts: Any
 ) -> dict:
     """Writes what stands behind a table: a TREC run a system, the values a query, and the tests.
 
@@ -66,6 +66,7 @@ def write_results(
       systems: in the table's order.
       baseline: every other system is tested against it.
       split: part of the files' names.
+      facts: more for ``results.<split>.json``: how the systems were made.
 
     Returns:
       What ``results.<split>.json`` holds: system -> means of the measures, and ``tests``.
@@ -81,6 +82,7 @@ def write_results(
     (folder / f"per_query.{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     results = {
         "split": split,
+        **facts,
         "queries": len(systems[baseline].values[MEASURES[0]]),
         "means": {n: {m: s.mean(m) for m in MEASURES} for n, s in systems.items()},
         "tests": {
