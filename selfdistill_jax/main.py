@@ -102,7 +102,7 @@ class _StopSignal:
         for again in (signal.SIGINT, signal.SIGTERM):
             # Left to the system: within a compiled program Python sees no signal, for minutes.
             signal.signal(again, signal.SIG_DFL)
-        LOG.info("Stopping after this step; once more to stop at once")
+        LOG.info("Stopping after this step or evaluation; once more to stop at once")
 
     def __call__(self, step: int) -> bool:
         return self.signal is not None

@@ -1,4 +1,4 @@
-"""encode, search and evaluate, from their flags to the files they write."""
+"""search, evaluate and what commands share, from their flags to the files they write."""
 
 import json
 import shutil
@@ -8,46 +8,13 @@ import numpy as np
 import pytest
 
 from selfdistill_jax import BiEncoder, encode, evaluate, export, search
-from selfdistill_jax.data.quantize import quantize, ranges_of, truncate
-from selfdistill_jax.data.vectors import VectorFile
 from selfdistill_jax.encoder.adapters import init_lora
 from selfdistill_jax.encoder.folder import read_folder, write_folder
 from selfdistill_jax.encoder.modules import Prompts
 from selfdistill_jax.encoder.peft import write_lora
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.trec import read_run
-from tests.tiny import content, fails, texts, write_rows
-
-ROWS = [
-    {"_id": "one", "title": "Hasit", "text": "vokel pavo"},
-    {"text": "the"},
-    {"_id": "three", "title": "", "text": "mabo tiri lenz the the the of"},
-]
-CONTENTS = ["Hasit vokel pavo", "the", "mabo tiri lenz the the the of"]
-
-
-def test_encode(start, model, tmp_path):
-    path = write_rows(tmp_path / "texts.jsonl", ROWS)
-    arguments = [f"--model={model}", f"--input={path}", f"--output={tmp_path}/new/vectors.npy"]
-    assert start(encode, *arguments) == (
-        0,
-        f"3 vectors of 16 dimensions in {tmp_path}/new/vectors.npy, "
-        f"ids in {tmp_path}/new/vectors.ids.txt\n",
-        "Encoding: 3 of 3 texts, 0 s left\n",
-    )
-    got = np.load(tmp_path / "new" / "vectors.npy")
-    assert got.dtype == np.float32
-    np.testing.assert_array_equal(got, BiEncoder.load(str(model)).encode(CONTENTS))
-    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-6)
-    assert (tmp_path / "new" / "vectors.ids.txt").read_text() == "one\n2\nthree\n"
-    assert len(list((tmp_path / "new").iterdir())) == 2
-    before = content(tmp_path)
-    again = start(encode, *arguments)
-    assert fails(again, f"{tmp_path}/new/vectors.npy: already there; remove it or")
-    # Nor the other of the two files.
-    (tmp_path / "new" / "vectors.npy").unlink()
-    assert fails(start(encode, *arguments), f"{tmp_path}/new/vectors.ids.txt: already there")
-    assert content(tmp_path).items() <= before.items()
+from tests.tiny import CONTENTS, ROWS, content, fails, texts, write_rows
 
 
 def test_an_adapter_of_the_model(start, tiny, tmp_path):
@@ -101,156 +68,6 @@ def test_texts_get_the_prompt_of_their_kind(start, model, tmp_path):
     scores = read_run(tmp_path / "out.trec")["q"]
     for name, document in zip(("one", "2", "three"), documents, strict=True):
         assert abs(scores[name] - query @ document) < 1e-5
-
-
-@pytest.mark.parametrize("precision", ["int8", "ubinary"])
-def test_encode_for_a_search_engine(start, model, tmp_path, precision):
-    path = write_rows(tmp_path / "texts.jsonl", ROWS)
-    given = [f"--model={model}", f"--input={path}", "--dimensions=9", f"--precision={precision}"]
-    status, out, err = start(encode, *given, f"--output={tmp_path}/v.npy")
-    ids = f"{tmp_path}/v.ids.txt"
-    said = f"3 vectors of 9 dimensions, {precision}, in {tmp_path}/v.npy, ids in {ids}\n"
-    assert (status, out) == (0, said)
-    exact = BiEncoder.load(str(model)).encode(CONTENTS)
-    cut = exact[:, :9] / np.linalg.norm(exact[:, :9], axis=1, keepdims=True)
-    got = np.load(tmp_path / "v.npy")
-    np.testing.assert_array_equal(got, quantize(cut, precision, ranges=ranges_of(cut)))
-    ranges = tmp_path / "v.ranges.npy"
-    if precision == "ubinary":
-        assert got.shape == (3, 2)
-        assert not ranges.exists()
-        return
-    assert "Ranges of 3 texts, which others may exceed" in err
-    np.testing.assert_array_equal(np.load(ranges), ranges_of(cut))
-    # A query is divided as the documents are.
-    one = write_rows(tmp_path / "one.jsonl", ROWS[2:])
-    given[1] = f"--input={one}"
-    assert fails(start(encode, *given, f"--output={tmp_path}/q.npy"), "--precision=int8: one text")
-    assert start(encode, *given, f"--output={tmp_path}/q.npy", f"--ranges={ranges}")[0] == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "q.npy"), got[2:])
-    assert not (tmp_path / "q.ranges.npy").exists()
-    (tmp_path / "v.npy").unlink()
-    (tmp_path / "v.ids.txt").unlink()
-    assert fails(start(encode, *given, f"--output={tmp_path}/v.npy"), f"{ranges}: already there")
-
-
-@pytest.mark.parametrize("own", [[], ["--precision=uint8", "--dimensions=7"]])
-def test_encode_goes_on_where_it_was_stopped(start, model, tmp_path, monkeypatch, own):
-    path = write_rows(tmp_path / "texts.jsonl", ROWS)
-    given = [f"--model={model}", f"--input={path}", *own]
-    monkeypatch.setattr(encode, "_SHARD", 1)
-    assert start(encode, *given, f"--output={tmp_path}/whole.npy")[0] == 0
-    works, encoded = BiEncoder.encode, []
-
-    def stops(self, texts, **options):
-        if len(encoded) == 2:
-            encoded.append("stop")
-            raise KeyboardInterrupt
-        encoded.append(texts)
-        return works(self, texts, **options)
-
-    def stops_at_the_end(self):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(BiEncoder, "encode", stops)
-    given.append(f"--output={tmp_path}/v.npy")
-    status, _, err = start(encode, *given)
-    assert (status, err.splitlines()[-1]) == (130, "interrupted")
-    assert not (tmp_path / "v.npy").exists()
-    status, _, err = start(encode, *given)
-    assert (status, err.splitlines()[-1]) == (0, "Encoding: 3 of 3 texts, 0 s left")
-    assert encoded == [[CONTENTS[0]], [CONTENTS[1]], "stop", [CONTENTS[2]]]
-    # Nor is it the end if it comes between the files.
-    (tmp_path / "v.npy").rename(tmp_path / "kept")
-    for name in ("v.ids.txt", "v.ranges.npy"):
-        (tmp_path / name).unlink(missing_ok=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(VectorFile, "finish", stops_at_the_end)
-        assert start(encode, *given)[0] == 130
-    assert (tmp_path / "v.ids.txt").exists()
-    assert start(encode, *given)[0] == 0
-    assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "kept").read_bytes()
-    assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
-    assert (tmp_path / "v.ids.txt").read_text() == "one\n2\nthree\n"
-    assert not list(tmp_path.glob(".v*"))
-    if own:  # of the first shard, whatever came later
-        first = ranges_of(truncate(works(BiEncoder.load(str(model)), CONTENTS[:1]), 7))
-        np.testing.assert_array_equal(np.load(tmp_path / "v.ranges.npy"), first)
-
-
-@pytest.mark.parametrize("changed", ["texts", "model", "precision", "dimensions"])
-def test_encode_does_not_go_on_with_something_else(start, model, tmp_path, monkeypatch, changed):
-    path = write_rows(tmp_path / "texts.jsonl", ROWS)
-    shutil.copytree(model, tmp_path / "model")
-    given = [f"--model={tmp_path}/model", f"--input={path}", f"--output={tmp_path}/v.npy"]
-
-    def stops(*_, **options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(BiEncoder, "encode", stops)
-        assert start(encode, *given)[0] == 130
-    if changed == "texts":
-        write_rows(path, ROWS[::-1])
-    elif changed == "precision":
-        given.append("--precision=binary")
-    elif changed == "dimensions":
-        given.append("--dimensions=8")
-    else:
-        settings = tmp_path / "model" / "sentence_bert_config.json"
-        settings.write_text('{"max_seq_length": 5}')
-    before = content(tmp_path)
-    assert fails(start(encode, *given), f"{tmp_path}/.v.npy.part: the beginning of something else")
-    assert content(tmp_path) == before
-    (tmp_path / ".v.npy.part.json").write_text("{")
-    assert fails(start(encode, *given), f"{tmp_path}/.v.npy.part.json: damaged (")
-    (tmp_path / ".v.npy.part.json").unlink()  # as the message says
-    assert start(encode, *given)[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ('{"text": "a"}\n{"text": "b"', "{path}:2: malformed JSON at column 13 "),
-        ('{"text": "a"}\n["b"]', "{path}:2: a list; expected one JSON object a line"),
-        ('{"_id": "x", "title": "b"}', "{path}:1: field 'text' is missing; add it"),
-        ('\n{"text": 7}', "{path}:2: field 'text' is a number; expected a string"),
-        ('{"text": "a", "_id": 7}', "{path}:1: field '_id' is a number; expected a string"),
-        ("", '{path}: no rows; expected one object with "text" a line'),
-    ],
-)
-def test_malformed_rows(start, model, tmp_path, lines, message):
-    path = tmp_path / "texts.jsonl"
-    path.write_text(lines)
-    result = start(encode, f"--model={model}", f"--input={path}", f"--output={tmp_path}/v.npy")
-    assert fails(result, message.replace("{path}", str(path)))
-    assert [p.name for p in tmp_path.iterdir()] == ["texts.jsonl"]
-
-
-def test_wrong_flags(start, model, tmp_path):
-    path = write_rows(tmp_path / "texts.jsonl", ROWS)
-    given = [f"--model={model}", f"--input={path}", f"--output={tmp_path}/v.npy"]
-    assert fails(start(encode, *given[:2]), "--output is missing; file of vectors, .npy")
-    assert fails(start(encode, *given, "x"), "unexpected argument 'x'")
-    text = f"{tmp_path}/new/v.txt"
-    assert fails(start(encode, *given, f"--output={text}"), f"--output={text}: expected a name")
-    assert fails(start(encode, *given, "--input=/none"), "/none: no such file")
-    assert fails(start(encode, *given, "--model=/none"), "/none: no such folder")
-    assert fails(start(encode, *given, "--dimensions=17"), "dimensions is 17; the encoder's vector")
-    assert fails(start(encode, *given, "--dimensions=0"), "flag --dimensions=0: 0 is not a pos")
-    assert fails(start(encode, *given, "--precision=int4"), "flag --precision=int4: value should")
-    assert fails(start(encode, *given, "--ranges=r.npy"), "--ranges: float32 has none; give ")
-    ranged = [*given, "--precision=int8", "--ranges=/none.npy"]
-    assert fails(start(encode, *ranged), "/none.npy: no such file")
-    assert [p.name for p in tmp_path.iterdir()] == ["texts.jsonl"]
-
-
-def test_encode_takes_a_title_alone(start, model, tmp_path):
-    path = write_rows(tmp_path / "texts.jsonl", [{"_id": "one", "title": "Hasit", "text": ""}])
-    given = [f"--model={model}", f"--input={path}", f"--output={tmp_path}/vectors.npy"]
-    assert start(encode, *given)[0] == 0
-    expected = BiEncoder.load(str(model)).encode(["Hasit"])
-    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), expected)
 
 
 def test_evaluate_refuses_two_datasets_of_one_name(start, tiny, model, tmp_path):

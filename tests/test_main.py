@@ -292,7 +292,7 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     (step,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert 10 <= step < 120
     assert err.splitlines()[-2:] == [
-        "Stopping after this step; once more to stop at once",
+        "Stopping after this step or evaluation; once more to stop at once",
         f"Stopped at step {step}; the same command goes on from there",
     ]
     assert metrics(tmp_path)[-1]["step"] == step

@@ -24,6 +24,14 @@ SPLITS = {"train": range(24), "dev": range(24, 32), "test": range(32, 40)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *ASKED, *SAID, *PLACES, "the"]
 SIZES = EncoderConfig(len(WORDS), 16, 2, 2, 32, 16)
 
+# Lines of a file of texts, and what is encoded of them.
+ROWS = [
+    {"_id": "one", "title": "Hasit", "text": "vokel pavo"},
+    {"text": "the"},
+    {"_id": "three", "title": "", "text": "mabo tiri lenz the the the of"},
+]
+CONTENTS = ["Hasit vokel pavo", "the", "mabo tiri lenz the the the of"]
+
 
 def pairs() -> list[tuple[int, int]]:
     """All pairs of subjects, in an order of their own."""

@@ -178,12 +178,7 @@ _MODERNBERT = Architecture(
     name="ModernBERT",
     prefix="model.",
     keys={
-        "vocab_size": "vocab_size",
-        "hidden_size": "hidden_size",
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "intermediate_size": "intermediate_size",
-        "max_positions": "max_position_embeddings",
+        **{key: name for key, name in _BERT.keys.items() if key != "type_vocab_size"},
         "layer_norm_eps": "norm_eps",
         "activation": "hidden_activation",
     },

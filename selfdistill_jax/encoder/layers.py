@@ -1,4 +1,4 @@
-"""The parts that encoders are made of, in Flax Linen: products, norms, attention, two layers.
+"""The parts that encoders are made of, in Flax Linen: products, norms, attention, a layer.
 
 Shape legend: T tokens of a block, D hidden size, F feed-forward size.
 """

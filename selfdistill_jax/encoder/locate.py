@@ -11,16 +11,14 @@ from selfdistill_jax.encoder.tensors import INDEX, WEIGHTS
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 
-# Only the files this package reads: a hub repository also holds ONNX, OpenVINO and PyTorch copies.
-_FILES = [
-    "*.json",
-    "*.txt",
-    "*.safetensors",
-    "*.model",
-    "*_*/*.json",
-    "*_*/*.safetensors",
-    "README.md",
-]
+# The files this package reads, in subfolders too (a pattern's * takes slashes), and not the copies
+# for other programs.
+_FILES = {
+    "allow_patterns": [
+        "*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "NOTICE*",
+    ],
+    "ignore_patterns": ["onnx/*", "openvino/*"],
+}  # fmt: skip
 # Python packages that carry an encoder, for machines that reach a package index but no hub:
 # hub id -> (package, folder inside it, sha256 of the upstream model.safetensors).
 _WHEELS = {
@@ -50,9 +48,7 @@ def locate(name: str) -> Path:
         raise InputError(f"{name}: no such folder; expected an encoder's folder or a hub id")
     cached = None
     try:
-        cached = Path(
-            huggingface_hub.snapshot_download(name, local_files_only=True, allow_patterns=_FILES)
-        )
+        cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **_FILES))
         # What another program left may lack the files that say how to pool, or the weights.
         weights = any((cached / name).is_file() for name in (WEIGHTS, INDEX))
         if weights and (cached / "modules.json").is_file():
@@ -68,7 +64,7 @@ def locate(name: str) -> Path:
         return found
     LOG.info("Downloading %s from the Hugging Face hub", name)
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_FILES, etag_timeout=5))
+        return Path(huggingface_hub.snapshot_download(name, **_FILES, etag_timeout=5))
     except _HUB_ERRORS as error:
         if cached is not None:
             LOG.warning("%s: the hub cannot be reached; taking what is in %s", name, cached)

@@ -15,18 +15,21 @@ from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Encode, Params
 from selfdistill_jax.encoder.flops import training_flops
-from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
-from selfdistill_jax.encoder.folder import fingerprint as encoder_fingerprint
-from selfdistill_jax.encoder.peft import with_adapter
-from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh
+from selfdistill_jax.encoder.folder import Encoder, fingerprint
+from selfdistill_jax.encoding import local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train import result
-from selfdistill_jax.train.adapter import ADAPTERS, MODEL, Trained, trained_part
-from selfdistill_jax.train.adapter import FOLDER as ADAPTER
+from selfdistill_jax.train.adapter import Trained, trained_part
 from selfdistill_jax.train.checkpoint import Checkpoints, Memory
-from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, evaluation_set
+from selfdistill_jax.train.evaluation import (
+    encode_over_processes,
+    evaluate_bm25,
+    evaluate_encoder,
+    evaluation_set,
+)
+from selfdistill_jax.train.kept import Kept
 from selfdistill_jax.train.ledger import Ledger
 from selfdistill_jax.train.machine import matmul_rate, process_seconds
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
@@ -71,7 +74,8 @@ def train(
       config: as of ``configs/base.py``.
       workdir: the run's folder; holds checkpoints, metrics, the model, the evaluation, the report.
       restart: move an old run in that folder aside and begin anew.
-      stop: asked after every step; True saves a checkpoint and ends early.
+      stop: asked after every step, and before each of the last evaluations; True saves a checkpoint
+        and ends early.
 
     Returns:
       The result as text, None when it was stopped before the end.
@@ -105,15 +109,15 @@ def train(
     encode, encode_all = make_encoders(config, encoder)
     data = load_data(config, encoder)
     if first:
-        fingerprint = data.collection.fingerprint
-        start = encoder_fingerprint(encoder, encoder.prompts, data.tokenizer.fingerprint)
+        of_data = data.collection.fingerprint
+        start = fingerprint(encoder, encoder.prompts, data.tokenizer.fingerprint)
         if not restart:
             check_start(workdir, start)
-        open_run(workdir, config.to_dict(), data=fingerprint, restart=restart)
+        open_run(workdir, config.to_dict(), data=of_data, restart=restart)
         facts = environment(
             seed=config.seed,
             collection=data.collection.name,
-            collection_fingerprint=fingerprint,
+            collection_fingerprint=of_data,
             collection_source=data.collection.description,
             tokenizer_fingerprint=data.tokenizer.fingerprint,
             encoder_fingerprint=start,
@@ -158,7 +162,7 @@ class _Run:
     ):
         self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
         self.trained = trained
-        self._kept = ADAPTERS[config.encoder.adapter]
+        self._kept = Kept(config, workdir, encoder, trained, data.collection)
         self.first = jax.process_index() == 0
         self._mesh = local_mesh()
         self._encode = on_mesh(encode, self._mesh)
@@ -297,7 +301,7 @@ class _Run:
         systems: dict[str, System] = {}
         if splits:
             examined = evaluation_set(collection, splits[0])
-            best = self._best()
+            best = self._kept.read()
             systems["bm25"] = evaluate_bm25(examined, collection, k=depth)
             for name, params in (("start", self.encoder.params), ("trained", best.params)):
                 if stop(self.config.train.steps):
@@ -317,12 +321,6 @@ class _Run:
         _wait("the result is written")
         return True
 
-    def _best(self) -> Encoder:
-        """As it was written."""
-        if self._kept == MODEL:
-            return read_folder(str(self.workdir / MODEL), pooling=self.encoder.pooling)
-        return with_adapter(self.encoder, self.workdir / ADAPTER)
-
     def _enough(self, memory: Memory) -> bool:
         patience = self.config.train.patience
         if not patience or memory.without_gain < patience:
@@ -338,7 +336,7 @@ class _Run:
         own = jax.device_get(state.params)
         params = self.trained.whole(own)
         if self._dev is None:
-            self._save(own, params, f"step {step}, the last; the collection has no dev split")
+            self._keep(own, params, f"step {step}, the last; the collection has no dev split")
             return memory._replace(best_step=step)
         system = self._evaluate(self._dev, params, f"Dev, step {step}")
         values = {measure: system.mean(measure) for measure in MEASURES}
@@ -350,20 +348,12 @@ class _Run:
             step, ", ".join(f"{m} {v:.4f}" for m, v in values.items()), " (best)" if best else "",
         )  # fmt: skip
         if best:
-            self._save(own, params, f"step {step}, the best by {SELECTION} on dev, {new.best:.4f}")
+            self._keep(own, params, f"step {step}, the best by {SELECTION} on dev, {new.best:.4f}")
         return new
 
-    def _save(self, own: Params, params: Params, note: str) -> None:
-        if not self.first:
-            return
-        card = result.model_card(self.config.to_dict(), self.data.collection, self.encoder, note)
-        if self._kept == MODEL:
-            model = self.encoder._replace(params=params)
-            write_folder(self.workdir / MODEL, model, card=card)
-        if self.trained.write is not None:
-            if self._kept == MODEL:
-                card = result.adapter_card(self.config.encoder.init, note)
-            self.trained.write(self.workdir / ADAPTER, own, card)
+    def _keep(self, own: Params, params: Params, note: str) -> None:
+        if self.first:
+            self._kept.write(own, params, note)
 
     def _evaluate(self, examined, params: Params, label: str) -> System:
         with self.ledger.spending("evaluation"):
@@ -378,13 +368,10 @@ class _Run:
             )
 
     def _encode_table(self, params: Params, tokens: TokenTable, label: str) -> np.ndarray:
-        """Every process encodes its share of the rows, and all get all vectors."""
-        processes, total = jax.process_count(), len(tokens)
-        mine = np.arange(jax.process_index(), total, processes)
-        vectors = encode_tokens(
+        vectors = encode_over_processes(
             self._encode,
             params,
-            tokens.take(mine) if processes > 1 else tokens,
+            tokens,
             limit=self.encoder.max_length,
             dimensions=self.encoder.dimensions,
             mesh=self._mesh,
@@ -392,11 +379,7 @@ class _Run:
         )
         if not np.isfinite(vectors).all():
             raise InputError(f"{label}: vectors that are not finite; {LOWER}")
-        if processes == 1:
-            return vectors
-        fill = -(-total // processes) - len(vectors)
-        every = multihost_utils.process_allgather(np.pad(vectors, ((0, fill), (0, 0))))
-        return np.asarray(every).transpose(1, 0, 2).reshape(-1, vectors.shape[1])[:total]
+        return vectors
 
 
 def _wait(what: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from selfdistill_jax.data.packing import fill, lay_out
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
+from selfdistill_jax.encoder.bert import Bert
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.encoder.folder import read_folder, write_folder
 from selfdistill_jax.encoder.tensors import read_tensors
@@ -19,35 +20,11 @@ from selfdistill_jax.encoder.weights import to_tensors
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import distributed_margin
 from selfdistill_jax.packed import from_mask, one_text_a_row
+from tests.encoder.settings import SETTINGS
 
 torch = pytest.importorskip("torch", reason="torch is a peer: make peers")
 transformers = pytest.importorskip("transformers")
 
-_SIZES = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 42,
-}
-SETTINGS = {
-    "bert": _SIZES,
-    "distilbert": {
-        "vocab_size": 99, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64,
-        "max_position_embeddings": 40,
-    },
-    "roberta": {**_SIZES, "type_vocab_size": 1, "pad_token_id": 1},
-    "xlm-roberta": {**_SIZES, "type_vocab_size": 1, "pad_token_id": 1},
-    "camembert": {**_SIZES, "type_vocab_size": 1, "pad_token_id": 1},
-    "electra": {**_SIZES, "embedding_size": 16},
-    "electra of one size": {**_SIZES, "embedding_size": 32},
-    "mpnet": {**_SIZES, "pad_token_id": 1},
-    "modernbert": {
-        **_SIZES, "max_position_embeddings": 40, "pad_token_id": 0, "local_attention": 14,
-        "num_hidden_layers": 4,
-    },
-}  # fmt: skip
 LENGTHS = np.array([2, 1, 7, 19, 40, 11], np.int32)
 MASK = np.arange(40)[None] < LENGTHS[:, None]
 # No padding ids within texts: torch counts RoBERTa's positions over, and trains no row of, those.
@@ -55,29 +32,8 @@ IDS = np.random.default_rng(0).integers(3, 99, (6, 40)).astype(np.int32)
 each = pytest.mark.parametrize("case", SETTINGS)
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """``models(case)``: torch's model, and the folder it was saved in."""
-    made = {}
-
-    def make(case):
-        if case not in made:
-            torch.manual_seed(0)
-            config = transformers.AutoConfig.for_model(case.split()[0], **SETTINGS[case])
-            model = transformers.AutoModel.from_config(config).eval()
-            with torch.no_grad():  # biases and norms, which are zeros and ones at the start, too
-                for value in model.parameters():
-                    value += 0.1 * torch.randn_like(value)
-            folder = tmp_path_factory.mktemp("model") / "model"
-            model.save_pretrained(folder)
-            made[case] = model, folder
-        return made[case]
-
-    return make
-
-
-def unit_of_torch(model, *, left=False):
-    """Mean-pooled unit vectors, with the padding on the right or on the left."""
+def hidden_of_torch(model, *, left=False):
+    """Hidden states with the padding on the right or on the left, and the mask."""
     mask, ids = MASK, np.where(MASK, IDS, model.config.pad_token_id)
     given = {}
     if left:
@@ -86,7 +42,11 @@ def unit_of_torch(model, *, left=False):
             # The others count positions from behind the padding themselves.
             given["position_ids"] = torch.tensor(np.maximum(np.cumsum(mask, 1) - 1, 0))
     mask = torch.tensor(mask, dtype=torch.long)
-    hidden = model(torch.tensor(ids, dtype=torch.long), mask, **given).last_hidden_state
+    return model(torch.tensor(ids, dtype=torch.long), mask, **given).last_hidden_state, mask
+
+
+def unit_of_torch(hidden, mask):
+    """Mean-pooled unit vectors."""
     pooled = (hidden * mask[..., None]).sum(1) / mask[..., None].sum(1)
     return torch.nn.functional.normalize(pooled)
 
@@ -107,19 +67,29 @@ def test_every_architecture_is_compared():
 
 
 @each
-def test_vectors_are_those_of_torch(models, case):
+def test_hidden_states_and_vectors_are_those_of_torch(models, case):
     model, folder = models(case)
-    with torch.no_grad():
-        expected, left = (unit_of_torch(model, left=left).numpy() for left in (False, True))
     encoder = read_folder(str(folder))
     assert encoder.max_length == 40 + 2 * (case in ("bert", "electra", "electra of one size"))
-    encode = jax.jit(make_encode(encoder.config, pooling="mean"))
-    assert np.abs(expected @ expected.T - np.eye(6)).max() > 0.01
-    got = encode(encoder.params, one_text_a_row(IDS, LENGTHS))
-    np.testing.assert_allclose(got, expected, atol=5e-6)
-    got = encode(encoder.params, from_mask(to_the_right(IDS), MASK[:, ::-1]))
-    np.testing.assert_allclose(got, left, atol=5e-6)
-    np.testing.assert_allclose(left, expected, atol=5e-6)
+    encode = make_encode(encoder.config, pooling="mean")
+
+    @jax.jit
+    def both(params, texts):
+        return Bert(encoder.config).apply({"params": params}, texts), encode(params, texts)
+
+    for left, texts in (
+        (False, one_text_a_row(IDS, LENGTHS)),
+        (True, from_mask(to_the_right(IDS), MASK[:, ::-1])),
+    ):
+        with torch.no_grad():
+            expected, mask = hidden_of_torch(model, left=left)
+            unit = unit_of_torch(expected, mask).numpy()
+        hidden, vectors = both(encoder.params, texts)
+        there = mask.numpy() == 1
+        hidden = np.asarray(hidden).reshape(expected.shape)
+        np.testing.assert_allclose(hidden[there], expected.numpy()[there], atol=2e-5)
+        np.testing.assert_allclose(vectors, unit, atol=5e-6)
+        assert np.abs(unit @ unit.T - np.eye(6)).max() > 0.01
 
 
 @each
@@ -127,7 +97,7 @@ def test_a_step_is_that_of_torch(models, case):
     """Gradients of every tensor, and all of them after one step of size 1 against the gradient."""
     model, folder = models(case)
     model = copy.deepcopy(model)  # others read it
-    distributed_of_torch(unit_of_torch(model)).backward()
+    distributed_of_torch(unit_of_torch(*hidden_of_torch(model))).backward()
     encoder = read_folder(str(folder))
     encode, optimizer = make_encode(encoder.config, pooling="mean"), optax.sgd(1.0)
     rows = one_text_a_row(IDS, LENGTHS)
@@ -234,3 +204,7 @@ def test_attention_of_jax_is_ours(models, case):
     np.testing.assert_allclose(got, want, atol=5e-6)
     for x, y in zip(*map(jax.tree.leaves, (same, gradient)), strict=True):
         np.testing.assert_allclose(x, y, atol=3e-5 * max(np.abs(y).max(), 1e-2))
+    # It was asked: it knows no such implementation.
+    encode = make_encode(encoder.config, pooling="mean", attention="none")
+    with pytest.raises(ValueError, match="none"):
+        encode(encoder.params, texts)

@@ -118,6 +118,15 @@ def test_the_gradient_is_that_of_differences(gated):
             np.testing.assert_allclose((ahead - back) / 2e-3, slope, rtol=2e-2)
 
 
+def test_remat_says_what_is_kept():
+    def kept(remat):
+        encode = make_encode(CONFIG, pooling="mean", remat=remat)
+        leaves = jax.eval_shape(lambda p: jax.vjp(lambda p: encode(p, packed()), p)[1], params())
+        return sum(leaf.size for leaf in jax.tree.leaves(leaves))
+
+    assert kept("inputs") < kept("products") / 3
+
+
 def test_what_is_not_kept_is_computed_again_alike():
     for rates in (Dropout(), RATES):
         want, got = (

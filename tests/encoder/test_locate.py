@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from selfdistill_jax.encoder import locate as module
 from selfdistill_jax.encoder.locate import locate
@@ -57,3 +58,18 @@ def test_nowhere(hub):
     hub(None, online=False)
     with pytest.raises(InputError, match=r"^some/model: no such folder, not in the Hugging Face"):
         locate("some/model")
+
+
+def test_what_is_fetched_of_a_hub_repository():
+    """As the hub's client itself filters names."""
+    wanted = [
+        "config.json", "model.safetensors", "model-00001-of-00002.safetensors", "tokenizer.json",
+        "model.safetensors.index.json", "vocab.txt", "sentencepiece.bpe.model", "modules.json",
+        "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "README.md",
+        "LICENSE", "LICENSE.txt", "NOTICE",
+    ]  # fmt: skip
+    others = [
+        "pytorch_model.bin", "2_Dense/pytorch_model.bin", "onnx/model.onnx", "onnx/config.json",
+        "openvino/openvino_model.bin", "openvino/config.json", "tf_model.h5", "train_script.py",
+    ]  # fmt: skip
+    assert list(filter_repo_objects([*wanted, *others], **module._FILES)) == wanted

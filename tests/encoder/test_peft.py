@@ -9,19 +9,17 @@ import pytest
 from selfdistill_jax.encoder.adapter_folder import CONFIG, TENSORS, read_settings
 from selfdistill_jax.encoder.adapters import TARGETS, apply_lora, init_lora
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
-from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import read_folder
 from selfdistill_jax.encoder.modules import Prompts
 from selfdistill_jax.encoder.peft import read_lora, with_adapter, write_lora
 from selfdistill_jax.encoder.tensors import read_file, write_tensors
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.packed import one_text_a_row
+from tests.encoder.settings import SETTINGS
 
 torch = pytest.importorskip("torch", reason="torch is a peer: make peers")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft", reason="peft is a peer: make peers")
-
-from tests.encoder.test_architectures import SETTINGS  # noqa: E402
 
 # peft 0.21 asks transformers 5.23 for it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -33,25 +31,13 @@ ROWS = one_text_a_row(IDS, LENGTHS)
 each = pytest.mark.parametrize("case", SETTINGS)
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory):
-    """``bases(case)``: the encoder, the folder that transformers wrote, and our vectors of it."""
-    made = {}
+@pytest.fixture
+def based(bases):
+    """``based(case)``: the encoder, the folder that transformers wrote, and our vectors of it."""
 
     def make(case):
-        if case not in made:
-            torch.manual_seed(0)
-            config = transformers.AutoConfig.for_model(case.split()[0], **SETTINGS[case])
-            folder = tmp_path_factory.mktemp("model") / "model"
-            model = transformers.AutoModel.from_config(config)
-            with torch.no_grad():  # of a size at which every part counts
-                for value in model.parameters():
-                    value += 0.1 * torch.randn_like(value)
-            model.save_pretrained(folder)
-            encoder = read_folder(str(folder), pooling="mean")
-            encode = jax.jit(make_encode(encoder.config, pooling="mean"))
-            made[case] = encoder, folder, lambda params: np.asarray(encode(params, ROWS))
-        return made[case]
+        encoder, folder, encode = bases(case)
+        return encoder, folder, lambda params: np.asarray(encode(params, ROWS))
 
     return make
 
@@ -85,8 +71,8 @@ def write(path, encoder, adapter, *, alpha=8):
 
 @each
 @pytest.mark.parametrize("targets", [("query", "value", "outer"), tuple(TARGETS)], ids=len)
-def test_peft_gives_the_vectors_of_an_adapter_of_ours(bases, tmp_path, case, targets):
-    encoder, folder, vectors = bases(case)
+def test_peft_gives_the_vectors_of_an_adapter_of_ours(based, tmp_path, case, targets):
+    encoder, folder, vectors = based(case)
     adapter = adapter_of(encoder, targets)
     theirs = by_peft(folder, write(tmp_path / "adapter", encoder, adapter, alpha=6))
     # All that has an adapter there has one here, and nothing else.
@@ -105,9 +91,9 @@ def tensors(tmp_path):
 
 
 @pytest.mark.parametrize(("case", "rslora"), [*((c, False) for c in SETTINGS), ("bert", True)])
-def test_an_adapter_of_peft_gives_the_same_vectors_here(bases, tmp_path, case, rslora):
+def test_an_adapter_of_peft_gives_the_same_vectors_here(based, tmp_path, case, rslora):
     """With another rank and alpha in some layers, and layers without any."""
-    encoder, folder, vectors = bases(case)
+    encoder, folder, vectors = based(case)
     names = ARCHITECTURES[case.split()[0]]
     modules = [module for parts in names.dense.values() for module in parts]
     last = names.layer.format(encoder.config.num_layers - 1)
@@ -129,8 +115,8 @@ def test_an_adapter_of_peft_gives_the_same_vectors_here(bases, tmp_path, case, r
     np.testing.assert_allclose(got, by_torch(model), atol=5e-6)
 
 
-def test_one_tensor_for_three_targets_has_one_adapter_of_their_ranks(bases, tmp_path):
-    encoder, _, _ = bases("modernbert")
+def test_one_tensor_for_three_targets_has_one_adapter_of_their_ranks(based, tmp_path):
+    encoder, _, _ = based("modernbert")
     write(tmp_path / "adapter", encoder, adapter_of(encoder, ("query", "value", "inner")))
     sizes = {name: value.shape for name, value in tensors(tmp_path).items() if ".0." in name}
     at = "base_model.model.layers.0."
@@ -140,8 +126,8 @@ def test_one_tensor_for_three_targets_has_one_adapter_of_their_ranks(bases, tmp_
     }  # fmt: skip
 
 
-def test_an_adapter_of_a_model_with_a_head_is_read(bases, tmp_path):
-    encoder, folder, vectors = bases("bert")
+def test_an_adapter_of_a_model_with_a_head_is_read(based, tmp_path):
+    encoder, folder, vectors = based("bert")
     torch.manual_seed(1)
     headed = transformers.AutoModelForMaskedLM.from_pretrained(folder)
     # "dense" is the pooler's name too, of which no vector depends, and of the head's.
@@ -158,8 +144,8 @@ def test_an_adapter_of_a_model_with_a_head_is_read(bases, tmp_path):
     np.testing.assert_allclose(got, by_torch(headed.bert), atol=5e-6)
 
 
-def test_an_adapter_of_the_pooler_counts_where_it_pools(bases, tmp_path):
-    encoder, folder, _ = bases("bert")
+def test_an_adapter_of_the_pooler_counts_where_it_pools(based, tmp_path):
+    encoder, folder, _ = based("bert")
     write(tmp_path / "adapter", encoder, adapter_of(encoder, ("query",)))
     more = {f"base_model.model.pooler.dense.lora_{x}.weight": np.ones((1, 32)) for x in "AB"}
     write_tensors(tmp_path / "adapter" / TENSORS, tensors(tmp_path) | more)
@@ -169,8 +155,8 @@ def test_an_adapter_of_the_pooler_counts_where_it_pools(bases, tmp_path):
         read_lora(tmp_path / "adapter", pooler)
 
 
-def test_what_else_of_the_base_was_other_is_written_and_read(bases, tmp_path):
-    encoder, folder, _ = bases("bert")
+def test_what_else_of_the_base_was_other_is_written_and_read(based, tmp_path):
+    encoder, folder, _ = based("bert")
     settings = {"pooling": "max", "max_length": 9, "document_prompt": ""}
     options = {"alpha": 8, "base": str(folder), "card": "", "settings": settings}
     write_lora(tmp_path / "adapter", adapter_of(encoder, ("query",)), encoder.config, **options)
@@ -194,8 +180,8 @@ def test_what_else_of_the_base_was_other_is_written_and_read(bases, tmp_path):
         ({"invented_since": {"a": 1}}, "invented_since is {'a': 1}"),
     ],
 )
-def test_settings_that_would_give_other_vectors_are_refused(bases, tmp_path, change, message):
-    encoder, _, _ = bases("bert")
+def test_settings_that_would_give_other_vectors_are_refused(based, tmp_path, change, message):
+    encoder, _, _ = based("bert")
     folder = write(tmp_path / "adapter", encoder, adapter_of(encoder, ("query",)))
     raw = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(raw | change))
@@ -203,17 +189,17 @@ def test_settings_that_would_give_other_vectors_are_refused(bases, tmp_path, cha
         read_lora(folder, encoder)
 
 
-def test_every_setting_of_pefts_own_defaults_is_read(bases, tmp_path):
-    encoder, folder, _ = bases("bert")
+def test_every_setting_of_pefts_own_defaults_is_read(based, tmp_path):
+    encoder, folder, _ = based("bert")
     config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", target_modules=["query"])
     model = peft.get_peft_model(transformers.AutoModel.from_pretrained(folder), config)
     model.save_pretrained(tmp_path / "adapter")
     assert read_lora(tmp_path / "adapter", encoder).keys() == {"query"}
 
 
-def test_tensors_that_do_not_fit_are_named(bases, tmp_path):
-    encoder, _, _ = bases("bert")
-    other = bases("distilbert")[0]
+def test_tensors_that_do_not_fit_are_named(based, tmp_path):
+    encoder, _, _ = based("bert")
+    other = based("distilbert")[0]
     folder = write(tmp_path / "adapter", other, adapter_of(other, ("query",)))
     with pytest.raises(InputError, match=r"transformer\.layer\.0.* no adapter of a layer of a BER"):
         read_lora(folder, encoder)

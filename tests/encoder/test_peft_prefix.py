@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 
 from selfdistill_jax.encoder.adapter_folder import CONFIG, TENSORS
-from selfdistill_jax.encoder.encode import make_encode
-from selfdistill_jax.encoder.folder import read_folder
 from selfdistill_jax.encoder.peft import with_adapter
 from selfdistill_jax.encoder.peft_prefix import read_prefix, write_prefix
 from selfdistill_jax.encoder.prefix import PREFIXED, apply_prefix
 from selfdistill_jax.encoder.tensors import read_file, write_tensors
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.packed import one_text_a_row
+from tests.encoder.settings import SETTINGS
 
 torch = pytest.importorskip("torch", reason="torch is a peer: make peers")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft", reason="peft is a peer: make peers")
-
-from tests.encoder.test_architectures import SETTINGS  # noqa: E402
 
 # peft 0.21 asks transformers 5.23 for it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -35,28 +32,6 @@ ROWS = one_text_a_row(IDS, LENGTHS)
 TOWARDS = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32)
 with_prefix = [case for case in SETTINGS if case.split()[0] in PREFIXED]
 without = [case for case in SETTINGS if case not in with_prefix]
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory):
-    """``bases(case)``: the encoder, the folder that transformers wrote, and our vectors of it."""
-    made = {}
-
-    def make(case):
-        if case not in made:
-            torch.manual_seed(0)
-            config = transformers.AutoConfig.for_model(case.split()[0], **SETTINGS[case])
-            folder = tmp_path_factory.mktemp("model") / "model"
-            model = transformers.AutoModel.from_config(config)
-            with torch.no_grad():  # of a size at which every part counts
-                for value in model.parameters():
-                    value += 0.1 * torch.randn_like(value)
-            model.save_pretrained(folder)
-            encoder = read_folder(str(folder), pooling="mean")
-            made[case] = encoder, folder, jax.jit(make_encode(encoder.config, pooling="mean"))
-        return made[case]
-
-    return make
 
 
 def prefix_of(encoder):

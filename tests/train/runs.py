@@ -2,10 +2,12 @@
 
 import jax
 import numpy as np
+import pytest
 
 from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.train.adapter import trained_part
 from selfdistill_jax.train.checkpoint import Checkpoints
+from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
 from selfdistill_jax.train.setup import load_encoder
 from selfdistill_jax.train.step import TrainState, make_mesh, put_state
@@ -50,6 +52,15 @@ def checkpointed(config, workdir, step):
 
 def same(a, b):
     return jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+def assert_goes_on(config, folder, whole):
+    """Stopped, then killed past that checkpoint, it ends as the whole run did."""
+    assert train(config, folder, stop=stop_at(2)) is None
+    with pytest.raises(Killed):
+        train(config, folder, stop=kill_at(6))
+    assert train(config, folder) is not None
+    assert_same_run(folder, whole)
 
 
 def assert_same_run(one, other):

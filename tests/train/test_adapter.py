@@ -1,6 +1,5 @@
 """Training of an adapter: the step, and runs from start to end."""
 
-import contextlib
 import json
 
 import jax
@@ -22,7 +21,7 @@ from selfdistill_jax.train.setup import load_encoder
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 from tests.tiny import ASKED, PLACES, SAID, metrics
 from tests.train.every_loss import CONFIG, batch
-from tests.train.runs import Killed, assert_same_run, checkpointed, kill_at, stop_at
+from tests.train.runs import assert_goes_on, checkpointed
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 BASE = jax.device_get(init_params(CONFIG, jax.random.key(0)))
@@ -196,11 +195,7 @@ def test_interrupted_equals_uninterrupted(tiny, lora_run, tmp_path, target):
         config = tiny.config(**LORA, train__target=target, train__target_decay=0.8, train__steps=6)
         whole = tmp_path / "whole"
         train(config, whole)
-    assert train(config, tmp_path / "parts", stop=stop_at(2)) is None
-    with contextlib.suppress(Killed):
-        train(config, tmp_path / "parts", stop=kill_at(6))
-    assert train(config, tmp_path / "parts") is not None
-    assert_same_run(tmp_path / "parts", whole)
+    assert_goes_on(config, tmp_path / "parts", whole)
 
 
 def test_start_targets_are_the_frozen_encoders(tiny, lora_run, tmp_path):

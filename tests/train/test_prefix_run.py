@@ -1,6 +1,5 @@
 """Training of a prefix: the step, and runs from start to end."""
 
-import contextlib
 import json
 
 import jax
@@ -20,7 +19,7 @@ from selfdistill_jax.train.setup import load_encoder
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 from tests.tiny import ASKED, PLACES, SAID, content, metrics
 from tests.train.every_loss import CONFIG, batch
-from tests.train.runs import Killed, assert_same_run, checkpointed, kill_at, stop_at
+from tests.train.runs import assert_goes_on, checkpointed
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 BASE = jax.device_get(init_params(CONFIG, jax.random.key(0)))
@@ -162,11 +161,7 @@ def test_interrupted_equals_uninterrupted(tiny, prefix_run, tmp_path, target):
         changed = {"train__target": target, "train__target_decay": 0.8, "train__steps": 6}
         config, whole = tiny.config(**PREFIX, **changed), tmp_path / "whole"
         train(config, whole)
-    assert train(config, tmp_path / "parts", stop=stop_at(2)) is None
-    with contextlib.suppress(Killed):
-        train(config, tmp_path / "parts", stop=kill_at(6))
-    assert train(config, tmp_path / "parts") is not None
-    assert_same_run(tmp_path / "parts", whole)
+    assert_goes_on(config, tmp_path / "parts", whole)
 
 
 def test_what_a_prefix_cannot_be_trained_with_is_named(tiny, tmp_path):
