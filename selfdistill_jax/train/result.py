@@ -162,7 +162,10 @@ def model_card(
         f"\nIts first {sizes} dimensions were trained by the same loss (Matryoshka): vectors may\n"
         "be cut there, and scaled to unit length again."
     )
-    named = "" if licence else " (the start encoder's folder names none)"
+    named = ""
+    if not licence:
+        brings = (encoder.folder / "LICENSE").is_file()
+        named = " (in LICENSE)" if brings else " (its folder names none)"
     return f"""---
 {matter.to_yaml()}
 ---

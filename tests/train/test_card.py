@@ -57,7 +57,9 @@ def test_licence_is_that_of_the_start_encoder(tiny, tmp_path, readme, keys):
     found = card(tiny, readme, folder=tmp_path)
     written = {k: v for k, v in found.data.to_dict().items() if k.startswith("license")}
     assert written == keys
-    assert ("(the start encoder's folder names none)" in found.text) == (not keys)
+    assert ("(its folder names none)" in found.text) == (not keys)
+    (tmp_path / "LICENSE").write_text("Mine.")
+    assert ("(in LICENSE)" in card(tiny, readme, folder=tmp_path).text) == (not keys)
 
 
 def test_names_that_mean_something_in_yaml(tiny, tmp_path):
