@@ -1,0 +1,94 @@
+"""Whether speed costs accuracy: the demo packed, and in bfloat16, against a text a row in float32.
+
+    make real-accuracy
+
+Every kind of run is trained with the same seeds, which set the order of the batches and their
+negatives, and tested on the demo's queries. Noise is what another seed changes: the standard
+deviation of nDCG@10 between the seeds of the unpacked runs. A kind whose mean is further away than
+that fails. Each of the nine runs is the demo, so this takes hours; finished ones are kept in
+runs/accuracy and not repeated. Not part of `make test`; what it printed last is in
+docs/performance.md.
+"""
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from selfdistill_jax.retrieval.significance import paired_test
+from selfdistill_jax.retrieval.table import format_table
+
+ROOT = Path(__file__).parent.parent.parent
+REFERENCE = "a text a row, float32"
+KINDS = {
+    REFERENCE: ["--config.data.packing=False"],
+    "packed, float32": [],
+    "packed, bfloat16": ["--config.train.dtype=bfloat16"],
+}
+MEASURE = "nDCG@10"
+
+
+def train(kind: str, seed: int, folder: Path) -> Path:
+    """The run's folder; it goes on with what is there, and leaves a finished run alone."""
+    workdir = folder / f"{kind.replace(', ', '-').replace(' ', '-')}-{seed}"
+    if not (workdir / "eval" / "per_query.test.tsv").exists():
+        command = [sys.executable, "-m", "selfdistill_jax.main", "--config=configs/distributed.py"]
+        given = [f"--workdir={workdir}", f"--config.seed={seed}", *KINDS[kind]]
+        subprocess.run([*command, *given], cwd=ROOT, check=True)
+    return workdir
+
+
+def of_queries(workdir: Path) -> dict[str, float]:
+    """Query id -> the trained model's value."""
+    with (workdir / "eval" / "per_query.test.tsv").open() as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        return {row["query"]: float(row[MEASURE]) for row in rows if row["system"] == "trained"}
+
+
+def compare(values: dict[str, list[dict[str, float]]]) -> tuple[str, bool]:
+    """A table, and whether every kind is within noise of the reference.
+
+    Args:
+      values: kind -> for each seed, query id -> value; seeds and queries in one order for all.
+    """
+    means = {kind: [statistics.mean(run.values()) for run in runs] for kind, runs in values.items()}
+    noise = statistics.stdev(means[REFERENCE])
+    over_seeds = {
+        kind: {query: statistics.mean(run[query] for run in runs) for query in runs[0]}
+        for kind, runs in values.items()
+    }
+    rows, within = [], True
+    for kind, of_seeds in means.items():
+        row = [kind, *of_seeds, statistics.mean(of_seeds)]
+        if kind != REFERENCE:
+            test = paired_test(over_seeds[REFERENCE], over_seeds[kind])
+            row += [f"{test.mean_difference:+.4f}", f"{test.ci_low:+.4f} to {test.ci_high:+.4f}"]
+            within &= abs(test.mean_difference) <= noise
+        rows.append(row + [None] * (len(values[kind]) + 4 - len(row)))
+    seeds = [f"seed {n}" for n in range(len(means[REFERENCE]))]
+    table = format_table(rows, ["run", *seeds, "mean", "difference", "95 % of it"])
+    return f"{table}\n\n{MEASURE}; between seeds it varies by {noise:.4f}", within
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="2 or more: 0, 1, …")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "accuracy")
+    options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error("--seeds: 2 or more, or nothing tells how much a seed changes")
+    values: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    for seed in range(options.seeds):
+        for kind in KINDS:
+            values[kind].append(of_queries(train(kind, seed, options.folder)))
+    table, within = compare(values)
+    print(table)
+    sys.exit(0 if within else 1)
+
+
+if __name__ == "__main__":
+    main()
