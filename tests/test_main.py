@@ -339,3 +339,16 @@ def test_two_processes_train_as_one(start, tiny, tmp_path):
             # A key's bias shifts all scores of a token alike, which softmax does not see: its
             # gradient is rounding alone, and Adam makes steps of it.
             np.testing.assert_allclose(two[name], one[name], atol=1e-5, err_msg=name)
+
+
+def test_what_stops_the_first_process_stops_the_other(start, tiny, tmp_path):
+    """The other, which waits for it, would do so for minutes after its end."""
+    (tmp_path / "of another").write_text("")
+    flags = [CONFIG, *tiny.flags(), f"--workdir={tmp_path}", "--distributed"]
+    flags += [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
+    programs = [start(*flags, f"--process_id={i}", devices=1) for i in range(2)]
+    ends = [program.wait() for program in programs]
+    assert [status for status, _, _ in ends] == [2, 2], ends
+    messages = [err.splitlines()[-1] for _, _, err in ends]
+    assert messages[0].startswith(f"error: {tmp_path}: not empty and no run's folder")
+    assert messages[1] == "error: process 0 could not go on; its message says why"

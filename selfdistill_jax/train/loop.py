@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-from jax.experimental import multihost_utils
 
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.tokens import TokenTable
@@ -33,6 +33,7 @@ from selfdistill_jax.train.kept import Kept
 from selfdistill_jax.train.ledger import Ledger
 from selfdistill_jax.train.machine import matmul_rate, process_seconds
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
+from selfdistill_jax.train.processes import by_first, is_first, wait
 from selfdistill_jax.train.programs import Programs
 from selfdistill_jax.train.run_folder import (
     ENVIRONMENT,
@@ -98,32 +99,16 @@ def train(
         decay=config.train.decay,
         decay_rate=config.train.decay_rate,
     )
-    first = jax.process_index() == 0
+    values = config.to_dict()
     if not restart:
-        if first:
-            check_run(workdir, config.to_dict(), data=open_data(config).fingerprint())
+        by_first(lambda: check_run(workdir, values, data=open_data(config).fingerprint()))
         if (finished := read_result(workdir)) is not None:
             return finished
     encoder = load_encoder(config)
     check_dimensions(config.train.dimensions, encoder.dimensions)
     encode, encode_all = make_encoders(config, encoder)
     data = load_data(config, encoder)
-    if first:
-        of_data = data.collection.fingerprint
-        start = fingerprint(encoder, encoder.prompts, data.tokenizer.fingerprint)
-        if not restart:
-            check_start(workdir, start)
-        open_run(workdir, config.to_dict(), data=of_data, restart=restart)
-        facts = environment(
-            seed=config.seed,
-            collection=data.collection.name,
-            collection_fingerprint=of_data,
-            collection_source=data.collection.description,
-            tokenizer_fingerprint=data.tokenizer.fingerprint,
-            encoder_fingerprint=start,
-        )
-        write_json(workdir / ENVIRONMENT, facts)
-    _wait("the run's folder is there")
+    by_first(partial(_open, workdir, config, encoder, data, restart=restart))
     optimizer = make_optimizer(
         schedule, weight_decay=config.train.weight_decay, clip_norm=config.train.clip_norm
     )
@@ -150,8 +135,26 @@ def train(
     if not run.finish(stop):
         return None
     run.close_ledger()
-    _wait("the run is over")  # the first process serves the others until they end
+    wait("the run is over")  # the first process serves the others until they end
     return read_result(workdir)
+
+
+def _open(workdir: Path, config, encoder: Encoder, data: Data, *, restart: bool) -> None:
+    """The run's folder, with what it is made of."""
+    of_data = data.collection.fingerprint
+    start = fingerprint(encoder, encoder.prompts, data.tokenizer.fingerprint)
+    if not restart:
+        check_start(workdir, start)
+    open_run(workdir, config.to_dict(), data=of_data, restart=restart)
+    facts = environment(
+        seed=config.seed,
+        collection=data.collection.name,
+        collection_fingerprint=of_data,
+        collection_source=data.collection.description,
+        tokenizer_fingerprint=data.tokenizer.fingerprint,
+        encoder_fingerprint=start,
+    )
+    write_json(workdir / ENVIRONMENT, facts)
 
 
 class _Run:
@@ -163,7 +166,7 @@ class _Run:
         self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
         self.trained = trained
         self._kept = Kept(config, workdir, encoder, trained, data.collection)
-        self.first = jax.process_index() == 0
+        self.first = is_first()
         self._mesh = local_mesh()
         self._encode = on_mesh(encode, self._mesh)
         self.ledger = Ledger(matmul_flops=None)
@@ -308,17 +311,17 @@ class _Run:
                     LOG.info("Stopped before the end of the evaluation; the same command goes on")
                     return False
                 systems[name] = self._evaluate(examined, params, f"Test, {name}")
-        if self.first:
-            result.write(
-                self.workdir,
-                config=self.config.to_dict(),
-                data=self.data,
-                encoder=self.encoder,
-                systems=systems,
-                split=splits[0] if splits else "",
-                ended=self._alarm.message,
-            )
-        _wait("the result is written")
+        write = partial(
+            result.write,
+            self.workdir,
+            config=self.config.to_dict(),
+            data=self.data,
+            encoder=self.encoder,
+            systems=systems,
+            split=splits[0] if splits else "",
+            ended=self._alarm.message,
+        )
+        by_first(write)
         return True
 
     def _enough(self, memory: Memory) -> bool:
@@ -380,8 +383,3 @@ class _Run:
         if not np.isfinite(vectors).all():
             raise InputError(f"{label}: vectors that are not finite; {LOWER}")
         return vectors
-
-
-def _wait(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

@@ -1,7 +1,7 @@
 """From a config to everything a run works with; wrong values are found here, before any work."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jax.experimental import multihost_utils
 
 from selfdistill_jax.data.batches import SCORES, TrainingBatches
 from selfdistill_jax.data.bm25 import BM25
@@ -31,6 +30,7 @@ from selfdistill_jax.encoding import block_tokens
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.losses import LOSSES, matryoshka
 from selfdistill_jax.train.adapter import ADAPTERS, check_adapter
+from selfdistill_jax.train.processes import first_then_others
 from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -289,7 +289,7 @@ def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
     Raises:
       InputError: something is wrong with the data, or there is nothing to train on.
     """
-    return _first_process_first(partial(_load_data, config, encoder))
+    return first_then_others(partial(_load_data, config, encoder))
 
 
 def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
@@ -379,13 +379,3 @@ def _candidates(config, collection, triplets, known, pool) -> np.ndarray | None:
         pool=pool,
         k=config.data.bm25_candidates,
     )
-
-
-def _first_process_first(make: Callable[[], Any]) -> Any:
-    """One process fills the caches, then the others open them."""
-    if jax.process_count() == 1:
-        return make()
-    if jax.process_index() == 0:
-        made = make()
-    multihost_utils.sync_global_devices("data is prepared")
-    return made if jax.process_index() == 0 else make()

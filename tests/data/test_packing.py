@@ -1,6 +1,7 @@
 """Packing: every text is somewhere, alone where it is, and little stays empty."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -78,17 +79,30 @@ def test_rows_are_within_the_bound_of_the_best_packing(seed):
     assert len(layout.rows) <= fewest_rows(lengths, 16) * 11 / 9 + 6 / 9
 
 
+@pytest.mark.parametrize("limit", [64, 96, 128, 200, 256, 512])
 @pytest.mark.parametrize(("mean", "spread"), [(100, 40), (85, 45), (220, 90)])
-def test_little_is_padding(mean, spread):
-    """Lengths as of questions and passages, 128 triplets; of the longest most are cut at 200."""
+def test_little_is_padding(mean, spread, limit):
+    """Lengths as of questions and passages, 128 triplets; with a low limit most are cut."""
     rng = np.random.default_rng(0)
+    kinds = row_lengths(limit)
+    unit = math.lcm(*kinds)
+    block = max(512 // unit * unit, unit)
     shares = []
     for _ in range(5):
-        documents = np.clip(rng.normal(mean, spread, 256).astype(int), 5, 200)
+        documents = np.clip(rng.normal(mean, spread, 256).astype(int), 5, limit)
         lengths = np.concatenate([rng.integers(5, 20, 128), documents])
-        layout = lay_out(lengths, block=432, row_lengths=row_lengths(200))
-        shares.append(1 - lengths.sum() / (432 * len(layout.rows)))
+        layout = lay_out(lengths, block=block, row_lengths=kinds)
+        shares.append(1 - lengths.sum() / (block * len(layout.rows)))
     assert np.mean(shares) < 0.08
+
+
+@pytest.mark.parametrize("limit", range(1, 600, 7))
+def test_rows_hold_the_longest_text_and_divide_a_block(limit):
+    kinds = row_lengths(limit)
+    assert limit <= kinds[-1] < limit + 24
+    assert sorted(set(kinds)) == list(kinds)
+    assert not any(length % 8 for length in kinds)
+    assert math.lcm(*kinds) <= max(512, 2 * kinds[-1])
 
 
 def test_short_rows_are_taken_where_they_fill():

@@ -1,0 +1,57 @@
+"""What one process of a run does for all of them, or before the others."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from selfdistill_jax.errors import InputError
+
+Made = TypeVar("Made")
+
+
+def is_first() -> bool:
+    """Whether this process writes what all share."""
+    return jax.process_index() == 0
+
+
+def wait(what: str) -> None:
+    """Until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def by_first(make: Callable[[], Made]) -> Made | None:
+    """Calls ``make`` on the first process; the others wait for its end.
+
+    Where it fails all processes end, each with a message. Without that the others wait for one that
+    is gone until the coordinator gives them up: minutes.
+
+    Returns:
+      What it gave, on the first process; None on the others.
+
+    Raises:
+      InputError: on the others, where it failed.
+      Exception: whatever it raised, on the first process.
+    """
+    made, failure = None, None
+    if is_first():
+        try:
+            made = make()
+        except Exception as error:
+            failure = error
+    if jax.process_count() > 1:
+        failed = multihost_utils.broadcast_one_to_all(np.int32(failure is not None))
+        if failed and not is_first():
+            raise InputError("process 0 could not go on; its message says why")
+    if failure is not None:
+        raise failure
+    return made
+
+
+def first_then_others(make: Callable[[], Made]) -> Made:
+    """``make()`` of every process: one fills the caches, then the others find them filled."""
+    made = by_first(make)
+    return made if is_first() else make()
