@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import common, encode, jobs, precision, versus
+from benchmarks import common, encode, jobs, linearity, precision, versus
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.errors import InputError
+from tests.real import accuracy
 from tests.tiny import PLACES, SPLITS, texts, write_rows
 
 ROOT = Path(__file__).parent.parent
@@ -103,6 +104,30 @@ def test_speedups_are_medians_of_each_rounds_ratio():
     assert versus.speedups(runs, "triplets_per_second") == {"released": 3.0}
     assert versus.speedups(runs, "job_seconds") == {"released": pytest.approx(3.0)}
     assert versus.speedups({"released": runs["released"]}, "job_seconds") == {}
+
+
+class Clock:
+    """A worker whose machine gets slower with everything that runs on it."""
+
+    now = 0.0
+
+    def __init__(self, tokens):
+        self._tokens = tokens
+
+    def run(self):
+        begin = Clock.now
+        Clock.now += self._tokens * (1 + Clock.now / 1e4)
+        return Clock.now - begin
+
+
+def test_linearity_is_of_equal_work_and_unmoved_by_a_drift():
+    tokens = {"8": 8, "32": 32, "64": 64}
+    workers = {size: Clock(count) for size, count in tokens.items()}
+    rounds = [linearity.there_and_back(workers, tokens) for _ in range(3)]
+    assert rounds[0]["8"] < rounds[1]["8"] < rounds[2]["8"]
+    found = linearity.compare(rounds)
+    for one in found.values():
+        assert one["to_the_mean"]["median"] == pytest.approx(1, abs=3e-3)  # one way: 0.02 off
 
 
 @pytest.mark.parametrize("program", [versus, encode])
@@ -212,3 +237,17 @@ def test_the_faster_precision_is_that_of_the_faster_product(monkeypatch):
     )
     monkeypatch.setattr(common, "faster", lambda side: f"faster of {side}")
     assert common.precisions(options) == {"ours": "float32", "released": "faster of released"}
+
+
+@pytest.mark.parametrize(("loss", "within"), [(0.0, True), (0.009, True), (0.011, False)])
+def test_accuracy_is_compared_with_what_a_seed_changes(loss, within):
+    """The seeds of the reference are 0.01 apart."""
+    queries = [i / 50 for i in range(50)]
+
+    def runs(shift):
+        return [{f"q{i}": v + s / 100 + shift for i, v in enumerate(queries)} for s in range(3)]
+
+    reference, packed, half = accuracy.KINDS
+    table, found = accuracy.compare({reference: runs(0), packed: runs(0), half: runs(-loss)})
+    assert found == within
+    assert "varies by 0.0100" in table
