@@ -127,7 +127,7 @@ def test_linearity_is_of_equal_work_and_unmoved_by_a_drift():
     assert rounds[0]["8"] < rounds[1]["8"] < rounds[2]["8"]
     found = linearity.compare(rounds)
     for one in found.values():
-        assert one["to_the_mean"]["median"] == pytest.approx(1, abs=3e-3)  # one way: 0.02 off
+        assert one["to_the_mean"]["median"] == pytest.approx(1, abs=3e-3)  # one way: 5e-3 off
 
 
 @pytest.mark.parametrize("program", [versus, encode])
