@@ -6,8 +6,8 @@ Every kind of run is trained with the same seeds, which set the order of the bat
 negatives, and tested on the demo's queries. Noise is what another seed changes: the standard
 deviation of nDCG@10 between the seeds of the unpacked runs. A kind whose mean is further away than
 that fails. Each of the nine runs is the demo, so this takes hours; finished ones are kept in
-runs/accuracy and not repeated. Not part of `make test`; what it printed last is in
-docs/performance.md.
+runs/accuracy and not repeated. Not part of `make test`; what is known from it is
+in docs/performance.md.
 """
 
 import argparse
