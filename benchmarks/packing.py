@@ -28,13 +28,14 @@ _BATCHES = 4  # different ones, of which each round trains on the next
 
 
 def setup(
-    *, dataset: str, packing: bool, batch_size: int, document_length: int
+    *, model: str, dataset: str, packing: bool, batch_size: int, document_length: int
 ) -> tuple[Any, dict[str, Any]]:
     """For `common.Worker`: a step on the next batch."""
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     config = distributed.get_config()
-    config.data.dataset, config.data.packing = dataset, packing
+    config.encoder.init, config.data.dataset, config.data.packing = model, dataset, packing
     config.data.document_length, config.train.batch_size = document_length, batch_size
+    config.data.query_length = min(config.data.query_length, document_length)
     encoder = load_encoder(config)
     made = load_data(config, encoder).batches
     batches = [made[number] for number in range(_BATCHES)]
@@ -63,6 +64,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--dataset", required=True, help="BEIR folder with qrels/train.tsv")
+    add("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="folder or hub id")
     add("--document_lengths", type=int, nargs="+", default=[200, 64])
     add("--batch_size", type=int, default=64)
     add("--rounds", type=int, default=4)
@@ -72,6 +74,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     for length in options.document_lengths:
         given = {
+            "model": options.model,
             "dataset": options.dataset,
             "batch_size": options.batch_size,
             "document_length": length,

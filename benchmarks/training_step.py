@@ -1,6 +1,5 @@
 """A whole training step on made-up tokens: an encoder of any size, without weights or data."""
 
-import math
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import optax
 
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.data.packing import fill, lay_out, row_lengths
+from selfdistill_jax.data.packing import block_of, fill, lay_out, row_lengths
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
@@ -34,8 +33,7 @@ def batch(
             tables.append((table, np.arange(size // parts), length))
         lengths = np.concatenate([table.lengths(n) for table, _, n in tables])
         kinds = row_lengths(document_length)
-        unit = math.lcm(*kinds)
-        shape = {"block": max(block_tokens() // unit * unit, unit), "row_lengths": kinds}
+        shape = {"block": block_of(block_tokens(), kinds), "row_lengths": kinds}
         layout = lay_out(lengths, **shape)
         texts.append(fill(layout, tables, blocks=len(layout.rows), **shape))
     every = jax.tree.map(lambda *arrays: np.stack(arrays), *texts)

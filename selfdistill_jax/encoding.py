@@ -9,15 +9,14 @@ import jax
 import numpy as np
 from jax import P
 
-from selfdistill_jax.data.packing import fill, lay_out, row_lengths
+from selfdistill_jax.data.packing import CPU_BLOCK, block_of, fill, lay_out, row_lengths
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Encode, Params
 from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.progress import Progress
 
 AXIS = "data"
-# A CPU's cache holds what a layer makes of so many tokens; an accelerator wants large products.
-_BLOCK_TOKENS = {"cpu": 512}
+_BLOCK_TOKENS = {"cpu": CPU_BLOCK}  # an accelerator wants large products
 _ROOMS = (4096, 32768)  # tokens of a batch on one device: for few texts, for many
 _TOKENS_A_TEXT = 8  # room for texts as short as that on average; shorter ones take more batches
 _COMMON_LIMIT = 512
@@ -161,7 +160,7 @@ def _rooms(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tuple[R
     if not len(lengths):
         return Room(1, 1, 1), 0
     unit = math.lcm(*kinds)
-    block = max(min(block_tokens(), _ROOMS[0]) // unit * unit, unit)
+    block = block_of(min(block_tokens(), _ROOMS[0]), kinds)
     total = float(lengths.sum()) * 1.08 / devices
     if total <= unit and len(lengths) <= unit // 2 * devices:
         return Room(1, unit, unit // 2), devices

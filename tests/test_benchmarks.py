@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import common, encode, jobs, linearity, precision, versus
+from benchmarks import common, encode, jobs, linearity, packing, precision, versus
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.errors import InputError
 from tests.real import accuracy
@@ -128,6 +129,20 @@ def test_linearity_is_of_equal_work_and_unmoved_by_a_drift():
     found = linearity.compare(rounds)
     for one in found.values():
         assert one["to_the_mean"]["median"] == pytest.approx(1, abs=3e-3)  # one way: 5e-3 off
+
+
+def test_packing_compares_the_same_batches(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    given = {"model": str(tiny.encoder), "dataset": str(tiny.collection)}
+    given |= {"batch_size": 8, "document_length": 12}
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        (step, packed), (_, alone) = (packing.setup(packing=p, **given) for p in (True, False))
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    step()
+    assert packed["tokens"] == alone["tokens"] > 0
+    assert (packed["rows"], alone["rows"]) == ("8, 16, 24", "16")
 
 
 @pytest.mark.parametrize("program", [versus, encode])

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from selfdistill_jax.data.negatives import KnownPositives, draw
-from selfdistill_jax.data.packing import fill, lay_out, row_lengths
+from selfdistill_jax.data.packing import block_of, fill, lay_out, row_lengths
 from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.packed import PackedTexts
@@ -89,7 +89,7 @@ def choose_shape(
     unit = math.lcm(*lengths)
     # Padding: a few per cent of packed rows; a text alone in its row takes up to twice its tokens.
     usual = (triplets * mean + 4 * deviation * triplets**0.5) * (1.06 if share else 1.5)
-    equal = usual / math.ceil(usual / max(block // unit * unit, unit))
+    equal = usual / math.ceil(usual / block_of(block, lengths))
     tokens = math.ceil(equal / unit) * unit
     # Of each kind of rows one block may stay partly empty.
     return Shape(tokens, math.ceil(usual / tokens) + len(lengths) - 1, lengths)

@@ -18,8 +18,8 @@ from selfdistill_jax.packed import PackedTexts
 
 # A token in a row of 550 costs twice as much as one in a very short row (MiniLM's size, 2 cores).
 _ATTENTION = 1 / 550
-# Tokens that a CPU's cache holds what a layer makes of: larger blocks are slower there.
-_BLOCK = 512
+# A CPU's cache holds what a layer makes of so many tokens: larger blocks are slower there.
+CPU_BLOCK = 512
 # What a text must at least fill of a shorter row to open one; each is tried.
 _SHARES = (0.5, 0.625, 0.75, 0.875)
 
@@ -41,10 +41,10 @@ def row_lengths(limit: int) -> tuple[int, ...]:
 
     The longest is the limit, rounded up: many texts are cut, and so as long as a row, which they
     fill. Longer rows left 14 % of the demo's batches empty (docstrings cut at 96), these 1 %. The
-    others are one and two thirds of it, where that rounds up less than quarters, of which a block
-    of `_BLOCK` tokens holds one and three, or one and two: with thirds alone, documents cut at 64
-    lay in rows of 72 (12 % padding, 1 % in these). Of a dozen choices tried on three collections
-    cut at 96 and 200 none costs over 3 % less. Multiples of eight keep the products' tiles whole.
+    others are one and two thirds of it, or, where that rounds up less, a quarter and three, or two
+    in blocks of over `CPU_BLOCK` tokens: with thirds alone, documents cut at 64 lay in rows of 72
+    (9 to 11 % padding, 2 to 4 % in these). Of a dozen choices tried on three collections cut at 96
+    and 200 none costs over 3 % less. Multiples of eight keep the products' tiles whole.
 
     >>> row_lengths(200), row_lengths(96), row_lengths(64), row_lengths(512)
     ((72, 144, 216), (32, 64, 96), (16, 48, 64), (128, 256, 512))
@@ -53,8 +53,18 @@ def row_lengths(limit: int) -> tuple[int, ...]:
     if 3 * third <= 4 * quarter:
         return third, 2 * third, 3 * third
     # Blocks are of whole rows of each length: of 12 quarters, or 4.
-    middle = 3 * quarter if 12 * quarter <= _BLOCK else 2 * quarter
+    middle = 3 * quarter if 12 * quarter <= CPU_BLOCK else 2 * quarter
     return quarter, middle, 4 * quarter
+
+
+def block_of(tokens: int, row_lengths: Sequence[int]) -> int:
+    """The block next to so many tokens, of whole rows of each length.
+
+    >>> block_of(512, (72, 144, 216)), block_of(16, (8, 16, 24))
+    (432, 48)
+    """
+    unit = math.lcm(*row_lengths)
+    return max(tokens // unit * unit, unit)
 
 
 def lay_out(

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfdistill_jax.data.batches import Shape, choose_shape
-from selfdistill_jax.data.packing import fill, lay_out, row_lengths
+from selfdistill_jax.data.packing import block_of, fill, lay_out, row_lengths
 from selfdistill_jax.data.tokens import TokenTable
 
 
@@ -85,8 +85,7 @@ def test_little_is_padding(mean, spread, limit):
     """Lengths as of questions and passages, 128 triplets; with a low limit most are cut."""
     rng = np.random.default_rng(0)
     kinds = row_lengths(limit)
-    unit = math.lcm(*kinds)
-    block = max(512 // unit * unit, unit)
+    block = block_of(512, kinds)
     shares = []
     for _ in range(5):
         documents = np.clip(rng.normal(mean, spread, 256).astype(int), 5, limit)
