@@ -25,6 +25,7 @@ from selfdistill_jax import cli
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.progress import LOG, show_log
+from selfdistill_jax.train.devices import share_cpu
 from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.run_folder import flatten
 
@@ -48,6 +49,8 @@ def main(argv: list[str]) -> int | None:
     _start_distributed()
     _keep_compiled()
     config = _FLAGS.config
+    if not _FLAGS.distributed:  # else this machine may be others' as well
+        share_cpu(config.train.batch_size // max(config.train.micro_batches, 1))
     workdir = Path(_FLAGS.workdir or Path("runs") / _config_file(sys.argv)[0].stem)
     stopped = _StopSignal()
     text = train(config, workdir, restart=_FLAGS.restart, stop=stopped)

@@ -2,10 +2,11 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
-from selfdistill_jax import BiEncoder
+from selfdistill_jax import BiEncoder, encoding
 from selfdistill_jax.data.pydocs import PyDocs
 from selfdistill_jax.data.quantize import quantize, ranges_of
 from selfdistill_jax.encoder.folder import read_folder, write_folder
@@ -59,6 +60,39 @@ def test_batching_and_order_do_not_matter(model, texts):
     np.testing.assert_allclose(together[:3], alone, atol=1e-6)
     np.testing.assert_allclose(model.encode(some[::-1])[::-1], together, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_batches_at_once_give_the_same_vectors(tiny, one_device, monkeypatch, cores):
+    """A CPU's one device computes several batches at a time, of few texts and of many."""
+    monkeypatch.setattr(encoding, "cores", lambda: cores)
+    monkeypatch.setattr(encoding, "_ROOMS", (64, 128))
+    model = BiEncoder.load(tiny.encoder)
+    words = " ".join(SAID).split()
+    texts = [" ".join(words[i : i + 1 + i % 9]) for i in range(len(words) - 9)] * 8
+    alone = np.stack([model.encode(text) for text in texts[:9]])
+    for count in (9, len(texts)):
+        np.testing.assert_allclose(model.encode(texts[:count])[:9], alone, atol=1e-6)
+
+
+def test_a_batch_that_fails_ends_the_rest(tiny, one_device, monkeypatch):
+    monkeypatch.setattr(encoding, "_ROOMS", (64, 128))
+    model = BiEncoder.load(tiny.encoder)
+    calls = []
+
+    def fail(params, texts):
+        calls.append(texts)
+        raise MemoryError("too large")
+
+    model._encode = fail
+    with pytest.raises(MemoryError, match="too large"):
+        model.encode(list(SAID) * 200)
+    assert len(calls) < 9
 
 
 def test_saved_folder_gives_the_same_vectors(model, texts, tmp_path):

@@ -72,13 +72,21 @@ class Shape(NamedTuple):
 
 
 def choose_shape(
-    mean: float, deviation: float, *, triplets: int, block: int, limit: int, share: bool
+    mean: float,
+    deviation: float,
+    *,
+    triplets: int,
+    parts: int = 1,
+    block: int,
+    limit: int,
+    share: bool,
 ) -> Shape:
     """One shape for all but a few batches in 10,000.
 
     Args:
       mean, deviation: of the tokens of a triplet.
       triplets: of a part.
+      parts: that a batch is dealt to, see `deal`.
       block: tokens of a block at the most.
       limit: tokens of the longest text.
       share: whether texts share rows.
@@ -88,11 +96,37 @@ def choose_shape(
         lengths = tuple(16 << i for i in range(32) if (16 << i) // 2 < limit)
     unit = math.lcm(*lengths)
     # Padding: a few per cent of packed rows; a text alone in its row takes up to twice its tokens.
-    usual = (triplets * mean + 4 * deviation * triplets**0.5) * (1.06 if share else 1.5)
+    # Of the batch's mean; parts differ from it by less than a triplet does.
+    spread = max((triplets / parts) ** 0.5, 1)
+    usual = (triplets * mean + 4 * deviation * spread) * (1.06 if share else 1.5)
     equal = usual / math.ceil(usual / block_of(block, lengths))
     tokens = math.ceil(equal / unit) * unit
     # Of each kind of rows one block may stay partly empty.
     return Shape(tokens, math.ceil(usual / tokens) + len(lengths) - 1, lengths)
+
+
+def deal(sizes: np.ndarray, parts: int) -> np.ndarray:
+    """An order in which equal parts of the batch are about equally much work.
+
+    A step takes as long as the device with the most tokens. The largest are dealt first, from the
+    first part to the last and back; one part alone stays as it is.
+
+    Args:
+      sizes: ``[B]``, of each triplet.
+      parts: P, which divides B.
+
+    Returns:
+      ``[B]`` places, part after part.
+
+    Example:
+      >>> deal(np.array([9, 1, 8, 2, 7, 3]), 2).tolist()
+      [0, 5, 3, 2, 4, 1]
+    """
+    if parts == 1:
+        return np.arange(len(sizes))
+    rounds = np.argsort(-sizes, kind="stable").reshape(-1, parts)
+    rounds[1::2] = rounds[1::2, ::-1].copy()
+    return rounds.T.reshape(-1)
 
 
 class TrainingBatches:
@@ -145,6 +179,7 @@ class TrainingBatches:
         self.shape = choose_shape(
             *self._tokens_of_triplets(),
             triplets=batch_size // parts,
+            parts=parts,
             block=block,
             limit=max(self._limits),
             share=share,
@@ -197,16 +232,23 @@ class TrainingBatches:
             negatives = np.where(negatives == DRAWN, drawn, negatives)
         return queries, positives, negatives
 
-    def _seeds(self, step: int, triplets: int) -> np.ndarray:
+    def _tokens(self, columns: np.ndarray) -> np.ndarray:
+        """``[B]``, of each triplet."""
+        queries, documents = self._lengths
+        return queries[columns[0]] + documents[columns[1:]].sum(0)
+
+    def _seeds(self, step: int, order: np.ndarray) -> np.ndarray:
         """``[P, M]`` uint32 of this host's parts; a text's own, however the batch is split."""
         draws = np.random.default_rng((self._seed, step, _SEEDS))
-        seeds = draws.integers(2**32, size=(3, triplets), dtype=np.uint32)
+        seeds = draws.integers(2**32, size=(3, len(order)), dtype=np.uint32)[:, order]
         parts = np.split(seeds, self._parts, axis=1)[self._own]
         return np.stack([part.reshape(-1) for part in parts])
 
     def _make(self, step: int, picked: np.ndarray) -> TripletBatch:
         picked = np.asarray(picked)
         columns = np.stack(self.rows(step, picked))  # [3, B]
+        order = deal(self._tokens(columns), self._parts)
+        picked, columns = picked[order], columns[:, order]
         parts = np.split(columns, self._parts, axis=1)
         tables = (self._queries, self._documents, self._documents)
         of_rows = (self._lengths[0], self._lengths[1], self._lengths[1])
@@ -233,6 +275,6 @@ class TrainingBatches:
         ]
         texts = jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
         if self._dropout:
-            texts = dataclasses.replace(texts, seeds=self._seeds(step, columns.shape[1]))
+            texts = dataclasses.replace(texts, seeds=self._seeds(step, order))
         scores = np.stack([self._triplets[name][picked] for name in SCORES], axis=1)
         return TripletBatch(texts, np.concatenate(np.split(scores, self._parts)[self._own]))

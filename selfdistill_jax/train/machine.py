@@ -77,9 +77,8 @@ def matmul_rate(dtype: jnp.dtype, *, seconds: float = 0.3) -> float:
 
     Measured, as no table knows a CPU's or a shared machine's: the best reading over a few shapes,
     operands of ``dtype``, sums in float32 and the result in ``dtype`` again, as in the encoder.
-    One device is measured. Virtual CPU devices share the machine's cores, and one of them takes
-    all: its rate is the machine's. Of other devices each has its own, so the rate is multiplied
-    by their number. On a CPU that others use too the rate is what they leave.
+    All of them multiply at once: a CPU's devices share its cores, and one of them alone does not
+    get the most out of these. On a machine that others use too the rate is what they leave.
 
     Args:
       dtype: of the operands, that of training.
@@ -88,8 +87,7 @@ def matmul_rate(dtype: jnp.dtype, *, seconds: float = 0.3) -> float:
     devices = jax.local_devices()
     kind = "cpu" if devices[0].platform == "cpu" else "other"
     shapes, at_once = _SHAPES[kind], _AT_ONCE[kind]
-    rate = max(_rate(*shape, dtype, at_once, seconds / len(shapes)) for shape in shapes)
-    return rate if kind == "cpu" else rate * len(devices)
+    return max(_rate(*shape, dtype, devices, at_once, seconds / len(shapes)) for shape in shapes)
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -97,23 +95,26 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     return lax.dot_general(a, b, dims, preferred_element_type=jnp.float32).astype(a.dtype)
 
 
-def _rate(m: int, k: int, n: int, dtype: jnp.dtype, at_once: int, seconds: float) -> float:
+def _rate(
+    m: int, k: int, n: int, dtype: jnp.dtype, devices: list, at_once: int, seconds: float
+) -> float:
     """FLOP/s of the best reading of ``[m, k] x [k, n]``, of two at least."""
     numbers = np.random.default_rng(0)  # a product of equal numbers draws less power: too fast
     a, b = (
         jnp.asarray(numbers.random(shape, np.float32) - 0.5, dtype) for shape in ((m, k), (k, n))
     )
+    operands = [jax.device_put((a, b), device) for device in devices]
     multiply = jax.jit(_product)
-    multiply(a, b).block_until_ready()
+    jax.block_until_ready([multiply(*each) for each in operands])
     best, left, readings = float("inf"), seconds, 0
     while left > 0 or readings < 2:
         begin = time.perf_counter()
         for _ in range(at_once):
-            c = multiply(a, b)
-        c.block_until_ready()
+            c = [multiply(*each) for each in operands]
+        jax.block_until_ready(c)
         taken = time.perf_counter() - begin
         best, left, readings = min(best, taken), left - taken, readings + 1
-    return at_once * 2 * m * k * n / best
+    return len(devices) * at_once * 2 * m * k * n / best
 
 
 class Energy:

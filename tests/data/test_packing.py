@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfdistill_jax.data.batches import Shape, choose_shape
+from selfdistill_jax.data.batches import Shape, choose_shape, deal
 from selfdistill_jax.data.packing import block_of, fill, lay_out, row_lengths
 from selfdistill_jax.data.tokens import TokenTable
 
@@ -113,15 +113,18 @@ def test_short_rows_are_taken_where_they_fill():
 
 
 @pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("triplets", [1, 8, 128])
-def test_a_usual_batch_is_of_the_usual_shape(share, triplets):
+@pytest.mark.parametrize(("triplets", "parts"), [(1, 1), (8, 1), (128, 1), (1, 8), (8, 8), (64, 2)])
+def test_a_usual_batch_is_of_the_usual_shape(share, triplets, parts):
     rng = np.random.default_rng(0)
     sizes = rng.integers(3, 200, 1000)
-    shape = choose_shape(
-        3 * sizes.mean(), 3 * sizes.std(), triplets=triplets, block=512, limit=200, share=share
-    )
+    given = {"triplets": triplets, "parts": parts, "block": 512, "limit": 200, "share": share}
+    shape = choose_shape(3 * sizes.mean(), 3 * sizes.std(), **given)
     options = {"block": shape.block, "row_lengths": shape.row_lengths, "share": share}
-    layouts = [lay_out(rng.choice(sizes, 3 * triplets), **options) for _ in range(50)]
+    layouts = []
+    while len(layouts) < 50:
+        batch = rng.choice(sizes, (triplets * parts, 3))
+        dealt = batch[deal(batch.sum(1), parts)].reshape(parts, -1)
+        layouts += [lay_out(part, **options) for part in dealt]
     assert sum(len(layout.rows) > shape.usual for layout in layouts) <= 1
     # Nor is there room for half as much again, but for the few blocks of a small batch.
     assert shape.usual < 1.5 * max(len(layout.rows) for layout in layouts) + 6

@@ -104,7 +104,7 @@ def clock(monkeypatch):
 
 
 def test_rate_is_the_best_shapes_operations_by_seconds(clock):
-    assert matmul_rate(jnp.bfloat16, seconds=10) == 2 * 16 * 4 * 2
+    assert matmul_rate(jnp.bfloat16, seconds=10) == jax.device_count() * 2 * 16 * 4 * 2
     assert next(clock) == 2 * 5 * 2  # two looks a reading, five seconds a shape, two shapes
 
 
@@ -113,16 +113,18 @@ def test_rate_is_read_twice_however_little_time_there_is(clock):
     assert next(clock) == 2 * 2 * 2
 
 
-def test_rate_is_of_all_devices_that_have_their_own(clock, monkeypatch):
-    devices(monkeypatch, None, None, None)
-    assert matmul_rate(jnp.float32) == 3 * machine._AT_ONCE["other"] * 2 * 32 * 4 * 2
+@pytest.mark.parametrize("count", [1, 3])
+def test_rate_is_of_all_devices_at_once(clock, monkeypatch, count):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:count])
+    monkeypatch.setitem(machine._AT_ONCE, "cpu", 4)
+    assert matmul_rate(jnp.float32) == count * 4 * 2 * 16 * 4 * 2
 
 
 def test_rate_is_of_the_best_reading(monkeypatch):
     monkeypatch.setattr(machine, "_SHAPES", {"cpu": ((8, 4, 2),)})
     looks = iter([0.0, 4.0, 10.0, 12.0, 20.0, 29.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(looks))
-    assert matmul_rate(jnp.float32, seconds=15) == 2 * 8 * 4 * 2 / 2.0
+    assert matmul_rate(jnp.float32, seconds=15) == jax.device_count() * 2 * 8 * 4 * 2 / 2.0
 
 
 def test_product_is_the_encoders():
