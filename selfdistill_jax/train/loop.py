@@ -122,13 +122,18 @@ def train(
         target_decay=config.train.target_decay if moving else 1.0,
         merge=trained.merge,
     )
-    state = TrainState(trained.start, jax.jit(optimizer.init)(trained.start))
-    if config.train.target in ("ema", "start"):
+    aims = config.train.target in ("ema", "start")
+    shapes = jax.eval_shape(
+        lambda params: TrainState(params, optimizer.init(params), params if aims else None),
+        trained.start,
+    )
+    base = put_state(trained.base, mesh)
+    # While it compiles, the state is made, and the start encoder evaluated on dev.
+    with closing(Programs(step, mesh, shapes, data.batches[0], base)) as programs:
         # A copy: the step gives the buffers of its state away, and may not give one twice.
-        state = state._replace(target=jax.tree.map(np.copy, trained.start))
-    state, base = put_state((state, trained.base), mesh)
-    # While it compiles, the start encoder is evaluated on dev.
-    with closing(Programs(step, mesh, state, data.batches[0], base)) as programs:
+        target = jax.tree.map(np.copy, trained.start) if aims else None
+        state = TrainState(trained.start, jax.jit(optimizer.init)(trained.start), target)
+        state = put_state(state, mesh)
         run = _Run(config, workdir, encoder, trained, data, encode_all)
         if not run.fit(programs, state, schedule, mesh, stop):
             return None
@@ -217,8 +222,6 @@ class _Run:
             self._alarm.see(number, values["document_cosine"])
             now = time.monotonic()
             seconds, last_time = now - last_time, now
-            if number == begin + 1:
-                self.ledger.first_step(process_seconds())
             values["learning_rate"] = float(schedule(number - 1))
             log.write("train", number, values | self._account(batch, seconds))
             rate = f"{train.batch_size / seconds:.1f}"
@@ -238,7 +241,8 @@ class _Run:
                     break
                 waiting = number, batch, metrics
                 if number == begin + 1:
-                    flush()  # not a step late: it says how long the start took
+                    jax.block_until_ready(metrics)
+                    self.ledger.first_step(process_seconds())
                 last = number == train.steps
                 if number % train.evaluate_every == 0 or last:
                     flush()

@@ -21,7 +21,7 @@ class Programs:
     Args:
       step: of `make_step`.
       mesh: its mesh.
-      state: the state, or its shapes and shardings.
+      state: the state, or its shapes.
       example: any batch of this process; the first program is for batches of its shape.
       base: what the step takes besides, the same each time.
     """
@@ -35,8 +35,9 @@ class Programs:
         base: Params | None = None,
     ):
         self._step, self._sharding, self._base = step, jax.NamedSharding(mesh, P(AXIS)), base
+        everywhere = jax.NamedSharding(mesh, P())
         self._state = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), state
         )
         self._thread = ThreadPoolExecutor(1)
         self._programs = {_shape(example): self._thread.submit(self._compile, example)}

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ LOWER = "lower config.train.learning_rate or set config.train.clip_norm, and run
 class RunLog:
     """Appends records; a resumed run drops what lies past its checkpoint, and so repeats nothing.
 
+    TensorBoard's are written by a thread: the first brings torch along where that is installed, and
+    the first step waited 2 to 4 s for it. What fails there is raised by the next record, or at the
+    end.
+
     Args:
       workdir: the run's folder.
       step: where the run begins; records of later steps are dropped.
@@ -27,6 +32,8 @@ class RunLog:
 
     def __init__(self, workdir: Path, *, step: int, active: bool):
         self._file = None
+        self._thread = ThreadPoolExecutor(1)
+        self._sent: Future | None = None
         self._tensorboard = {
             "logdir": str(workdir / "tensorboard"),
             "purge_step": step + 1 if step else None,
@@ -43,7 +50,6 @@ class RunLog:
 
     @functools.cached_property
     def _events(self):
-        # Imported with the first record: it brings torch along where that is installed, 2 s.
         import tensorboardX
 
         return tensorboardX.SummaryWriter(**self._tensorboard)
@@ -55,15 +61,23 @@ class RunLog:
         values = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
         record = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         self._file.write(json.dumps(record) + "\n")
-        for name, value in values.items():
-            if isinstance(value, float):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, float)}
+        if self._sent is not None and self._sent.done():
+            self._sent.result()
+        self._sent = self._thread.submit(self._send, numbers, step)
+
+    def _send(self, numbers: dict[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-            if "_events" in self.__dict__:
-                self._events.close()
+        self._thread.shutdown()
+        if "_events" in self.__dict__:
+            self._events.close()
+        if self._sent is not None:
+            self._sent.result()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
