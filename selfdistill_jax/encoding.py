@@ -44,9 +44,9 @@ def cores() -> int:
 def _streams(mesh: jax.sharding.Mesh) -> int:
     """Batches that are best computed at once.
 
-    On a CPU's one device two: its cores share the work of one product after the other, which leaves
-    them idle where products are small, as attention's are (two cores of Zen 3 encode 1.2 times as
-    fast). Several devices run at once anyway.
+    Several on a CPU's one device: its cores share the work of one product after the other, which
+    leaves them idle where products are small, as attention's are (two cores of Zen 3 encode 1.2
+    times as fast with two). Several devices run at once anyway.
     """
     alone = mesh.devices.size == 1 and mesh.devices.flat[0].platform == "cpu"
     return min(cores(), _MOST_STREAMS) if alone else 1
