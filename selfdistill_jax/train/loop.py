@@ -122,16 +122,16 @@ def train(
         target_decay=config.train.target_decay if moving else 1.0,
         merge=trained.merge,
     )
-    aims = config.train.target in ("ema", "start")
+    has_target = config.train.target in ("ema", "start")
     shapes = jax.eval_shape(
-        lambda params: TrainState(params, optimizer.init(params), params if aims else None),
+        lambda params: TrainState(params, optimizer.init(params), params if has_target else None),
         trained.start,
     )
     base = put_state(trained.base, mesh)
     # While it compiles, the state is made, and the start encoder evaluated on dev.
     with closing(Programs(step, mesh, shapes, data.batches[0], base)) as programs:
         # A copy: the step gives the buffers of its state away, and may not give one twice.
-        target = jax.tree.map(np.copy, trained.start) if aims else None
+        target = jax.tree.map(np.copy, trained.start) if has_target else None
         state = TrainState(trained.start, jax.jit(optimizer.init)(trained.start), target)
         state = put_state(state, mesh)
         run = _Run(config, workdir, encoder, trained, data, encode_all)

@@ -64,9 +64,11 @@ class RunLog:
         numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, float)}
         if self._sent is not None and self._sent.done():
             self._sent.result()
-        self._sent = self._thread.submit(self._send, numbers, step)
+        self._sent = self._thread.submit(self._send, numbers, step, self._sent)
 
-    def _send(self, numbers: dict[str, float], step: int) -> None:
+    def _send(self, numbers: dict[str, float], step: int, before: Future | None) -> None:
+        if before is not None:
+            before.result()  # what failed is not lost behind a record that came meanwhile
         for name, value in numbers.items():
             self._events.add_scalar(name, value, step)
 

@@ -66,7 +66,7 @@ def test_half_a_line_is_dropped(tmp_path):
 
 @pytest.mark.parametrize("at", ["the end", "the next record"])
 def test_what_tensorboard_cannot_write_is_told(tmp_path, monkeypatch, at):
-    def fail(numbers, step):
+    def fail(*given):
         raise OSError("no space left")
 
     log = RunLog(tmp_path, step=0, active=True)
