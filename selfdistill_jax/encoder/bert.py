@@ -13,7 +13,7 @@ import numpy as np
 from selfdistill_jax.encoder.attention import Block
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop, of_tokens
-from selfdistill_jax.encoder.layers import INIT, AddNorm, Constants, Dense, Layer
+from selfdistill_jax.encoder.layers import INIT, AddNorm, Constants, Dense, Layer, turn_kernels
 from selfdistill_jax.encoder.relative import buckets
 from selfdistill_jax.encoder.rotary import frequencies
 from selfdistill_jax.encoder.stack import Keep, run_layers
@@ -115,7 +115,7 @@ class Bert(nn.Module):
             bias = self._bias(texts.row_lengths[-1])
         x_NxTxD = run_layers(
             _layer(c, texts.row_lengths, self.dropout, self.attention),
-            {"own": own, "bias": bias},
+            {"own": turn_kernels(own), "bias": bias},
             x_NxTxD,
             Block(texts.texts, texts.positions, texts.rows, seeds_NxT),
             texts.blocks,

@@ -3,7 +3,8 @@
 Shape legend: T tokens of a block, D hidden size, F feed-forward size.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,11 +21,27 @@ from selfdistill_jax.encoder.attention import (
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop
 from selfdistill_jax.encoder.pointwise import ACTIVATIONS, add_norm
-from selfdistill_jax.encoder.products import affine
+from selfdistill_jax.encoder.products import affine, affine_turned
 from selfdistill_jax.encoder.rotary import turn
 from selfdistill_jax.encoder.stack import Keep
 
 INIT = nn.initializers.normal(0.02)
+TURNED = "turned"
+
+
+def turn_kernels(params: Any) -> Any:
+    """Kernels of more inputs than outputs as their transposes, for `affine_turned`.
+
+    Args:
+      params: of layers, with or without a leading axis of them.
+    """
+    if not isinstance(params, Mapping):
+        return params
+    turned = {name: turn_kernels(value) for name, value in params.items()}
+    kernel = turned.get("kernel")
+    if kernel is not None and kernel.shape[-2] > kernel.shape[-1]:
+        turned[TURNED] = jnp.swapaxes(turned.pop("kernel"), -1, -2)
+    return turned
 
 
 class Constants(NamedTuple):
@@ -42,15 +59,21 @@ class Constants(NamedTuple):
 
 
 class Dense(nn.Module):
+    """A product and a bias. Its kernel may come as its transpose, named "turned", see `turn_kernels`."""
+
     features: int
     bias: bool = True
 
     @nn.compact
     def __call__(self, x_TxD: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", INIT, (x_TxD.shape[-1], self.features), jnp.float32)
+        turned = self.has_variable("params", TURNED)
+        if not turned:
+            kernel = self.param("kernel", INIT, (x_TxD.shape[-1], self.features), jnp.float32)
         bias = None
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        if turned:
+            return affine_turned(x_TxD, self.get_variable("params", TURNED), bias)
         return affine(x_TxD, kernel, bias)
 
 
