@@ -20,6 +20,7 @@ from jax import lax
 from selfdistill_jax.encoder.dropout import drop_weights
 from selfdistill_jax.encoder.products import product, rearranged, transposed
 from selfdistill_jax.encoder.relative import by_distance, square
+from selfdistill_jax.encoder.rows import by_rows
 
 # Who computes it: this module, or `jax.nn.dot_product_attention` by one of its implementations.
 ATTENTIONS = ("own", "xla", "cudnn")
@@ -145,7 +146,7 @@ def attend_by_jax(
             x.reshape(-1, length, heads, x.shape[-1] // heads) for x in jnp.split(qkv, 3, -1)
         )
         bias = None if bias_OxH is None else square(bias_OxH, length)[None].astype(qkv.dtype)
-        mask = _seen(block, sight, length)[:, None]
+        mask = _seen(block, sight.window, length)[:, None]
         mixed = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=implementation)
         return mixed.reshape(len(qkv), -1)
 
@@ -191,7 +192,12 @@ def _per_row(x_TxH: jax.Array, length: int) -> jax.Array:
     return x_TxH.reshape(-1, length, heads).transpose(0, 2, 1).reshape(-1, length)
 
 
-def _seen(block: Block, sight: Sight, length: int) -> jax.Array:
+def _of_tokens(block: Block, sight: Sight) -> tuple[Block, jax.Array | None]:
+    """What rows differ in besides their vectors: arrays of T, for `by_rows`."""
+    return Block(block.texts, block.positions, row=None), sight.seeds
+
+
+def _seen(block: Block, window: jax.Array | None, length: int) -> jax.Array:
     """``[R, L, L]`` bool, which tokens see each other."""
 
     def of_pairs(x_T: jax.Array, compare: Callable) -> jax.Array:
@@ -199,15 +205,14 @@ def _seen(block: Block, sight: Sight, length: int) -> jax.Array:
         return compare(x_RxL[:, :, None], x_RxL[:, None, :])
 
     seen_RxLxL = of_pairs(block.texts, jnp.equal)
-    if sight.window is not None:
-        seen_RxLxL &= jnp.abs(of_pairs(block.positions, jnp.subtract)) <= sight.window
+    if window is not None:
+        seen_RxLxL &= jnp.abs(of_pairs(block.positions, jnp.subtract)) <= window
     return seen_RxLxL
 
 
-def _masked(x_SxLxL: jax.Array, block: Block, sight: Sight, other: float) -> jax.Array:
+def _masked(x_SxLxL: jax.Array, seen_RxLxL: jax.Array, other: float) -> jax.Array:
     """``other`` where two tokens do not see each other."""
     length = x_SxLxL.shape[-1]
-    seen_RxLxL = _seen(block, sight, length)
     per_row = x_SxLxL.reshape(len(seen_RxLxL), -1, length, length)
     return jnp.where(seen_RxLxL[:, None], per_row, other).reshape(x_SxLxL.shape)
 
@@ -228,27 +233,34 @@ def _attend(
     heads: int,
     drop: float,
 ):
-    q, k, v = _heads(qkv_Tx3D, length, heads, 3)
-    scores = product(q, k, transpose_b=True) * q.shape[-1] ** -0.5
-    if bias_OxH is not None:
-        scores = _biased(scores, square(bias_OxH, length))
-    scores = _masked(scores, block, sight, _MASKED)
-    highest = scores.max(-1, keepdims=True)
-    if prefix is not None:
-        keys, values = (_of_rows(x.astype(q.dtype), len(q), heads) for x in prefix)
-        scores_of_prefix = product(q, keys, transpose_b=True) * q.shape[-1] ** -0.5
-        highest = jnp.maximum(highest, scores_of_prefix.max(-1, keepdims=True))
-    weights = jnp.exp(scores - highest)
-    total = weights.sum(-1, keepdims=True)
-    weights = drop_weights(weights, sight.seeds, block.positions, drop)
-    mixed = product(weights.astype(v.dtype), v)
-    if prefix is not None:
-        weights = jnp.exp(scores_of_prefix - highest)
-        total += weights.sum(-1, keepdims=True)
-        mixed += product(weights.astype(v.dtype), values)
-    # Dividing L x K sums instead of L x L weights: the smaller array.
-    mixed = (mixed / total).astype(v.dtype)
-    return _flat(mixed, heads), _flat(highest + jnp.log(total), heads)
+    bias_HxLxL = None if bias_OxH is None else square(bias_OxH, length)
+
+    def core(of_heads, of_tokens):
+        (q, k, v), (block, seeds) = of_heads, of_tokens
+        seen = _seen(block, sight.window, length)
+        scores = product(q, k, transpose_b=True) * q.shape[-1] ** -0.5
+        if bias_HxLxL is not None:
+            scores = _biased(scores, bias_HxLxL)
+        scores = _masked(scores, seen, _MASKED)
+        highest = scores.max(-1, keepdims=True)
+        if prefix is not None:
+            keys, values = (_of_rows(x.astype(q.dtype), len(q), heads) for x in prefix)
+            scores_of_prefix = product(q, keys, transpose_b=True) * q.shape[-1] ** -0.5
+            highest = jnp.maximum(highest, scores_of_prefix.max(-1, keepdims=True))
+        weights = jnp.exp(scores - highest)
+        total = weights.sum(-1, keepdims=True)
+        weights = drop_weights(weights, seeds, block.positions, drop)
+        mixed = product(weights.astype(v.dtype), v)
+        if prefix is not None:
+            weights = jnp.exp(scores_of_prefix - highest)
+            total += weights.sum(-1, keepdims=True)
+            mixed += product(weights.astype(v.dtype), values)
+        # Dividing L x K sums instead of L x L weights: the smaller array.
+        return ((mixed / total).astype(v.dtype), highest + jnp.log(total)), ()
+
+    of_heads = _heads(qkv_Tx3D, length, heads, 3)
+    (mixed, log_sum), _ = by_rows(core, of_heads, _of_tokens(block, sight), heads=heads)
+    return _flat(mixed, heads), _flat(log_sum, heads)
 
 
 def _attend_backward(
@@ -266,37 +278,49 @@ def _attend_backward(
 ):
     """Keys run along the rows of the square matrices: three of four products need it so."""
     heads = log_sum_TxH.shape[-1]
-    q, k, v = _heads(qkv_Tx3D, length, heads, 3)
-    (g,) = _heads(g_TxD, length, heads, 1)
-    dtype, scale = v.dtype, q.shape[-1] ** -0.5
+    dtype = qkv_Tx3D.dtype
+    bias_HxLxL = None if bias_OxH is None else square(bias_OxH[::-1], length)
+
+    def core(of_heads, of_tokens):
+        (q, k, v, g, log_sum, inner), (block, seeds) = of_heads, of_tokens
+        log_sum, inner = log_sum[:, None, :], inner[:, None, :]
+        scale = q.shape[-1] ** -0.5
+        scores = product(k, q, transpose_b=True) * scale - log_sum
+        if bias_HxLxL is not None:
+            scores = _biased(scores, bias_HxLxL)
+        weights = _masked(jnp.exp(scores), _seen(block, sight.window, length), 0.0)
+
+        def dropped(x: jax.Array) -> jax.Array:
+            return drop_weights(x, seeds, block.positions, drop, keys_first=True)
+
+        back_v = product(dropped(weights).astype(dtype), g)
+        back_scores = weights * (dropped(product(v, g, transpose_b=True)) - inner)
+        back_bias = None
+        if bias_HxLxL is not None:
+            back_bias = back_scores.reshape(-1, *bias_HxLxL.shape).sum(0)
+        back_scores = back_scores.astype(dtype)
+        back_k = product(back_scores, q) * scale
+        back_q = product(transposed(back_scores), k) * scale
+        back_prefix = None
+        if prefix is not None:
+            keys, values = (_of_rows(x.astype(q.dtype), len(q), heads) for x in prefix)
+            weights = jnp.exp(product(keys, q, transpose_b=True) * scale - log_sum)
+            back_scores = weights * (product(values, g, transpose_b=True) - inner)
+            back_scores = back_scores.astype(dtype)
+            back_q += product(transposed(back_scores), keys) * scale
+            of_both = product(back_scores, q) * scale, product(weights.astype(dtype), g)
+            back_prefix = Prefix(*(_summed_rows(x, heads) for x in of_both))
+        back = tuple(x.astype(dtype) for x in (back_q, back_k, back_v))
+        return back, (back_bias, back_prefix)
+
     inner = out_TxD.astype(jnp.float32) * g_TxD.astype(jnp.float32)
     inner_TxH = inner.reshape(len(inner), heads, -1).sum(-1)
-    log_sum, inner = (_per_row(x, length)[:, None, :] for x in (log_sum_TxH, inner_TxH))
-    scores = product(k, q, transpose_b=True) * scale - log_sum
-    if bias_OxH is not None:
-        scores = _biased(scores, square(bias_OxH[::-1], length))
-    weights = _masked(jnp.exp(scores), block, sight, 0.0)
-
-    def dropped(x: jax.Array) -> jax.Array:
-        return drop_weights(x, sight.seeds, block.positions, drop, keys_first=True)
-
-    back_v = product(dropped(weights).astype(dtype), g)
-    back_scores = weights * (dropped(product(v, g, transpose_b=True)) - inner)
-    back_bias = None
-    if bias_OxH is not None:
-        of_rows = back_scores.reshape(-1, heads, length, length).sum(0)
-        back_bias = by_distance(of_rows, (len(bias_OxH) + 1) // 2)[::-1]
-    back_scores = back_scores.astype(dtype)
-    back_k = product(back_scores, q) * scale
-    back_q = product(transposed(back_scores), k) * scale
-    back_prefix = None
-    if prefix is not None:
-        keys, values = (_of_rows(x.astype(q.dtype), len(q), heads) for x in prefix)
-        weights = jnp.exp(product(keys, q, transpose_b=True) * scale - log_sum)
-        back_scores = weights * (product(values, g, transpose_b=True) - inner)
-        back_scores = back_scores.astype(dtype)
-        back_q += product(transposed(back_scores), keys) * scale
-        of_both = product(back_scores, q) * scale, product(weights.astype(dtype), g)
-        back_prefix = Prefix(*(_summed_rows(x, heads) for x in of_both))
-    back = [_flat(x.astype(dtype), heads) for x in (back_q, back_k, back_v)]
-    return jnp.concatenate(back, axis=-1), back_bias, back_prefix
+    of_heads = (
+        *_heads(qkv_Tx3D, length, heads, 3),
+        *_heads(g_TxD, length, heads, 1),
+        *(_per_row(x, length) for x in (log_sum_TxH, inner_TxH)),
+    )
+    back, (back_bias, back_prefix) = by_rows(core, of_heads, _of_tokens(block, sight), heads=heads)
+    if back_bias is not None:
+        back_bias = by_distance(back_bias, (len(bias_OxH) + 1) // 2)[::-1]
+    return jnp.concatenate([_flat(x, heads) for x in back], axis=-1), back_bias, back_prefix

@@ -59,7 +59,7 @@ class Constants(NamedTuple):
 
 
 class Dense(nn.Module):
-    """A product and a bias. Its kernel may come as its transpose, named "turned", see `turn_kernels`."""
+    """A product and a bias; its kernel may come as a transpose of another name (`turn_kernels`)."""
 
     features: int
     bias: bool = True

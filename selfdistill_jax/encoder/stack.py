@@ -4,8 +4,7 @@ A block's intermediates stay in the processor's cache instead of passing through
 in use are skipped at run time (so batches of different sizes share one compiled program), and the
 compile time depends neither on the depth nor on the number of blocks. Differentiated by hand,
 because autodiff of nested scans stores bfloat16 residuals on a CPU by rewriting all of them at each
-step: XLA has no bfloat16 update there and converts the whole array to float32 and back (10.6 s a
-step instead of 8.2). Kept values are therefore stored as 16-bit integers, which are moved in place.
+step (10.6 s a step instead of 8.2). Kept values are therefore stored as `bits`.
 
 Shape legend: N blocks of T tokens, D hidden size.
 """
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from selfdistill_jax.encoder.attention import Block
+from selfdistill_jax.encoder.bits import from_bits, to_bits
 
 # What a layer keeps for its backward pass besides its input: the results of its products, or
 # nothing, so that all of it is computed again.
@@ -143,17 +143,17 @@ def _run(layer, remat, params, constants, x, blocks, count):
 
         def one_block(b, out):
             y = layer(own, fixed, _load(x, x_dtype, b), _at(blocks, b), Keep())
-            return _put(out, _store(y), b)
+            return _put(out, to_bits(y), b)
 
         return lax.fori_loop(0, count, one_block, _room(x, like=x))
 
     x_dtype = x.dtype
-    return _from_bits(lax.fori_loop(0, _depth(params), one_layer, _store(x)), x_dtype)
+    return from_bits(lax.fori_loop(0, _depth(params), one_layer, to_bits(x)), x_dtype)
 
 
 def _run_forward(layer, remat, params, constants, x, blocks, count):
     depth, kept = _depth(params), _kept_shapes(layer, remat, params, constants, x, blocks)
-    inputs = _put(_room(x, depth + 1, like=x), _store(x), 0)
+    inputs = _put(_room(x, depth + 1, like=x), to_bits(x), 0)
     buffers = jax.tree.map(lambda k: _room(k, depth, len(x), like=x), kept)
 
     def one_layer(number, carry):
@@ -163,9 +163,9 @@ def _run_forward(layer, remat, params, constants, x, blocks, count):
             inputs, buffers = carry
             keep = _Record(remat)
             y = layer(own, fixed, _load(inputs, x.dtype, number, b), _at(blocks, b), keep)
-            inputs = _put(inputs, _store(y), number + 1, b)
+            inputs = _put(inputs, to_bits(y), number + 1, b)
             return inputs, jax.tree.map(
-                lambda buffer, k: _put(buffer, _store(k), number, b), buffers, keep.kept
+                lambda buffer, k: _put(buffer, to_bits(k), number, b), buffers, keep.kept
             )
 
         return lax.fori_loop(0, count, one_block, carry)
@@ -198,7 +198,7 @@ def _run_backward(layer, remat, residuals, g):
                 _load(inputs, dtype, number, b),
             )
             of_params, of_x = pull(_load(g, dtype, b))
-            return _put(back, _store(of_x), b), jax.tree.map(jnp.add, sums, of_params)
+            return _put(back, to_bits(of_x), b), jax.tree.map(jnp.add, sums, of_params)
 
         # Into another array than it is read from: else XLA copies the whole for each block.
         start = (_room(g, like=g), jax.tree.map(lambda p: _room(p, like=g), own))
@@ -206,8 +206,8 @@ def _run_backward(layer, remat, residuals, g):
         return g, jax.tree.map(lambda all_, one: _put(all_, one, number), gradients, sums)
 
     gradients = jax.tree.map(lambda p: _room(p, like=g), params)
-    g, gradients = lax.fori_loop(0, depth, one_layer, (_store(g), gradients))
-    return gradients, None, _from_bits(g, dtype), None, None
+    g, gradients = lax.fori_loop(0, depth, one_layer, (to_bits(g), gradients))
+    return gradients, None, from_bits(g, dtype), None, None
 
 
 _run.defvjp(_run_forward, _run_backward)
@@ -230,16 +230,8 @@ def _kept_shapes(
     return jax.eval_shape(kept, params, constants, x, blocks)
 
 
-def _store(x: jax.Array) -> jax.Array:
-    return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
-
-
-def _from_bits(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return lax.bitcast_convert_type(x, dtype) if dtype == jnp.bfloat16 else x
-
-
 def _load(x: jax.Array, dtype: jnp.dtype, *at: jax.Array | int) -> jax.Array:
-    return _from_bits(_at(x, *at), dtype)
+    return from_bits(_at(x, *at), dtype)
 
 
 def _at(tree: Any, *at: jax.Array | int) -> Any:
