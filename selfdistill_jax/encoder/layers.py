@@ -21,16 +21,19 @@ from selfdistill_jax.encoder.attention import (
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop
 from selfdistill_jax.encoder.pointwise import ACTIVATIONS, add_norm
-from selfdistill_jax.encoder.products import affine, affine_turned
+from selfdistill_jax.encoder.products import affine
 from selfdistill_jax.encoder.rotary import turn
 from selfdistill_jax.encoder.stack import Keep
 
 INIT = nn.initializers.normal(0.02)
-TURNED = "turned"
+# The name of a kernel that is held as its transpose.
+_TURNED = "turned_kernel"
 
 
 def turn_kernels(params: Any) -> Any:
-    """Kernels of more inputs than outputs as their transposes, for `affine_turned`.
+    """Kernels of more inputs than outputs as their transposes: `affine` is faster with these.
+
+    Only within a step; parameters as they are kept have all kernels as ``[inputs, outputs]``.
 
     Args:
       params: of layers, with or without a leading axis of them.
@@ -40,7 +43,7 @@ def turn_kernels(params: Any) -> Any:
     turned = {name: turn_kernels(value) for name, value in params.items()}
     kernel = turned.get("kernel")
     if kernel is not None and kernel.shape[-2] > kernel.shape[-1]:
-        turned[TURNED] = jnp.swapaxes(turned.pop("kernel"), -1, -2)
+        turned[_TURNED] = jnp.swapaxes(turned.pop("kernel"), -1, -2)
     return turned
 
 
@@ -59,22 +62,22 @@ class Constants(NamedTuple):
 
 
 class Dense(nn.Module):
-    """A product and a bias; its kernel may come as a transpose of another name (`turn_kernels`)."""
+    """A product and a bias; its kernel may come turned, see `turn_kernels`."""
 
     features: int
     bias: bool = True
 
     @nn.compact
     def __call__(self, x_TxD: jax.Array) -> jax.Array:
-        turned = self.has_variable("params", TURNED)
-        if not turned:
+        turned = self.has_variable("params", _TURNED)
+        if turned:
+            kernel = self.get_variable("params", _TURNED)
+        else:
             kernel = self.param("kernel", INIT, (x_TxD.shape[-1], self.features), jnp.float32)
         bias = None
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        if turned:
-            return affine_turned(x_TxD, self.get_variable("params", TURNED), bias)
-        return affine(x_TxD, kernel, bias)
+        return affine(x_TxD, kernel, bias, turned)
 
 
 class AddNorm(nn.Module):

@@ -1,12 +1,14 @@
 """Products with a kernel and with its transpose."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from selfdistill_jax.encoder.layers import turn_kernels
-from selfdistill_jax.encoder.products import affine, affine_turned
+from selfdistill_jax.encoder.products import affine
 
 RNG = np.random.default_rng(0)
 
@@ -19,7 +21,7 @@ def test_the_transpose_of_a_kernel_gives_what_the_kernel_gives(dtype, with_bias)
     bias = jnp.asarray(RNG.standard_normal(32), jnp.float32) if with_bias else None
     g = jnp.asarray(RNG.standard_normal((64, 32)), dtype)
     plain, pull = jax.vjp(affine, x, kernel, bias)
-    turned, pull_turned = jax.vjp(affine_turned, x, kernel.T, bias)
+    turned, pull_turned = jax.vjp(partial(affine, turned=True), x, kernel.T, bias)
     of_x, of_kernel, of_bias = pull(g)
     also_x, of_turned, also_bias = pull_turned(g)
     # The same products summed in another order; then rounded to 8 bits in bfloat16.
@@ -40,7 +42,7 @@ def test_kernels_of_more_inputs_than_outputs_are_turned():
     }
     shapes = jax.tree.map(jnp.shape, turn_kernels(params), is_leaf=lambda x: hasattr(x, "shape"))
     assert shapes == {
-        "outer": {"turned": (6, 2, 8), "bias": (6, 2)},
+        "outer": {"turned_kernel": (6, 2, 8), "bias": (6, 2)},
         "inner": {"kernel": (6, 2, 8)},
         "attention": {"output": {"kernel": (6, 2, 2)}},
         "norm": {"scale": (6, 2)},
