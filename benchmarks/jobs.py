@@ -86,11 +86,17 @@ def useful_tokens(tokenizer: Tokenizer, rows: Sequence[Mapping[str, str]], lengt
 
 
 def figures(
-    times: Sequence[float], *, job_seconds: float, batch_size: int, tokens_per_step: float
+    began: float,
+    times: Sequence[float],
+    *,
+    job_seconds: float,
+    batch_size: int,
+    tokens_per_step: float,
 ) -> dict[str, float]:
     """What a run is compared by.
 
     Args:
+      began: seconds from the process's start to the first step's.
       times: seconds from the process's start to the end of each update, four or more.
       job_seconds: from its start to its end.
     """
@@ -99,7 +105,8 @@ def figures(
     return {
         "triplets_per_second": batch_size / step,
         "useful_tokens_per_second": tokens_per_step / step,
-        "first_step_seconds": times[0],
+        "first_step_seconds": began,
+        "first_update_seconds": times[0],
         "job_seconds": job_seconds,
     }
 
@@ -167,13 +174,15 @@ class Job:
             raise InputError(f"{side} ended with {process.returncode} and no model:\n{tail}")
         record = json.loads((output / "record.json").read_text())
         if side == "ours":
-            times = [t - clocks["ours"] for t in logged_times(output / "metrics.jsonl")]
+            began, times = logged_times(output / "metrics.jsonl")
+            times = [t - clocks["ours"] for t in times]
         else:
-            times = [t - clocks["peer"] for t in record["times"]]
+            began, *times = (t - clocks["peer"] for t in [record["began"], *record["times"]])
         shutil.rmtree(output)
         size = self._options.batch_size
         return {
             **figures(
+                began,
                 times,
                 job_seconds=seconds,
                 batch_size=size,
@@ -226,7 +235,10 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
     return path
 
 
-def logged_times(path: Path) -> list[float]:
-    """When the training steps of a run's ``metrics.jsonl`` were written, by the wall clock."""
+def logged_times(path: Path) -> tuple[float, list[float]]:
+    """Of a run's ``metrics.jsonl``: seconds from the process's start to the first step, and when
+    the steps' records were written, by the wall clock."""
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [record["time"] for record in records if record["kind"] == "train"]
+    (account,) = (record for record in records if record["kind"] == "account")
+    times = [record["time"] for record in records if record["kind"] == "train"]
+    return account["seconds_to_first_step"], times

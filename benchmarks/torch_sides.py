@@ -3,8 +3,8 @@
     python -m benchmarks.torch_sides released '{"model": "FOLDER", "triplets": "FILE", ...}'
 
 Both minimise the released code's distributed margin loss (arXiv 2407.21515) with AdamW, write
-``OUTPUT/model`` and, in ``OUTPUT/record.json``, when each update was finished. Nothing of JAX or of
-selfdistill_jax is imported.
+``OUTPUT/model`` and, in ``OUTPUT/record.json``, when the first step began and each ended.
+Nothing of JAX or of selfdistill_jax is imported.
 """
 
 import json
@@ -22,14 +22,19 @@ DEVICE = "cuda" if CUDA else "cpu"
 
 
 class Clock:
-    """When updates were finished, by CLOCK_MONOTONIC, which all processes of a machine share.
+    """When steps ended, by CLOCK_MONOTONIC, which all processes of a machine share.
 
     On a GPU events are recorded and read at the end: waiting for each step would slow them all.
     """
 
     def __init__(self):
+        self.began: float | None = None
         self._first = 0.0
         self._marks: list[Any] = []
+
+    def begin(self) -> None:
+        """To be called before a step; the first is noted."""
+        self.began = self.began or time.monotonic()
 
     def tick(self) -> None:
         """To be called after an update."""
@@ -101,6 +106,7 @@ def released(settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock)
 
     mixed = settings["precision"] == "bfloat16"
     for start in range(0, settings["steps"] * settings["batch_size"], settings["batch_size"]):
+        clock.begin()
         batch = rows[start : start + settings["batch_size"]]
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=mixed):
             found = [vectors([row[name] for row in batch], n) for name, n in lengths.items()]
@@ -137,6 +143,9 @@ def sentence_transformers(
             return margin_loss(*(self.model(each)["sentence_embedding"] for each in features))
 
     class Ticks(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            clock.begin()
+
         def on_step_end(self, args, state, control, **kwargs):
             clock.tick()
 
@@ -199,6 +208,7 @@ def main() -> None:
     clock = Clock()
     SIDES[sys.argv[1]](settings, rows, clock)
     record = {
+        "began": clock.began,
         "times": clock.times(),
         "device_gb": torch.cuda.max_memory_allocated() / 1e9 if CUDA else None,
     }

@@ -81,11 +81,12 @@ def test_useful_tokens_are_those_left_after_the_cut(tiny):
 
 def test_figures_leave_out_the_first_two_steps_and_the_last():
     times = [10.0, 30.0, 32.0, 36.0, 36.0]
-    found = jobs.figures(times, job_seconds=40.0, batch_size=6, tokens_per_step=90.0)
+    found = jobs.figures(7.0, times, job_seconds=40.0, batch_size=6, tokens_per_step=90.0)
     assert found == {
         "triplets_per_second": 2.0,
         "useful_tokens_per_second": 30.0,
-        "first_step_seconds": 10.0,
+        "first_step_seconds": 7.0,
+        "first_update_seconds": 10.0,
         "job_seconds": 40.0,
     }
 
@@ -186,18 +187,22 @@ def test_a_run_of_ours(tiny, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(output.read_text())
     assert found.keys() == {
-        "machine", "settings", "ours", "ratios", "ratios_whole_job", "ratios_first_step"
+        "machine", "settings", "ours", "ratios", "ratios_whole_job", "ratios_first_step",
+        "ratios_first_update",
     }  # fmt: skip
     ours = found["ours"]
     assert ours.pop("precision") == "float32"
     assert ours.keys() == {
-        "triplets_per_second", "useful_tokens_per_second", "first_step_seconds", "job_seconds",
-        "peak_gb",
+        "triplets_per_second", "useful_tokens_per_second", "first_step_seconds",
+        "first_update_seconds", "job_seconds", "peak_gb",
     }  # fmt: skip
     for values in ours.values():
         assert values["rounds"] == [values["median"]]
         assert values["min"] == values["median"] == values["max"] > 0
-    assert ours["first_step_seconds"]["median"] < ours["job_seconds"]["median"]
+    first, update, job = (
+        ours[f"{name}_seconds"]["median"] for name in ("first_step", "first_update", "job")
+    )
+    assert first < update < job
     rows = jobs.make_triplets(str(tiny.collection), 16, 0)
     tokens = jobs.useful_tokens(Tokenizer(tiny.encoder), rows, LENGTHS)
     assert found["settings"]["tokens_per_triplet"] == tokens / 16

@@ -9,6 +9,7 @@ step (10.6 s a step instead of 8.2). Kept values are therefore stored as `bits`.
 Shape legend: N blocks of T tokens, D hidden size.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -173,14 +174,13 @@ def _run_forward(layer, remat, params, constants, x, blocks, count):
     inputs, buffers = lax.fori_loop(0, depth, one_layer, (inputs, buffers))
     used = jnp.arange(len(x)) < count
     out = jnp.where(used[:, None, None], _load(inputs, x.dtype, depth), jnp.zeros((), x.dtype))
-    return out, (params, constants, inputs, buffers, blocks, count)
+    return out, (params, constants, inputs, buffers, blocks, count, _Kinds.of(kept))
 
 
 def _run_backward(layer, remat, residuals, g):
-    params, constants, inputs, buffers, blocks, count = residuals
+    params, constants, inputs, buffers, blocks, count, kinds = residuals
     depth, dtype = _depth(params), g.dtype  # that of x, of which `inputs` may hold the bits
-    example = jax.ShapeDtypeStruct(inputs.shape[1:], dtype)
-    kept = _kept_shapes(layer, remat, params, constants, example, blocks)
+    kept = kinds.tree()
     replay = _Replay if remat == "products" else lambda _: _Anew()
 
     def one_layer(i, carry):
@@ -215,6 +215,24 @@ _run.defvjp(_run_forward, _run_backward)
 
 def _depth(params: Any) -> int:
     return jax.tree.leaves(params)[0].shape[0]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Kinds:
+    """Shapes and types of a tree's arrays, as a residual without arrays: tracing the layer once
+    more to know them is a tenth of a step's tracing."""
+
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    structure: Any
+
+    @classmethod
+    def of(cls, tree: Any) -> "_Kinds":
+        leaves, structure = jax.tree.flatten(tree)
+        return cls(tuple(leaves), structure)
+
+    def tree(self) -> Any:
+        return jax.tree.unflatten(self.structure, self.leaves)
 
 
 def _kept_shapes(

@@ -52,7 +52,7 @@ def to_params(
                 f"config.json asks for {list(shape)}"
             )
         used.add(name)
-        return tensors[name].astype(np.float32)
+        return tensors[name].astype(np.float32, copy=False)
 
     def norm(name: str, size: int) -> Params:
         return {ours: take(f"{name}.{theirs}", (size,)) for ours, theirs in parts.items()}

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy import special
 
 _CELLS = 2**22  # resampled values in memory at one time: 32 MB
 
@@ -104,6 +103,8 @@ def _resample(draw: Callable[[int], np.ndarray], resamples: int, n: int) -> np.n
 
 
 def _t_test(difference: np.ndarray) -> float:
+    from scipy import special  # 0.1 s of a start, and needed at the end of a run
+
     n = len(difference)
     if n == 1 or not difference.any():
         return 1.0  # one query says nothing about others; no difference is no evidence

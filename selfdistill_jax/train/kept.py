@@ -53,6 +53,10 @@ class Kept:
                 card = result.adapter_card(self._config.encoder.init, note)
             self._trained.write(self._workdir / ADAPTER, own, card)
 
+    def exists(self) -> bool:
+        """Whether anything was written."""
+        return (self._workdir / (MODEL if self._whole else ADAPTER)).is_dir()
+
     def read(self) -> Encoder:
         """As it was written."""
         if self._whole:

@@ -23,6 +23,7 @@ _ROWS = (
     ("data_wait_share", "waiting for data, of steps", "%"),
     ("compile_seconds", "compiling", "s"),
     ("seconds_to_first_step", "process start to first step", "s"),
+    ("seconds_to_first_update", "process start, first step done", "s"),
     ("evaluation_seconds", "evaluation", "s"),
     ("checkpoint_seconds", "checkpoints", "s"),
     ("host_peak_gb", "most memory, host", "GB"),
@@ -79,7 +80,7 @@ class Ledger:
         self._spent = dict.fromkeys(STRETCHES, 0.0)
         self._data_before = 0.0  # waited for data when the last step was noted
         self._inner = 0.0  # seconds of stretches within the one that is open
-        self._first_step: float | None = None
+        self._first_step: tuple[float, float] | tuple[None, None] = None, None
 
     def step(
         self,
@@ -130,9 +131,9 @@ class Ledger:
             self._inner = outer + taken
             self._read_energy()
 
-    def first_step(self, seconds: float) -> None:
-        """Notes how long it took from the start of the process until the first step was done."""
-        self._first_step = seconds
+    def first_step(self, begin: float, end: float) -> None:
+        """Notes seconds from the start of the process until the first step began, and ended."""
+        self._first_step = begin, end
 
     def account(self) -> dict[str, float | str | None]:
         """The figures so far; None where there is none.
@@ -146,7 +147,8 @@ class Ledger:
           of the computed tokens is padding; ``model_flops_per_second``, useful FLOP/s;
           ``matmul_flops_per_second``, as given; ``model_flops_utilization``, the former over the
           latter; ``data_wait_seconds``, ``data_wait_share`` of the steps' time;
-          ``compile_seconds``, ``seconds_to_first_step``, ``evaluation_seconds``,
+          ``compile_seconds``; ``seconds_to_first_step`` and ``seconds_to_first_update``, from the
+          process's start to the first step's begin and end; ``evaluation_seconds``,
           ``checkpoint_seconds``; ``host_peak_gb``, ``device_peak_gb``, 10⁹ bytes;
           ``energy_joules`` and ``energy_source``, see `Energy`.
         """
@@ -167,7 +169,8 @@ class Ledger:
             "data_wait_seconds": self._spent["data"],
             "data_wait_share": _share(rated["data"], seconds),
             "compile_seconds": self._spent["compile"],
-            "seconds_to_first_step": self._first_step,
+            "seconds_to_first_step": self._first_step[0],
+            "seconds_to_first_update": self._first_step[1],
             "evaluation_seconds": self._spent["evaluation"],
             "checkpoint_seconds": self._spent["checkpoint"],
             "host_peak_gb": host_peak_gb(),

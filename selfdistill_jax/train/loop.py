@@ -108,7 +108,6 @@ def train(
     check_dimensions(config.train.dimensions, encoder.dimensions)
     encode, encode_all = make_encoders(config, encoder)
     data = load_data(config, encoder)
-    by_first(partial(_open, workdir, config, encoder, data, restart=restart))
     optimizer = make_optimizer(
         schedule, weight_decay=config.train.weight_decay, clip_norm=config.train.clip_norm
     )
@@ -128,12 +127,16 @@ def train(
         trained.start,
     )
     base = put_state(trained.base, mesh)
-    # While it compiles, the state is made, and the start encoder evaluated on dev.
+    # While it compiles, the folder is opened, the state is made, and the start encoder evaluated on
+    # dev.
     with closing(Programs(step, mesh, shapes, data.batches[0], base)) as programs:
+        by_first(partial(_open, workdir, config, encoder, data, restart=restart))
         # A copy: the step gives the buffers of its state away, and may not give one twice.
         target = jax.tree.map(np.copy, trained.start) if has_target else None
-        state = TrainState(trained.start, jax.jit(optimizer.init)(trained.start), target)
-        state = put_state(state, mesh)
+        params, target = put_state((trained.start, target), mesh)
+        everywhere = jax.NamedSharding(mesh, jax.P())
+        moments = jax.jit(optimizer.init, out_shardings=everywhere)(params)
+        state = TrainState(params, moments, target)
         run = _Run(config, workdir, encoder, trained, data, encode_all)
         if not run.fit(programs, state, schedule, mesh, stop):
             return None
@@ -235,6 +238,7 @@ class _Run:
                     batch = next(batches)
                 with self.ledger.spending("compile"):
                     step = programs.prepare(batch)
+                began = process_seconds()
                 state, metrics = step(state, put_batch(batch, mesh))
                 flush()
                 if self._alarm.message:
@@ -242,7 +246,7 @@ class _Run:
                 waiting = number, batch, metrics
                 if number == begin + 1:
                     jax.block_until_ready(metrics)
-                    self.ledger.first_step(process_seconds())
+                    self.ledger.first_step(began, process_seconds())
                 last = number == train.steps
                 if number % train.evaluate_every == 0 or last:
                     flush()
@@ -306,6 +310,7 @@ class _Run:
         collection, depth = self.data.collection, self.config.evaluation.depth
         splits = [s for s in ("test", "dev") if s in collection.splits]
         systems: dict[str, System] = {}
+        by_first(self._keep_start)
         if splits:
             examined = evaluation_set(collection, splits[0])
             best = self._kept.read()
@@ -340,6 +345,8 @@ class _Run:
 
     def _select(self, step: int, state: TrainState, memory: Memory, log: RunLog) -> Memory:
         """Evaluates on dev and keeps the model if it is the best; without dev keeps the last."""
+        if self._dev is None and not step:
+            return memory._replace(best_step=0)  # see _keep_start
         own = jax.device_get(state.params)
         params = self.trained.whole(own)
         if self._dev is None:
@@ -361,6 +368,12 @@ class _Run:
     def _keep(self, own: Params, params: Params, note: str) -> None:
         if self.first:
             self._kept.write(own, params, note)
+
+    def _keep_start(self) -> None:
+        """Where no step was evaluated, the run's model is what it started from."""
+        if not self._kept.exists():
+            start = self.trained.start
+            self._keep(start, self.trained.whole(start), "step 0: the run ended before the next")
 
     def _evaluate(self, examined, params: Params, label: str) -> System:
         with self.ledger.spending("evaluation"):

@@ -80,7 +80,7 @@ def test_without_steps_there_are_no_rates(run):
     rates = [key for key in account if key.endswith(("per_second", "share", "utilization"))]
     assert len(rates) == 7
     assert {key for key in rates if account[key] is not None} == {"matmul_flops_per_second"}
-    assert account["seconds_to_first_step"] is None
+    assert account["seconds_to_first_step"] is account["seconds_to_first_update"] is None
     assert [account[f"{name}_seconds"] for name in ("compile", "evaluation", "checkpoint")] == [
         0
     ] * 3
@@ -164,9 +164,9 @@ def test_waiting_of_the_only_step(run):
 
 
 def test_what_the_machine_says(run, monkeypatch):
-    run.ledger.first_step(41.5)
+    run.ledger.first_step(4.5, 41.5)
     account = run.ledger.account()
-    assert account["seconds_to_first_step"] == 41.5
+    assert (account["seconds_to_first_step"], account["seconds_to_first_update"]) == (4.5, 41.5)
     assert (account["host_peak_gb"], account["device_peak_gb"]) == (1.5, None)
     assert (account["energy_joules"], account["energy_source"]) == (7.0, "RAPL")
     monkeypatch.setattr(module, "device_peak_gb", lambda: 12.25)
@@ -196,7 +196,8 @@ utilization, of matrix product  30.1 %
 waiting for data                60.0 s
 waiting for data, of steps      50.0 %
 compiling                       0.0 s
-process start to first step     1,041.5 s
+process start to first step     31.0 s
+process start, first step done  1,041.5 s
 evaluation                      12.2 s
 checkpoints                     0.0 s
 most memory, host               1.50 GB
@@ -215,7 +216,7 @@ def test_table(clock):
         step(ledger, 0.1, useful=6130, computed=6130 / 0.75, flops=4.21e10)
     with ledger.spending("evaluation"):
         clock.sleep(12.25)
-    ledger.first_step(1041.5)
+    ledger.first_step(31.0, 1041.5)
     assert ledger.table() == TABLE
 
 
