@@ -2,12 +2,15 @@
 
 import logging
 
+import jax
 import numpy as np
 import pytest
 
+from selfdistill_jax.encoder.folder import read_folder
 from selfdistill_jax.train import loop
 from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.watch import CollapseAlarm
+from tests import tiny as helpers
 from tests.tiny import metrics
 
 
@@ -74,6 +77,19 @@ def test_collapse_is_not_forgotten_by_a_run_that_goes_on(tiny, finished, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path)
     assert "Training was ended by a collapse at step 1:" in train(config, tmp_path)
+
+
+def test_a_run_that_ends_before_any_evaluation_has_its_start_as_model(tiny, finished, tmp_path):
+    collection = helpers.write_collection(
+        tmp_path / "part", splits={s: helpers.SPLITS[s] for s in ("train", "test")}
+    )
+    config = tiny.config(
+        data__dataset=str(collection), train__collapse_cosine=-1.0, train__collapse_stop=True
+    )
+    assert "Training was ended by a collapse at step 1:" in train(config, tmp_path / "run")
+    model = read_folder(str(tmp_path / "run" / "model")).params
+    jax.tree.map(np.testing.assert_array_equal, model, read_folder(str(tiny.encoder)).params)
+    assert "step 0: the run ended" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
 def killed(*args, **kwargs):
