@@ -15,7 +15,7 @@ from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Encode, Params
 from selfdistill_jax.encoder.flops import training_flops
-from selfdistill_jax.encoder.folder import Encoder, fingerprint
+from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.encoding import local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress
@@ -32,18 +32,11 @@ from selfdistill_jax.train.evaluation import (
 from selfdistill_jax.train.kept import Kept
 from selfdistill_jax.train.ledger import Ledger
 from selfdistill_jax.train.machine import matmul_rate, process_seconds
+from selfdistill_jax.train.opening import open_whole
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
 from selfdistill_jax.train.processes import by_first, is_first, wait
 from selfdistill_jax.train.programs import Programs
-from selfdistill_jax.train.run_folder import (
-    ENVIRONMENT,
-    check_run,
-    check_start,
-    environment,
-    open_run,
-    read_result,
-    write_json,
-)
+from selfdistill_jax.train.run_folder import check_run, read_result
 from selfdistill_jax.train.run_log import LOWER, RunLog, check_finite
 from selfdistill_jax.train.setup import (
     DTYPES,
@@ -56,7 +49,14 @@ from selfdistill_jax.train.setup import (
     make_loss_function,
     open_data,
 )
-from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
+from selfdistill_jax.train.step import (
+    TrainState,
+    make_mesh,
+    make_step,
+    put_batch,
+    put_state,
+    start_state,
+)
 from selfdistill_jax.train.watch import CollapseAlarm
 
 SELECTION = MEASURES[0]
@@ -127,16 +127,10 @@ def train(
         trained.start,
     )
     base = put_state(trained.base, mesh)
-    # While it compiles, the folder is opened, the state is made, and the start encoder evaluated on
-    # dev.
+    # While it compiles the folder is opened, the state made, the start encoder evaluated on dev.
     with closing(Programs(step, mesh, shapes, data.batches[0], base)) as programs:
-        by_first(partial(_open, workdir, config, encoder, data, restart=restart))
-        # A copy: the step gives the buffers of its state away, and may not give one twice.
-        target = jax.tree.map(np.copy, trained.start) if has_target else None
-        params, target = put_state((trained.start, target), mesh)
-        everywhere = jax.NamedSharding(mesh, jax.P())
-        moments = jax.jit(optimizer.init, out_shardings=everywhere)(params)
-        state = TrainState(params, moments, target)
+        by_first(partial(open_whole, workdir, config, encoder, data, restart=restart))
+        state = start_state(trained.start, optimizer, mesh, target=has_target)
         run = _Run(config, workdir, encoder, trained, data, encode_all)
         if not run.fit(programs, state, schedule, mesh, stop):
             return None
@@ -145,24 +139,6 @@ def train(
     run.close_ledger()
     wait("the run is over")  # the first process serves the others until they end
     return read_result(workdir)
-
-
-def _open(workdir: Path, config, encoder: Encoder, data: Data, *, restart: bool) -> None:
-    """The run's folder, with what it is made of."""
-    of_data = data.collection.fingerprint
-    start = fingerprint(encoder, encoder.prompts, data.tokenizer.fingerprint)
-    if not restart:
-        check_start(workdir, start)
-    open_run(workdir, config.to_dict(), data=of_data, restart=restart)
-    facts = environment(
-        seed=config.seed,
-        collection=data.collection.name,
-        collection_fingerprint=of_data,
-        collection_source=data.collection.description,
-        tokenizer_fingerprint=data.tokenizer.fingerprint,
-        encoder_fingerprint=start,
-    )
-    write_json(workdir / ENVIRONMENT, facts)
 
 
 class _Run:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 import optax
 from jax import P, lax
 
@@ -165,6 +166,29 @@ def make_step(
         return TrainState(params, optimizer_state, target), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def start_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    *,
+    target: bool,
+) -> TrainState:
+    """The state that training begins with, on every device of the mesh.
+
+    Args:
+      params: arrays of this process.
+      optimizer: of the step.
+      mesh: of the step.
+      target: whether there is a target encoder, the same one at first.
+    """
+    # A copy: the step gives the buffers of its state away, and may not give one twice.
+    copy = jax.tree.map(np.copy, params) if target else None
+    own, copy = put_state((params, copy), mesh)
+    everywhere = jax.NamedSharding(mesh, P())
+    moments = jax.jit(optimizer.init, out_shardings=everywhere)(own)
+    return TrainState(own, moments, copy)
 
 
 def put_state(state: State, mesh: jax.sharding.Mesh) -> State:
