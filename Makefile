@@ -35,7 +35,7 @@ $(VENV)/weights: $(VENV)/installed requirements-weights.lock
 peers: $(VENV)/peers  ## Install torch (CPU), sentence-transformers, mteb and peft, for parity tests.
 $(VENV)/peers: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers[train]>=5" "mteb>=2" "peft>=0.18"
+	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers[train]>=6" "mteb>=2" "peft>=0.18"
 	@touch $@
 
 test: setup weights  ## Run the tests, in two processes of 3 GB.

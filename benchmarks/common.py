@@ -156,12 +156,17 @@ def precisions(options: argparse.Namespace) -> dict[str, str]:
     return found
 
 
+def without_path(name: str) -> str:
+    """A folder's own name; a hub id as it is."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """For the record: what was compared on what, without this machine's paths."""
     packages = sorted({name for side in options.sides for name in NEEDS[side]})
     return {
-        "dataset": Path(options.dataset).resolve().name,
-        "model": Path(options.model).name if Path(options.model).is_dir() else options.model,
+        "dataset": without_path(options.dataset),
+        "model": without_path(options.model),
         "rounds": options.rounds,
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }

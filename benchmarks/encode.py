@@ -49,10 +49,15 @@ def sentence_transformers(
     import torch
     from sentence_transformers import SentenceTransformer
 
+    from benchmarks.torch_sides import fastest_attention
+
     if torch.cuda.is_available():
         # What XLA does with float32 products on a GPU.
         torch.set_float32_matmul_precision("high")
-    loaded = SentenceTransformer(model, model_kwargs={"dtype": precision})
+    attention = fastest_attention(precision)
+    loaded = SentenceTransformer(
+        model, model_kwargs={"dtype": precision, "attn_implementation": attention}
+    )
     loaded.max_seq_length = length
 
     def run() -> np.ndarray:
@@ -60,7 +65,7 @@ def sentence_transformers(
             texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
         )
 
-    return run, {"vectors": run(), "batch_size": batch_size}
+    return run, {"vectors": run(), "batch_size": batch_size, "attention": attention}
 
 
 SIDES = {"ours": ours, "sentence_transformers": sentence_transformers}

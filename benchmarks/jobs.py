@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,9 +85,22 @@ def useful_tokens(tokenizer: Tokenizer, rows: Sequence[Mapping[str, str]], lengt
     )
 
 
+class Timing(NamedTuple):
+    """When a run's steps were, in seconds from the start of its process.
+
+    Attributes:
+      began: the first step.
+      first: its end.
+      ends: of all steps, for the time between them.
+    """
+
+    began: float
+    first: float
+    ends: list[float]
+
+
 def figures(
-    began: float,
-    times: Sequence[float],
+    timing: Timing,
     *,
     job_seconds: float,
     batch_size: int,
@@ -96,17 +109,16 @@ def figures(
     """What a run is compared by.
 
     Args:
-      began: seconds from the process's start to the first step's.
-      times: seconds from the process's start to the end of each update, four or more.
-      job_seconds: from its start to its end.
+      timing: of four steps or more.
+      job_seconds: from the process's start to its end.
     """
-    # Without the last: ours logs the last two steps at once, each of the others one step late.
-    step = statistics.median(np.diff(times)[1:-1].tolist())
+    # Without the last: ours notes a step when the next one has been dispatched.
+    step = statistics.median(np.diff(timing.ends)[1:-1].tolist())
     return {
         "triplets_per_second": batch_size / step,
         "useful_tokens_per_second": tokens_per_step / step,
-        "first_step_seconds": began,
-        "first_update_seconds": times[0],
+        "first_step_seconds": timing.began,
+        "first_update_seconds": timing.first,
         "job_seconds": job_seconds,
     }
 
@@ -139,7 +151,7 @@ class Job:
         (self._unjudged / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n")
 
     def run(self, side: str, precision: str, steps: int) -> dict[str, Any]:
-        """Figures of one run.
+        """Figures of one run, and facts about how it ran.
 
         Raises:
           InputError: it failed; the message has the end of what it printed.
@@ -174,22 +186,25 @@ class Job:
             raise InputError(f"{side} ended with {process.returncode} and no model:\n{tail}")
         record = json.loads((output / "record.json").read_text())
         if side == "ours":
-            began, times = logged_times(output / "metrics.jsonl")
-            times = [t - clocks["ours"] for t in times]
+            timing, losses, facts = of_ours(output / "metrics.jsonl", clocks["ours"])
         else:
-            began, *times = (t - clocks["peer"] for t in [record["began"], *record["times"]])
+            ends = [t - clocks["peer"] for t in record["times"]]
+            timing = Timing(record["began"] - clocks["peer"], ends[0], ends)
+            losses, facts = record["losses"], record["facts"]
         shutil.rmtree(output)
         size = self._options.batch_size
         return {
             **figures(
-                began,
-                times,
+                timing,
                 job_seconds=seconds,
                 batch_size=size,
                 tokens_per_step=size * self.tokens_per_triplet,
             ),
             "peak_gb": usage.ru_maxrss * 1024 / 1e9,
             "device_peak_gb": record["device_gb"],
+            "first_loss": losses[0],
+            "last_loss": losses[-1],
+            "facts": facts,
         }
 
     def _ours(self, side: str, precision: str, steps: int, output: Path) -> list[str]:
@@ -210,6 +225,7 @@ class Job:
             **{f"train.{name}": value for name, value in OPTIMIZER.items()},
         }
         flags = [f"--config.{name}={value}" for name, value in settings.items()]
+        flags += [f"--config.{given}" for given in options.ours_config]
         start = [sys.executable, "-c", COMMAND, str(output / "record.json")]
         return [*start, "--config=configs/distributed.py", f"--workdir={output}", *flags]
 
@@ -235,10 +251,23 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
     return path
 
 
-def logged_times(path: Path) -> tuple[float, list[float]]:
-    """Of a run's ``metrics.jsonl``: seconds from the process's start to the first step, and when
-    the steps' records were written, by the wall clock."""
+# What the run's account says of how it ran, beside what all sides are compared by.
+_OF_ACCOUNT = ("padding_share", "model_flops_utilization", "data_wait_share", "compile_seconds")
+
+
+def of_ours(path: Path, start: float) -> tuple[Timing, list[float], dict[str, Any]]:
+    """Of a run's ``metrics.jsonl``: its timing, the losses and facts about how it ran.
+
+    Args:
+      path: the file.
+      start: when the process was started, by the wall clock, which the records have.
+    """
     records = [json.loads(line) for line in path.read_text().splitlines()]
     (account,) = (record for record in records if record["kind"] == "account")
-    times = [record["time"] for record in records if record["kind"] == "train"]
-    return account["seconds_to_first_step"], times
+    steps = [record for record in records if record["kind"] == "train"]
+    timing = Timing(
+        account["seconds_to_first_step"],
+        account["seconds_to_first_update"],
+        [record["time"] - start for record in steps],
+    )
+    return timing, [r["loss"] for r in steps], {name: account[name] for name in _OF_ACCOUNT}

@@ -2,12 +2,13 @@
 
     python -m benchmarks.linearity --batch_sizes 32 128 512 1024 --output=linearity.json
 
-Steps of all-MiniLM-L6-v2's size in float32 on random tokens, a process for each size. A round goes
+Steps of all-MiniLM-L6-v2's size on random tokens, a process for each size. A round goes
 through the sizes upwards and back, and at each as many tokens are trained on as the largest batch
 has: one step of 1,024 triplets, 32 of 32. Single steps would compare two seconds with seventy,
 while a shared machine drifts by a fifth within minutes. "to the mean" is the time a useful token
 takes over the round's mean of all sizes, its median over the rounds; "kept" is what the formula of
-docs/performance.md says, "temporaries" what the compiled step says it needs.
+docs/performance.md says, "temporaries" what the compiled step says it needs, both of all devices,
+"peak" the most memory of the process, libraries and state included.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 
 from benchmarks import training_step
 from benchmarks.common import Worker, print_table, summary, write
+from benchmarks.precision import PRECISIONS
 
 
 def there_and_back(workers: Mapping[str, Any], tokens: Mapping[str, int]) -> dict[str, float]:
@@ -55,6 +57,7 @@ def main() -> None:
     add("--batch_sizes", type=int, nargs="+", default=[32, 128, 512, 1024])
     add("--query_length", type=int, default=8)
     add("--document_length", type=int, default=24)
+    add("--dtype", default="float32", choices=PRECISIONS)
     add("--rounds", type=int, default=3)
     add("--output", default="", help="JSON file to write")
     options = parser.parse_args()
@@ -62,25 +65,28 @@ def main() -> None:
         "query_length": options.query_length, "document_length": options.document_length
     }  # fmt: skip
     workers = {
-        str(size): Worker(training_step.setup, batch_size=size, **lengths)
+        str(size): Worker(training_step.setup, batch_size=size, dtype=options.dtype, **lengths)
         for size in sorted(options.batch_sizes)
     }
     facts = {size: worker.facts for size, worker in workers.items()}
     tokens = {size: one["useful_tokens"] for size, one in facts.items()}
     found = compare([there_and_back(workers, tokens) for _ in range(options.rounds)])
-    for worker in workers.values():
-        worker.close()
+    for size, worker in workers.items():
+        facts[size]["peak_gb"] = worker.close()
     rows = [["triplets", "tokens", "us/token", "min..max", "to the mean", "min..max", "kept GB",
-             "temporaries GB"]]  # fmt: skip
+             "temporaries GB", "peak GB"]]  # fmt: skip
     for size, one in found.items():
         row = [size, tokens[size]]
         for name, digits in (("microseconds_a_token", 0), ("to_the_mean", 3)):
             middle, least, most = (f"{one[name][k]:.{digits}f}" for k in ("median", "min", "max"))
             row += [middle, f"{least}..{most}"]
-        rows.append([*row, *(f"{facts[size][k]:.2f}" for k in ("kept_gb", "temporary_gb"))])
+        rows.append(
+            [*row, *(f"{facts[size][k]:.2f}" for k in ("kept_gb", "temporary_gb", "peak_gb"))]
+        )
     print_table(rows)
     sizes = {size: {**facts[size], **one} for size, one in found.items()}
-    write(options.output, {"lengths": lengths, "rounds": options.rounds, "sizes": sizes})
+    settings = {**lengths, "dtype": options.dtype, "rounds": options.rounds}
+    write(options.output, {"settings": settings, "sizes": sizes})
 
 
 if __name__ == "__main__":

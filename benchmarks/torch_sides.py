@@ -8,6 +8,7 @@ Nothing of JAX or of selfdistill_jax is imported.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,13 +17,16 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
+# Tokenising is under 1 % of a step on a CPU, whose cores loader processes would take.
+LOADERS = min(8, os.cpu_count() or 1) if CUDA else 0
 
 
 class Clock:
-    """When steps ended, by CLOCK_MONOTONIC, which all processes of a machine share.
+    """When steps ended, by CLOCK_MONOTONIC, which all processes of a machine share, and their loss.
 
     On a GPU events are recorded and read at the end: waiting for each step would slow them all.
     """
@@ -31,10 +35,19 @@ class Clock:
         self.began: float | None = None
         self._first = 0.0
         self._marks: list[Any] = []
+        self._losses: list[torch.Tensor] = []
 
     def begin(self) -> None:
         """To be called before a step; the first is noted."""
         self.began = self.began or time.monotonic()
+
+    def see(self, loss: torch.Tensor) -> torch.Tensor:
+        """To be given each step's loss, which is returned."""
+        self._losses.append(loss.detach())
+        return loss
+
+    def losses(self) -> list[float]:
+        return [loss.item() for loss in self._losses]
 
     def tick(self) -> None:
         """To be called after an update."""
@@ -63,15 +76,27 @@ def margin_loss(q: torch.Tensor, p: torch.Tensor, n: torch.Tensor) -> torch.Tens
         return (margins - (1 + p @ n.T) / 2).square().mean()
 
 
-def dropout(settings: dict[str, Any]) -> dict[str, float]:
-    """What is changed of the encoder's config."""
+def without_dropout(settings: dict[str, Any]) -> dict[str, float]:
+    """What is changed of the encoder's config: architectures name their shares differently."""
     if settings["dropout"]:
         return {}
-    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    return dict.fromkeys(names, 0.0)
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(settings["model"]).to_dict()
+    return {name: 0.0 for name, value in config.items() if "drop" in name and value}
 
 
-def released(settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock) -> None:
+def fastest_attention(precision: str) -> str:
+    """Of sentence-transformers. With flash-attention it lays texts end to end and pads nothing;
+    that takes 16 bits and the package flash-attn. On a CPU sdpa takes 0.6 of eager attention's time
+    at a batch of 128 (more at one of 16)."""
+    from transformers.utils import is_flash_attn_2_available
+
+    flash = CUDA and precision == "bfloat16" and is_flash_attn_2_available()
+    return "flash_attention_2" if flash else "sdpa"
+
+
+def released(settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock) -> dict[str, Any]:
     """The released method's step: all texts padded to the maximum, three passes, mixed precision.
 
     What differs from the published code makes it faster or comparable: no Lightning and no logging
@@ -81,8 +106,10 @@ def released(settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock)
 
     tokenizer = AutoTokenizer.from_pretrained(settings["model"])
     model = AutoModel.from_pretrained(
-        settings["model"], add_pooling_layer=False, dtype=torch.float32, **dropout(settings)
+        settings["model"], dtype=torch.float32, **without_dropout(settings)
     )
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # nothing of it is used
     model.to(DEVICE).train()
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -96,32 +123,44 @@ def released(settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock)
         "negative": settings["document_length"],
     }
 
-    def vectors(texts: list[str], length: int) -> torch.Tensor:
-        tokens = tokenizer(
-            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        ).to(DEVICE)
-        hidden = model(**tokens).last_hidden_state
-        mask = tokens["attention_mask"].unsqueeze(-1)
+    def tokens(batch: list[dict[str, str]]) -> list[dict[str, torch.Tensor]]:
+        how = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        return [
+            dict(tokenizer([row[name] for row in batch], max_length=length, **how))
+            for name, length in lengths.items()
+        ]
+
+    def vectors(tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        given = {name: x.to(DEVICE, non_blocking=True) for name, x in tokens.items()}
+        hidden = model(**given).last_hidden_state
+        mask = given["attention_mask"].unsqueeze(-1)
         return (hidden.float() * mask).sum(1) / mask.sum(1)
 
     mixed = settings["precision"] == "bfloat16"
-    for start in range(0, settings["steps"] * settings["batch_size"], settings["batch_size"]):
+    batches = DataLoader(
+        rows[: settings["steps"] * settings["batch_size"]],
+        settings["batch_size"],
+        collate_fn=tokens,
+        num_workers=LOADERS,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in batches:
         clock.begin()
-        batch = rows[start : start + settings["batch_size"]]
         with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=mixed):
-            found = [vectors([row[name] for row in batch], n) for name, n in lengths.items()]
-        margin_loss(*found).backward()
+            found = [vectors(column) for column in batch]
+        clock.see(margin_loss(*found)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip_norm"])
         optimizer.step()
         optimizer.zero_grad()
         clock.tick()
     model.save_pretrained(Path(settings["output"]) / "model")
     tokenizer.save_pretrained(Path(settings["output"]) / "model")
+    return {"attention": model.config._attn_implementation, "unpadded": False}
 
 
 def sentence_transformers(
     settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock
-) -> None:
+) -> dict[str, Any]:
     """sentence-transformers' own trainer with that loss, set up to be as fast as it gets."""
     from datasets import Dataset
     from sentence_transformers import (
@@ -130,7 +169,6 @@ def sentence_transformers(
         SentenceTransformerTrainingArguments,
     )
     from transformers import TrainerCallback
-    from transformers.utils import is_flash_attn_2_available
 
     class Loss(torch.nn.Module):
         def __init__(self, model: SentenceTransformer):
@@ -140,7 +178,10 @@ def sentence_transformers(
         def forward(self, features, labels=None):
             # Each column padded to its own longest text: merging the two columns of documents,
             # as the library's losses do, was no faster on a CPU.
-            return margin_loss(*(self.model(each)["sentence_embedding"] for each in features))
+            vectors = [self.model(each)["sentence_embedding"] for each in features]
+            for each, longest in zip(features, longest_texts, strict=True):
+                longest.append(int(each["input_ids"].shape[-1]))
+            return clock.see(margin_loss(*vectors))
 
     class Ticks(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
@@ -149,15 +190,14 @@ def sentence_transformers(
         def on_step_end(self, args, state, control, **kwargs):
             clock.tick()
 
+    longest_texts: tuple[list[int], ...] = [], [], []
     mixed = settings["precision"] == "bfloat16"
-    # With flash-attention texts are laid end to end and nothing is padded; it takes 16 bits. On a
-    # CPU, sdpa takes 0.6 of eager attention's time at a batch of 128 (more at one of 16).
-    flash = CUDA and mixed and is_flash_attn_2_available()
+    attention = fastest_attention(settings["precision"])
     model = SentenceTransformer(
         settings["model"],
         device=DEVICE,
-        model_kwargs={"attn_implementation": "flash_attention_2" if flash else "sdpa"},
-        config_kwargs=dropout(settings),
+        model_kwargs={"attn_implementation": attention},
+        config_kwargs=without_dropout(settings),
     )
     model.max_seq_length = settings["document_length"]
     model[0].query_length = settings["query_length"]  # heeded from version 6 on
@@ -171,9 +211,9 @@ def sentence_transformers(
         router_mapping={"anchor": "query"},
         bf16=mixed,
         use_cpu=not CUDA,
-        # Tokenising is under 1 % of a step on a CPU, whose cores loader processes would take.
-        dataloader_num_workers=2 if CUDA else 0,
-        dataloader_pin_memory=CUDA,
+        dataloader_num_workers=LOADERS,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_nan_inf_filter=False,  # reads each step's loss, which a GPU would be waited for
         eval_strategy="no",
         save_strategy="no",
         logging_strategy="no",
@@ -190,9 +230,16 @@ def sentence_transformers(
         callbacks=[Ticks()],
     ).train()
     model.save_pretrained(str(Path(settings["output"]) / "model"))
+    unpadded = bool(model[0].can_flatten_inputs)
+    return {
+        "attention": attention,
+        "unpadded": unpadded,
+        # Laid end to end they have no width.
+        "longest_texts": None if unpadded else [max(longest) for longest in longest_texts],
+    }
 
 
-SIDES: dict[str, Callable[[dict[str, Any], list[dict[str, str]], Clock], None]] = {
+SIDES: dict[str, Callable[[dict[str, Any], list[dict[str, str]], Clock], dict[str, Any]]] = {
     "released": released,
     "sentence_transformers": sentence_transformers,
 }
@@ -206,10 +253,12 @@ def main() -> None:
     with open(settings["triplets"], encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     clock = Clock()
-    SIDES[sys.argv[1]](settings, rows, clock)
+    facts = SIDES[sys.argv[1]](settings, rows, clock)
     record = {
         "began": clock.began,
         "times": clock.times(),
+        "losses": clock.losses(),
+        "facts": facts | {"threads": torch.get_num_threads(), "loaders": LOADERS},
         "device_gb": torch.cuda.max_memory_allocated() / 1e9 if CUDA else None,
     }
     (Path(settings["output"]) / "record.json").write_text(json.dumps(record))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -14,6 +15,7 @@ from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.encoding import block_tokens
 from selfdistill_jax.losses import distributed_margin
+from selfdistill_jax.train.devices import share_cpu
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 
 MINILM = EncoderConfig(30522, 384, 6, 12, 1536, 512)
@@ -49,30 +51,40 @@ def kept_bytes(config: EncoderConfig, tokens: int, *, bytes_a_number: int = 4) -
 
 
 def setup(
-    *, batch_size: int, query_length: int, document_length: int, micro_batches: int = 1
+    *,
+    batch_size: int,
+    query_length: int,
+    document_length: int,
+    micro_batches: int = 1,
+    dtype: str = "float32",
 ) -> tuple[Any, dict[str, Any]]:
-    """For `common.Worker`: one step of all-MiniLM-L6-v2's size, compiled.
+    """For `common.Worker`: one step of all-MiniLM-L6-v2's size, compiled, on devices as a run has.
 
     Compiled programs are kept as a run keeps them; called again, nothing is compiled, which alone
     takes some 0.3 GB that the process keeps.
     """
+    share_cpu(batch_size // micro_batches)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     params = init_params(MINILM, jax.random.key(0))
     optimizer = optax.adamw(5e-5)
     mesh = make_mesh()
-    step = make_step(make_encode(MINILM, pooling="mean"), distributed_margin, optimizer, mesh)
+    encode = make_encode(MINILM, pooling="mean", dtype=jnp.dtype(dtype))
+    step = make_step(encode, distributed_margin, optimizer, mesh)
     state = put_state(TrainState(params, jax.jit(optimizer.init)(params)), mesh)
     del params
     sizes = (batch_size, query_length, document_length, MINILM.vocab_size)
-    made = batch(*sizes, parts=micro_batches)
+    devices = mesh.devices.size
+    made = batch(*sizes, parts=micro_batches * devices)
     rows = put_batch(made, mesh)
     compiled = step.lower(state, rows).compile()
     memory = compiled.memory_analysis()
-    found: dict[str, Any] = {
-        "temporary_gb": memory.temp_size_in_bytes / 1e9,
+    kept = kept_bytes(MINILM, made.texts.ids[0].size, bytes_a_number=jnp.dtype(dtype).itemsize)
+    found: dict[str, Any] = {  # memory is of all devices together
+        "devices": devices,
+        "temporary_gb": devices * memory.temp_size_in_bytes / 1e9,
         "useful_tokens": made.useful_tokens,
-        "kept_gb": kept_bytes(MINILM, made.texts.ids[0].size) / 1e9,
-        "state_gb": sum(x.nbytes for x in jax.tree.leaves(state)) / 1e9,
+        "kept_gb": devices * kept / 1e9,
+        "state_gb": devices * sum(x.nbytes for x in jax.tree.leaves(state)) / 1e9,
     }
     state, metrics = compiled(state, rows)  # the values to compare: of the first step
     found |= {name: float(metrics[name]) for name in ("loss", "gradient_norm")}

@@ -14,8 +14,11 @@ padding is no useful token), seconds from the start of the process to its first 
 that ("update") and, as "job", to its exit with the model on disk, and the most memory it held.
 
 Dropout is off on all sides, or on, as the encoder's config.json says (--dropout). Ratios say how
-many times as fast ours is: above 1, ours is faster. On several GPUs set CUDA_VISIBLE_DEVICES to
-one: ours and sentence-transformers would use all.
+many times as fast ours is: above 1, ours is faster; each is the median of the rounds' ratios, not
+the ratio of the medians in the table. The JSON also has each side's first and last loss, and facts:
+which attention and how many threads it used, or what the run's own account says. On a GPU install
+flash-attn as well, with which sentence-transformers pads nothing. On several GPUs set
+CUDA_VISIBLE_DEVICES to one: ours and sentence-transformers would use all.
 """
 
 import argparse
@@ -38,13 +41,14 @@ SIDES = ("ours", "released", "sentence_transformers")
 SECONDS = ("first_step_seconds", "first_update_seconds", "job_seconds")
 
 
-def summaries(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Median, least, most and all values of each figure that was measured."""
-    return {
+def summaries(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Median, least, most and all values of each figure that was measured; facts of the last."""
+    figures = {
         name: {**summary(values), "rounds": values}
         for name in runs[0]
-        if None not in (values := [run[name] for run in runs])
+        if name != "facts" and None not in (values := [run[name] for run in runs])
     }
+    return figures | {"facts": runs[-1]["facts"]}
 
 
 def speedups(runs: Mapping[str, Sequence[Mapping[str, Any]]], figure: str) -> dict[str, float]:
@@ -70,6 +74,8 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     text = "of compiled programs and tokens; warm: a run of ours that is not counted fills it"
     add("--cache", default="cold", choices=["cold", "warm"], help=text)
     add("--seed", type=int, default=0, help="of the triplets")
+    text = "settings of ours, such as train.attention=cudnn"
+    add("--ours_config", nargs="*", default=[], metavar="KEY=VALUE", help=text)
     options = common.parse(parser, argv, SIDES)
     if options.steps < 4:
         parser.error("--steps: 4 or more, of which the first two and the last are not counted")
@@ -130,7 +136,10 @@ def report(options, runs, precisions: Mapping[str, str], tokens_per_triplet: flo
             end="",
         )
     print()
-    kept = ("steps", "batch_size", "query_length", "document_length", "dropout", "cache", "seed")
+    kept = (
+        "steps", "batch_size", "query_length", "document_length", "dropout", "cache", "seed",
+        "ours_config",
+    )  # fmt: skip
     settings = {
         **common.settings(options),
         **{name: getattr(options, name) for name in kept},

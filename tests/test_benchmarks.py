@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import common, encode, jobs, linearity, packing, precision, versus
+from benchmarks import common, encode, jobs, linearity, packing, precision, step_profile, versus
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.errors import InputError
 from tests.real import accuracy
@@ -80,21 +80,21 @@ def test_useful_tokens_are_those_left_after_the_cut(tiny):
 
 
 def test_figures_leave_out_the_first_two_steps_and_the_last():
-    times = [10.0, 30.0, 32.0, 36.0, 36.0]
-    found = jobs.figures(7.0, times, job_seconds=40.0, batch_size=6, tokens_per_step=90.0)
+    timing = jobs.Timing(7.0, 9.5, [10.0, 30.0, 32.0, 36.0, 36.0])
+    found = jobs.figures(timing, job_seconds=40.0, batch_size=6, tokens_per_step=90.0)
     assert found == {
         "triplets_per_second": 2.0,
         "useful_tokens_per_second": 30.0,
         "first_step_seconds": 7.0,
-        "first_update_seconds": 10.0,
+        "first_update_seconds": 9.5,
         "job_seconds": 40.0,
     }
 
 
 def test_summaries_keep_every_round_and_drop_what_was_not_measured():
-    runs = [{"x": x, "device_peak_gb": None} for x in (3.0, 1.0, 2.0)]
+    runs = [{"x": x, "device_peak_gb": None, "facts": {"of": x}} for x in (3.0, 1.0, 2.0)]
     expected = {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [3.0, 1.0, 2.0]}
-    assert versus.summaries(runs) == {"x": expected}
+    assert versus.summaries(runs) == {"x": expected, "facts": {"of": 2.0}}
 
 
 def test_speedups_are_medians_of_each_rounds_ratio():
@@ -135,7 +135,7 @@ def test_linearity_is_of_equal_work_and_unmoved_by_a_drift():
 def test_packing_compares_the_same_batches(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     given = {"model": str(tiny.encoder), "dataset": str(tiny.collection)}
-    given |= {"batch_size": 8, "document_length": 12}
+    given |= {"batch_size": 8, "document_length": 12, "dtype": "float32"}
     before = jax.config.jax_compilation_cache_dir
     try:
         (step, packed), (_, alone) = (packing.setup(packing=p, **given) for p in (True, False))
@@ -144,6 +144,33 @@ def test_packing_compares_the_same_batches(tiny, tmp_path, monkeypatch):
     step()
     assert packed["tokens"] == alone["tokens"] > 0
     assert (packed["rows"], alone["rows"]) == ("8, 16, 24", "16")
+
+
+def test_an_operations_time_is_its_own():
+    events = [("outer", 0, 1000), ("inner", 200, 300), ("inner", 600, 100), ("least", 610, 50)]
+    found = step_profile.own_times(step_profile.Event(n, s, d) for n, s, d in events)
+    expected = {"outer": 600, "inner": 350, "least": 50}
+    assert found == {name: pytest.approx(n / 1e9) for name, n in expected.items()}
+
+
+def test_a_profile_of_a_step(tiny, tmp_path, monkeypatch, capsys):
+    """Every operation that takes time has a kind, and together they are no more than all devices'
+    time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    output = tmp_path / "profile.json"
+    arguments = [f"--dataset={tiny.collection}", f"--model={tiny.encoder}", "--batch_size=8",
+                 "--query_length=8", "--document_length=12", "--steps=2"]  # fmt: skip
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        step_profile.main([*arguments, f"--output={output}"])
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    found = json.loads(output.read_text())
+    assert found["kinds"].keys() == set(step_profile.KINDS)
+    assert min(found["kinds"].values()) > 0
+    assert sum(found["kinds"].values()) < found["devices"] * found["profiled_seconds"]
+    assert "products of layers" in capsys.readouterr().out
+    assert str(tiny.collection.parent) not in output.read_text()  # a machine's paths
 
 
 @pytest.mark.parametrize("program", [versus, encode])
@@ -155,6 +182,12 @@ def test_a_missing_library_is_one_line(tiny, monkeypatch, program):
     assert message.startswith("error: ")
     assert "the extra `peers`" in message
     assert "\n" not in message
+
+
+def test_settings_of_ours_reach_it(tiny):
+    arguments = [f"--dataset={tiny.collection}", f"--model={tiny.encoder}", "--sides=ours"]
+    with pytest.raises(SystemExit, match="ended with 2 and no model"):
+        versus.main([*arguments, "--steps=4", "--ours_config", "train.remat=nix"])
 
 
 def test_a_side_that_fails_says_why(tiny):
@@ -177,6 +210,7 @@ def test_a_run_of_ours(tiny, tmp_path):
         f"--query_length={LENGTHS['query']}",
         f"--document_length={LENGTHS['positive']}",
         "--ours_precision=float32",
+        "--ours_config=train.remat=inputs",
         "--rounds=1",
         f"--output={output}",
     ]
@@ -192,10 +226,16 @@ def test_a_run_of_ours(tiny, tmp_path):
     }  # fmt: skip
     ours = found["ours"]
     assert ours.pop("precision") == "float32"
+    facts = ours.pop("facts")
+    assert facts.keys() == {
+        "padding_share", "model_flops_utilization", "data_wait_share", "compile_seconds"
+    }  # fmt: skip
+    assert min(facts.values()) > 0
     assert ours.keys() == {
         "triplets_per_second", "useful_tokens_per_second", "first_step_seconds",
-        "first_update_seconds", "job_seconds", "peak_gb",
+        "first_update_seconds", "job_seconds", "peak_gb", "first_loss", "last_loss",
     }  # fmt: skip
+    assert found["settings"]["ours_config"] == ["train.remat=inputs"]
     for values in ours.values():
         assert values["rounds"] == [values["median"]]
         assert values["min"] == values["median"] == values["max"] > 0

@@ -21,7 +21,8 @@ _ROWS = (
     ("model_flops_utilization", "utilization, of matrix product", "%"),
     ("data_wait_seconds", "waiting for data", "s"),
     ("data_wait_share", "waiting for data, of steps", "%"),
-    ("compile_seconds", "compiling", "s"),
+    ("compile_seconds", "compiling, beside other work", "s"),
+    ("compile_wait_seconds", "waiting for compiled steps", "s"),
     ("seconds_to_first_step", "process start to first step", "s"),
     ("seconds_to_first_update", "process start, first step done", "s"),
     ("evaluation_seconds", "evaluation", "s"),
@@ -43,7 +44,8 @@ class Ledger:
 
     Args:
       matmul_flops: FLOP/s of a matrix product on the devices whose work ``useful_flops`` counts,
-        see `machine.matmul_rate`; None leaves utilization out. It may be set later.
+        see `machine.matmul_rate`; None leaves utilization out. It may be set later, as may
+        ``compile_seconds``, what `Programs` took.
       energy: counts from its own construction on; None begins one now.
       clock: seconds, only ever growing.
 
@@ -72,6 +74,7 @@ class Ledger:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.matmul_flops, self._clock = matmul_flops, clock
+        self.compile_seconds: float | None = None
         self._energy = Energy() if energy is None else energy
         self._energy_read = clock()
         self._steps = 0
@@ -147,8 +150,9 @@ class Ledger:
           of the computed tokens is padding; ``model_flops_per_second``, useful FLOP/s;
           ``matmul_flops_per_second``, as given; ``model_flops_utilization``, the former over the
           latter; ``data_wait_seconds``, ``data_wait_share`` of the steps' time;
-          ``compile_seconds``; ``seconds_to_first_step`` and ``seconds_to_first_update``, from the
-          process's start to the first step's begin and end; ``evaluation_seconds``,
+          ``compile_seconds``, as given; ``compile_wait_seconds``, what of it the steps waited for;
+          ``seconds_to_first_step`` and ``seconds_to_first_update``, from the process's start to
+          the first step's begin and end; ``evaluation_seconds``,
           ``checkpoint_seconds``; ``host_peak_gb``, ``device_peak_gb``, 10⁹ bytes;
           ``energy_joules`` and ``energy_source``, see `Energy`.
         """
@@ -168,7 +172,8 @@ class Ledger:
             "model_flops_utilization": _share(flops, self.matmul_flops),
             "data_wait_seconds": self._spent["data"],
             "data_wait_share": _share(rated["data"], seconds),
-            "compile_seconds": self._spent["compile"],
+            "compile_seconds": self.compile_seconds,
+            "compile_wait_seconds": self._spent["compile"],
             "seconds_to_first_step": self._first_step[0],
             "seconds_to_first_update": self._first_step[1],
             "evaluation_seconds": self._spent["evaluation"],

@@ -244,6 +244,7 @@ class _Run:
                     LOG.info("Stopped at step %d; the same command goes on from there", number)
                     break
             flush()
+        self.ledger.compile_seconds = programs.seconds
         batches.close()
         return not stopped
 

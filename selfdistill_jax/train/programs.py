@@ -1,5 +1,6 @@
 """The step's compiled programs, one for each shape of a batch; the usual one is compiled ahead."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +25,9 @@ class Programs:
       state: the state, or its shapes.
       example: any batch of this process; the first program is for batches of its shape.
       base: what the step takes besides, the same each time.
+
+    Attributes:
+      seconds: that programs took to trace and to compile, or to be read from the cache.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Programs:
         self._state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), state
         )
+        self.seconds = 0.0
         self._thread = ThreadPoolExecutor(1)
         self._programs = {_shape(example): self._thread.submit(self._compile, example)}
 
@@ -54,12 +59,15 @@ class Programs:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _compile(self, batch: TripletBatch) -> Step:
+        began = time.monotonic()
+
         def on_mesh(x: np.ndarray) -> jax.ShapeDtypeStruct:
             shape = (x.shape[0] * jax.process_count(), *x.shape[1:])
             return jax.ShapeDtypeStruct(shape, x.dtype, sharding=self._sharding)
 
         rows = jax.tree.map(on_mesh, batch)
         program = self._step.lower(self._state, rows, self._base).compile()
+        self.seconds += time.monotonic() - began
         return lambda state, batch: program(state, batch, self._base)
 
 

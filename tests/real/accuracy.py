@@ -6,12 +6,13 @@ Every kind of run is trained with the same seeds, which set the order of the bat
 negatives, and tested on the demo's queries. Noise is what another seed changes: the standard
 deviation of nDCG@10 between the seeds of the unpacked runs. A kind whose mean is further away than
 that fails. Each of the nine runs is the demo, so this takes hours; finished ones are kept in
-runs/accuracy and not repeated. Not part of `make test`; what is known from it is
-in docs/performance.md.
+runs/accuracy and not repeated, so the commits they are of are shown. Not part of `make test`; what
+is known from it is in docs/performance.md.
 """
 
 import argparse
 import csv
+import json
 import statistics
 import subprocess
 import sys
@@ -45,6 +46,12 @@ def of_queries(workdir: Path) -> dict[str, float]:
     with (workdir / "eval" / "per_query.test.tsv").open() as file:
         rows = csv.DictReader(file, delimiter="\t")
         return {row["query"]: float(row[MEASURE]) for row in rows if row["system"] == "trained"}
+
+
+def commits(workdirs: list[Path]) -> str:
+    """Which versions of the program the runs are of."""
+    facts = [json.loads((workdir / "environment.json").read_text()) for workdir in workdirs]
+    return ", ".join(sorted({str(one["commit"]) for one in facts}))
 
 
 def compare(values: dict[str, list[dict[str, float]]]) -> tuple[str, bool]:
@@ -81,12 +88,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error("--seeds: 2 or more, or nothing tells how much a seed changes")
-    values: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    runs: dict[str, list[Path]] = {kind: [] for kind in KINDS}
     for seed in range(options.seeds):
         for kind in KINDS:
-            values[kind].append(of_queries(train(kind, seed, options.folder)))
-    table, within = compare(values)
+            runs[kind].append(train(kind, seed, options.folder))
+    table, within = compare({kind: [of_queries(run) for run in of] for kind, of in runs.items()})
     print(table)
+    print(f"by commit {commits([run for of in runs.values() for run in of])}")
     sys.exit(0 if within else 1)
 
 

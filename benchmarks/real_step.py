@@ -1,0 +1,81 @@
+"""A training step of an encoder on a BEIR folder's training pairs, and batches for it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from configs import distributed
+from selfdistill_jax.data.batches import Shape, TripletBatch
+from selfdistill_jax.data.cache import cache_folder
+from selfdistill_jax.encoder.encode import make_encode
+from selfdistill_jax.losses import distributed_margin
+from selfdistill_jax.train.devices import share_cpu
+from selfdistill_jax.train.optimizer import make_optimizer
+from selfdistill_jax.train.setup import load_data, load_encoder
+from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, start_state
+
+
+class RealStep(NamedTuple):
+    """What `build` gives.
+
+    Attributes:
+      step: jitted; takes its state's buffers.
+      state: to begin with.
+      batches: on the devices.
+      shape: of the batches.
+      useful_tokens, computed_tokens: of a batch, the mean.
+      devices: how many.
+    """
+
+    step: Any
+    state: TrainState
+    batches: list[TripletBatch]
+    shape: Shape
+    useful_tokens: float
+    computed_tokens: float
+    devices: int
+
+
+def build(
+    *,
+    model: str,
+    dataset: str,
+    batch_size: int,
+    query_length: int,
+    document_length: int,
+    dtype: str,
+    packing: bool = True,
+    count: int = 4,
+) -> RealStep:
+    """The step that a run of ``configs/distributed.py`` would take, on devices as it has.
+
+    Args:
+      model, dataset: folder or hub id; BEIR folder with ``qrels/train.tsv``.
+      batch_size, query_length, document_length, dtype, packing: of the config.
+      count: batches to make.
+    """
+    share_cpu(batch_size)
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    config = distributed.get_config()
+    config.encoder.init, config.data.dataset, config.data.packing = model, dataset, packing
+    config.data.query_length, config.data.document_length = query_length, document_length
+    config.train.batch_size = batch_size
+    encoder = load_encoder(config)
+    made = load_data(config, encoder).batches
+    batches = [made[number] for number in range(count)]
+    optimizer = make_optimizer(lambda step: 5e-5, weight_decay=0.01, clip_norm=1.0)
+    mesh = make_mesh()
+    encode = make_encode(encoder.config, pooling=encoder.pooling, dtype=jnp.dtype(dtype))
+    step = make_step(encode, distributed_margin, optimizer, mesh)
+    state = start_state(encoder.params, optimizer, mesh, target=False)
+    on_devices = [put_batch(batch, mesh) for batch in batches]
+    return RealStep(
+        step,
+        state,
+        on_devices,
+        made.shape,
+        sum(batch.useful_tokens for batch in batches) / count,
+        sum(batch.computed_tokens for batch in batches) / count,
+        mesh.devices.size,
+    )

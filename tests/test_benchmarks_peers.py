@@ -1,0 +1,98 @@
+"""The peers that benchmarks compare with: that they do the work that is said of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import jobs
+from selfdistill_jax.losses import distributed_margin
+
+torch = pytest.importorskip("torch", reason="the peers' side needs torch: make peers")
+pytest.importorskip("sentence_transformers", reason="a peer: make peers")
+torch_sides = pytest.importorskip("benchmarks.torch_sides")
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_all_sides_have_the_same_loss():
+    q, p, n = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
+    theirs = torch_sides.margin_loss(*map(torch.from_numpy, (q, p, n)))
+    assert theirs.item() == pytest.approx(float(distributed_margin(q, p, n, over="positives")))
+
+
+def test_a_run_of_each_peer(tiny, tmp_path):
+    output = tmp_path / "versus.json"
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "versus.py"),
+        f"--dataset={tiny.collection}",
+        f"--model={tiny.encoder}",
+        "--sides=released,sentence_transformers",
+        "--steps=4",
+        "--batch_size=4",
+        "--query_length=4",
+        "--document_length=12",
+        "--peers_precision=float32",
+        "--rounds=1",
+        f"--output={output}",
+    ]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(output.read_text())
+    threads = torch.get_num_threads()
+    alike = {"attention": "sdpa", "unpadded": False, "threads": threads, "loaders": 0}
+    assert found["released"]["facts"] == alike
+    theirs = found["sentence_transformers"]["facts"]
+    query, *documents = theirs.pop("longest_texts")
+    assert theirs == alike
+    # Queries are cut shorter than documents, whose own limit would let them be longer.
+    rows = jobs.make_triplets(str(tiny.collection), 16, 0)
+    assert max(len(row["query"].split()) for row in rows) + 2 > 4
+    assert (query, max(documents)) == (4, 12)
+    for side in ("released", "sentence_transformers"):
+        # Dropout is off and the encoder the same: first losses differ by which triplets come first.
+        assert found[side]["first_loss"]["median"] == pytest.approx(
+            found["released"]["first_loss"]["median"], abs=0.1
+        )
+        assert found[side]["triplets_per_second"]["median"] > 0
+
+
+@pytest.mark.parametrize(
+    ("cuda", "installed", "precision", "expected"),
+    [
+        (True, True, "bfloat16", "flash_attention_2"),
+        (True, True, "float32", "sdpa"),
+        (True, False, "bfloat16", "sdpa"),
+        (False, True, "bfloat16", "sdpa"),
+    ],
+)
+def test_texts_are_laid_end_to_end_where_that_can_be(
+    monkeypatch, cuda, installed, precision, expected
+):
+    monkeypatch.setattr(torch_sides, "CUDA", cuda)
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: installed)
+    assert torch_sides.fastest_attention(precision) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("bert", {"hidden_dropout_prob", "attention_probs_dropout_prob"}),
+        ("distilbert", {"dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout"}),
+    ],
+)
+def test_nothing_is_dropped_whatever_an_architecture_calls_it(tmp_path, kind, names):
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    settings = {"model": str(tmp_path), "dropout": False}
+    assert torch_sides.without_dropout(settings) == dict.fromkeys(names, 0.0)
+    assert torch_sides.without_dropout(settings | {"dropout": True}) == {}
