@@ -36,7 +36,7 @@ def test_a_run_of_each_peer(tiny, tmp_path):
         "--steps=4",
         "--batch_size=4",
         "--query_length=4",
-        "--document_length=12",
+        "--document_length=6",
         "--peers_precision=float32",
         "--rounds=1",
         f"--output={output}",
@@ -56,7 +56,7 @@ def test_a_run_of_each_peer(tiny, tmp_path):
     # Queries are cut shorter than documents, whose own limit would let them be longer.
     rows = jobs.make_triplets(str(tiny.collection), 16, 0)
     assert max(len(row["query"].split()) for row in rows) + 2 > 4
-    assert (query, max(documents)) == (4, 12)
+    assert (query, max(documents)) == (4, 6)
     for side in ("released", "sentence_transformers"):
         # Dropout is off and the encoder the same: first losses differ by which triplets come first.
         assert found[side]["first_loss"]["median"] == pytest.approx(

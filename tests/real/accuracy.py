@@ -74,7 +74,7 @@ def compare(values: dict[str, list[dict[str, float]]]) -> tuple[str, bool]:
             row += [f"{test.mean_difference:+.4f}", f"{test.ci_low:+.4f} to {test.ci_high:+.4f}"]
             within &= abs(test.mean_difference) <= noise
         rows.append(row + [None] * (len(values[kind]) + 4 - len(row)))
-    seeds = [f"seed {n}" for n in range(len(means[REFERENCE]))]
+    seeds = [f"run {n}" for n in range(1, len(means[REFERENCE]) + 1)]
     table = format_table(rows, ["run", *seeds, "mean", "difference", "95 % of it"])
     return f"{table}\n\n{MEASURE}; between seeds it varies by {noise:.4f}", within
 
@@ -83,18 +83,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=3, help="2 or more: 0, 1, …")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="two or more")
+    text = "of runs, the unpacked one among them"
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help=text)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "accuracy")
     options = parser.parse_args()
-    if options.seeds < 2:
+    if len(options.seeds) < 2:
         parser.error("--seeds: 2 or more, or nothing tells how much a seed changes")
-    runs: dict[str, list[Path]] = {kind: [] for kind in KINDS}
-    for seed in range(options.seeds):
-        for kind in KINDS:
+    if REFERENCE not in options.kinds:
+        parser.error(f"--kinds: {REFERENCE!r} must be among them")
+    runs: dict[str, list[Path]] = {kind: [] for kind in options.kinds}
+    for seed in options.seeds:
+        for kind in options.kinds:
             runs[kind].append(train(kind, seed, options.folder))
     table, within = compare({kind: [of_queries(run) for run in of] for kind, of in runs.items()})
     print(table)
-    print(f"by commit {commits([run for of in runs.values() for run in of])}")
+    every = commits([run for of_kind in runs.values() for run in of_kind])
+    print(f"seeds {', '.join(map(str, options.seeds))}; by commit {every}")
     sys.exit(0 if within else 1)
 
 
