@@ -12,14 +12,21 @@ import jax
 import numpy as np
 from jax import P
 
-from selfdistill_jax.data.packing import CPU_BLOCK, block_of, fill, lay_out, row_lengths
+from selfdistill_jax.data.packing import (
+    CPU_BLOCK,
+    MOST_PAIRS,
+    MOST_TOKENS,
+    block_of,
+    fill,
+    lay_out,
+    row_lengths,
+)
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Encode, Params
 from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.progress import Progress
 
 AXIS = "data"
-_BLOCK_TOKENS = {"cpu": CPU_BLOCK}  # an accelerator wants large products
 _ROOMS = (4096, 32768)  # tokens of a batch on one device: for few texts, for many
 _TOKENS_A_TEXT = 8  # room for texts as short as that on average; shorter ones take more batches
 _COMMON_LIMIT = 512
@@ -30,7 +37,12 @@ _MOST_STREAMS = 4  # each holds a batch
 
 def block_tokens() -> int:
     """Tokens that best go through a layer at once on the default device."""
-    return _BLOCK_TOKENS.get(jax.default_backend(), 16384)
+    return MOST_TOKENS if merges() else CPU_BLOCK
+
+
+def merges() -> bool:
+    """Whether the default device takes rows of one length, in one block: see `choose_shape`."""
+    return jax.default_backend() != "cpu"
 
 
 def cores() -> int:
@@ -46,10 +58,12 @@ def _streams(mesh: jax.sharding.Mesh) -> int:
 
     Several on a CPU's one device: its cores share the work of one product after the other, which
     leaves them idle where products are small, as attention's are (two cores of Zen 3 encode 1.2
-    times as fast with two). Several devices run at once anyway.
+    times as fast with two). Several of them run at once anyway. An accelerator computes one batch
+    while another's vectors are fetched.
     """
-    alone = mesh.devices.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    return min(cores(), _MOST_STREAMS) if alone else 1
+    if merges():
+        return 2
+    return min(cores(), _MOST_STREAMS) if mesh.devices.size == 1 else 1
 
 
 class Room(NamedTuple):
@@ -121,6 +135,8 @@ def encode_tokens(
     devices, streams = mesh.devices.size, _streams(mesh)
     lengths = tokens.lengths(limit)
     kinds = row_lengths(_reach(lengths, limit))
+    if merges():
+        kinds = kinds[-1:]
     order = np.argsort(-lengths, kind="stable")
     room, parts = _rooms(lengths, kinds, devices * streams)
     waiting: deque[tuple[list[np.ndarray], Future]] = deque()
@@ -206,4 +222,6 @@ def _rooms(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tuple[R
     rounds = max(
         math.ceil(total / ((blocks - spare) * block)), math.ceil(len(lengths) / (texts * devices))
     )
+    if merges() and blocks * block * unit <= MOST_PAIRS:
+        return Room(1, blocks * block, texts), rounds * devices
     return Room(blocks, block, texts), rounds * devices

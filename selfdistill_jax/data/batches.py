@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from selfdistill_jax.data.negatives import KnownPositives, draw
-from selfdistill_jax.data.packing import block_of, fill, lay_out, row_lengths
+from selfdistill_jax.data.packing import MOST_PAIRS, block_of, fill, lay_out, row_lengths
 from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.packed import PackedTexts
@@ -47,28 +47,42 @@ class TripletBatch(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What batches' arrays have in common; each number of blocks is another compiled program.
+    """What batches' arrays have in common.
 
     Attributes:
-      block: T, tokens of a block.
-      usual: blocks that hold nearly every batch; those not in use cost memory, no time.
+      block: tokens of a block that texts are laid into.
+      rooms: numbers of blocks that arrays have room for, least first, each of them another compiled
+        program; the last one holds nearly every batch.
       row_lengths: that a block can be cut into.
+      merged: into how many blocks those of a batch are then joined, its rows being of one length;
+        0: they stay as they are.
     """
 
     block: int
-    usual: int
+    rooms: tuple[int, ...]
     row_lengths: tuple[int, ...]
+    merged: int = 0
 
-    def blocks(self, needed: int) -> int:
-        """As many as usual, doubled until a batch fits.
+    def room(self, needed: int) -> int:
+        """The least one that holds so many blocks; the last one doubled, until it does.
 
-        >>> Shape(432, 70, (72, 144, 216)).blocks(69), Shape(432, 70, (72, 144, 216)).blocks(141)
-        (70, 280)
+        >>> shape = Shape(216, (60, 64, 70), (216,), merged=1)
+        >>> shape.room(59), shape.room(61), shape.room(141)
+        (60, 64, 280)
         """
-        blocks = self.usual
-        while blocks < needed:
-            blocks *= 2
-        return blocks
+        room = next((n for n in self.rooms if n >= needed), self.rooms[-1])
+        while room < needed:
+            room *= 2
+        return room
+
+
+# So many standard deviations above the mean a batch of a usual shape may be: one in 30,000 is more.
+_USUAL = 4.0
+# Where several shapes share the batches; 0.8 deviations stay empty on average. Not more
+# of them, since each is compiled before the first batch of its size can be trained on.
+_SIZES = (0.0, 1.0, 3.0)
+# What rows leave empty of themselves: 1 to 3 % on three collections.
+_UNFILLED = 1.03
 
 
 def choose_shape(
@@ -80,8 +94,9 @@ def choose_shape(
     block: int,
     limit: int,
     share: bool,
+    merge: bool = False,
 ) -> Shape:
-    """One shape for all but a few batches in 10,000.
+    """One shape for all but a few batches in 10,000, or three for all but one in 700.
 
     Args:
       mean, deviation: of the tokens of a triplet.
@@ -90,19 +105,32 @@ def choose_shape(
       block: tokens of a block at the most.
       limit: tokens of the longest text.
       share: whether texts share rows.
+      merge: an accelerator's: rows of one length in as few blocks as hold them. It asks the host
+        before each round of a loop that is as long as a value says, and which row length it is.
+        So what does not fill its arrays is computed as well, and there are several sizes of them.
     """
+    # Of the batch's mean; parts differ from it by less than a triplet does.
+    spread = deviation * max((triplets / parts) ** 0.5, 1)
+
+    def tokens(deviations: float) -> float:
+        return (triplets * mean + deviations * spread) * (_UNFILLED if share else 1.5)
+
+    if merge and share:
+        longest = row_lengths(limit)[-1]
+        most = max(min(block, MOST_PAIRS // longest), longest)
+        merged = math.ceil(tokens(_SIZES[-1]) / most)
+        rows = {max(math.ceil(tokens(d) / (longest * merged)), 1) for d in _SIZES}
+        return Shape(longest, tuple(merged * n for n in sorted(rows)), (longest,), merged)
     lengths = row_lengths(limit)
     if not share:
         lengths = tuple(16 << i for i in range(32) if (16 << i) // 2 < limit)
-    unit = math.lcm(*lengths)
-    # Padding: a few per cent of packed rows; a text alone in its row takes up to twice its tokens.
-    # Of the batch's mean; parts differ from it by less than a triplet does.
-    spread = max((triplets / parts) ** 0.5, 1)
-    usual = (triplets * mean + 4 * deviation * spread) * (1.06 if share else 1.5)
+    # A text alone in its row takes up to twice its tokens.
+    usual = tokens(_USUAL)
     equal = usual / math.ceil(usual / block_of(block, lengths))
-    tokens = math.ceil(equal / unit) * unit
+    unit = math.lcm(*lengths)
+    size = math.ceil(equal / unit) * unit
     # Of each kind of rows one block may stay partly empty.
-    return Shape(tokens, math.ceil(usual / tokens) + len(lengths) - 1, lengths)
+    return Shape(size, (math.ceil(usual / size) + len(lengths) - 1,), lengths)
 
 
 def deal(sizes: np.ndarray, parts: int) -> np.ndarray:
@@ -147,6 +175,7 @@ class TrainingBatches:
       own: this host's parts.
       block: tokens of a block at the most.
       share: whether texts share rows.
+      merge: see `choose_shape`.
       dropout: whether texts get seeds of what is dropped of them.
     """
 
@@ -167,6 +196,7 @@ class TrainingBatches:
         own: slice = slice(None),
         block: int,
         share: bool = True,
+        merge: bool = False,
         dropout: bool = False,
     ):
         self._queries, self._documents = queries, documents
@@ -183,6 +213,7 @@ class TrainingBatches:
             block=block,
             limit=max(self._limits),
             share=share,
+            merge=merge,
         )
         self._batches = (
             grain.MapDataset.range(len(triplets["query"]))
@@ -194,17 +225,41 @@ class TrainingBatches:
         )
 
     def _tokens_of_triplets(self) -> tuple[float, float]:
-        """Mean and standard deviation; drawn negatives are as the pool is."""
+        """Mean and standard deviation; drawn negatives are as what they are drawn from."""
         queries, documents = self._lengths
-        of_pool = documents[self._pool.start : self._pool.stop]
-        given = self._triplets["negative"]
-        negatives = documents[given[given != DRAWN]] if (given != DRAWN).any() else of_pool
-        parts = queries[self._triplets["query"]], documents[self._triplets["positive"]], negatives
-        return (
-            float(sum(part.mean() for part in parts)),
-            # As if all three were long together.
-            float(sum(part.std() for part in parts)),
-        )
+        drawn = self._triplets["negative"] == DRAWN
+        of_drawn = documents[self._pool.start : self._pool.stop]
+        if self._candidates is not None and (self._candidates >= 0).any():
+            of_drawn = documents[self._candidates[self._candidates >= 0]]
+        negatives = documents[self._triplets["negative"]].astype(float)  # of -1 the last one's
+        if drawn.any():
+            negatives[drawn] = of_drawn.mean()
+        totals = queries[self._triplets["query"]] + documents[self._triplets["positive"]]
+        totals = totals + negatives
+        variance = totals.var() + (drawn.mean() * of_drawn.var() if drawn.any() else 0.0)
+        return float(totals.mean()), float(variance**0.5)
+
+    def shapes(self) -> list[TripletBatch]:
+        """Shapes and types of batches' arrays, those of the first batch first."""
+        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self[0])
+        (parts,) = first.texts.blocks.shape
+
+        def of_room(room: int) -> TripletBatch:
+            arrays = self._arrays(room)
+            tokens, rows = (
+                jax.ShapeDtypeStruct((parts, *size), np.int32) for size in (arrays, arrays[:1])
+            )
+            texts = dataclasses.replace(
+                first.texts, ids=tokens, texts=tokens, positions=tokens, rows=rows
+            )
+            return first._replace(texts=texts)
+
+        return [first, *map(of_room, self.shape.rooms)]
+
+    def _arrays(self, room: int) -> tuple[int, int]:
+        """Blocks, and tokens of each, of arrays that have room for so many blocks."""
+        merged = self.shape.merged or room
+        return merged, room // merged * self.shape.block
 
     def __getitem__(self, step: int) -> TripletBatch:
         return self._batches[step]
@@ -262,13 +317,14 @@ class TrainingBatches:
             for part in parts
         ]
         # The same on every host, since it follows from the global batch.
-        blocks = self.shape.blocks(max(len(layout.rows) for layout in layouts))
+        room = self.shape.room(max(len(layout.rows) for layout in layouts))
+        blocks, size = self._arrays(room)
         packed = [
             fill(
-                layout,
+                layout.merged(size // self.shape.block),
                 list(zip(tables, part, self._limits, strict=True)),
                 blocks=blocks,
-                block=self.shape.block,
+                block=size,
                 row_lengths=self.shape.row_lengths,
             )
             for layout, part in zip(layouts[self._own], parts[self._own], strict=True)

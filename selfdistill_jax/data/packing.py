@@ -20,6 +20,9 @@ from selfdistill_jax.packed import PackedTexts
 _ATTENTION = 1 / 550
 # A CPU's cache holds what a layer makes of so many tokens: larger blocks are slower there.
 CPU_BLOCK = 512
+# An accelerator's block at the most: its tokens, and these times the length of its rows, or scores
+# of long rows fill its memory: those of 12 heads take 1.6 GB of this.
+MOST_TOKENS, MOST_PAIRS = 2**16, 2**25
 # What a text must at least fill of a shorter row to open one; each is tried.
 _SHARES = (0.5, 0.625, 0.75, 0.875)
 
@@ -34,6 +37,10 @@ class Layout(NamedTuple):
 
     starts: np.ndarray
     rows: np.ndarray
+
+    def merged(self, count: int) -> "Layout":
+        """The same places in blocks each of which was ``count``, of one kind of rows."""
+        return Layout(self.starts, self.rows[::count])
 
 
 def row_lengths(limit: int) -> tuple[int, ...]:

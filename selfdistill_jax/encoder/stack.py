@@ -132,7 +132,7 @@ def run_layers(
       remat: of `REMATS`, see there.
 
     Returns:
-      ``[N, T, D]``; zeros in blocks that are not in use.
+      ``[N, T, D]``; zeros in blocks that are not in use. A block alone is computed in any case.
     """
     return _run(layer, remat, params, constants, x_NxTxD, blocks, count)
 
@@ -146,7 +146,7 @@ def _run(layer, remat, params, constants, x, blocks, count):
             y = layer(own, fixed, _load(x, x_dtype, b), _at(blocks, b), Keep())
             return _put(out, to_bits(y), b)
 
-        return lax.fori_loop(0, count, one_block, _room(x, like=x))
+        return _over_blocks(len(x), count, one_block, _room(x, like=x))
 
     x_dtype = x.dtype
     return from_bits(lax.fori_loop(0, _depth(params), one_layer, to_bits(x)), x_dtype)
@@ -169,7 +169,7 @@ def _run_forward(layer, remat, params, constants, x, blocks, count):
                 lambda buffer, k: _put(buffer, to_bits(k), number, b), buffers, keep.kept
             )
 
-        return lax.fori_loop(0, count, one_block, carry)
+        return _over_blocks(len(x), count, one_block, carry)
 
     inputs, buffers = lax.fori_loop(0, depth, one_layer, (inputs, buffers))
     used = jnp.arange(len(x)) < count
@@ -202,7 +202,7 @@ def _run_backward(layer, remat, residuals, g):
 
         # Into another array than it is read from: else XLA copies the whole for each block.
         start = (_room(g, like=g), jax.tree.map(lambda p: _room(p, like=g), own))
-        g, sums = lax.fori_loop(0, count, one_block, start)
+        g, sums = _over_blocks(len(g), count, one_block, start)
         return g, jax.tree.map(lambda all_, one: _put(all_, one, number), gradients, sums)
 
     gradients = jax.tree.map(lambda p: _room(p, like=g), params)
@@ -211,6 +211,14 @@ def _run_backward(layer, remat, residuals, g):
 
 
 _run.defvjp(_run_forward, _run_backward)
+
+
+def _over_blocks(blocks: int, count: jax.Array, one_block: Callable, start: Any) -> Any:
+    """The blocks in use, one after the other. One alone needs no loop, before each round of which
+    an accelerator would ask the host whether there is another."""
+    if blocks == 1:
+        return one_block(0, start)
+    return lax.fori_loop(0, count, one_block, start)
 
 
 def _depth(params: Any) -> int:

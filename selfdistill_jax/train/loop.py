@@ -14,7 +14,7 @@ import numpy as np
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Encode, Params
-from selfdistill_jax.encoder.flops import training_flops
+from selfdistill_jax.encoder.flops import forward_flops, training_flops
 from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.encoding import local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
@@ -40,6 +40,7 @@ from selfdistill_jax.train.run_folder import check_run, read_result
 from selfdistill_jax.train.run_log import LOWER, RunLog, check_finite
 from selfdistill_jax.train.setup import (
     DTYPES,
+    TARGET_ENCODERS,
     Data,
     check_dimensions,
     check_train,
@@ -121,14 +122,14 @@ def train(
         target_decay=config.train.target_decay if moving else 1.0,
         merge=trained.merge,
     )
-    has_target = config.train.target in ("ema", "start")
+    has_target = config.train.target in TARGET_ENCODERS
     shapes = jax.eval_shape(
         lambda params: TrainState(params, optimizer.init(params), params if has_target else None),
         trained.start,
     )
     base = put_state(trained.base, mesh)
     # While it compiles the folder is opened, the state made, the start encoder evaluated on dev.
-    with closing(Programs(step, mesh, shapes, data.batches[0], base)) as programs:
+    with closing(Programs(step, mesh, shapes, data.batches.shapes(), base)) as programs:
         by_first(partial(open_whole, workdir, config, encoder, data, restart=restart))
         state = start_state(trained.start, optimizer, mesh, target=has_target)
         run = _Run(config, workdir, encoder, trained, data, encode_all)
@@ -149,6 +150,7 @@ class _Run:
     ):
         self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
         self.trained = trained
+        self._has_target = config.train.target in TARGET_ENCODERS
         self._kept = Kept(config, workdir, encoder, trained, data.collection)
         self.first = is_first()
         self._mesh = local_mesh()
@@ -206,7 +208,10 @@ class _Run:
             rate = f"{train.batch_size / seconds:.1f}"
             bar.update(1, **{"loss": f"{values['loss']:.4f}", "triplets/s": rate})
 
-        with Progress("Training", train.steps, unit="steps", start=begin) as bar:
+        with (
+            closing(batches),
+            Progress("Training", train.steps, unit="steps", start=begin) as bar,
+        ):
             for number in range(begin + 1, train.steps + 1):
                 if self._enough(memory):
                     break
@@ -245,7 +250,6 @@ class _Run:
                     break
             flush()
         self.ledger.compile_seconds = programs.seconds
-        batches.close()
         return not stopped
 
     def _account(self, batch: TripletBatch, seconds: float) -> dict[str, float]:
@@ -256,6 +260,8 @@ class _Run:
         frozen = self.trained.base is not None
         lengths = batch.texts.lengths.reshape(-1)
         flops = training_flops(self.encoder.config, lengths, frozen=frozen)
+        if self._has_target:
+            flops += forward_flops(self.encoder.config, lengths)
         self.ledger.step(
             triplets=self.config.train.batch_size,
             useful_tokens=useful,

@@ -1,12 +1,11 @@
-"""The step's compiled programs, one for each shape of a batch; the usual one is compiled ahead."""
+"""The step's compiled programs, one for each shape of a batch; usual ones are compiled ahead."""
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import numpy as np
 from jax import P
 
 from selfdistill_jax.data.batches import TripletBatch
@@ -23,7 +22,7 @@ class Programs:
       step: of `make_step`.
       mesh: its mesh.
       state: the state, or its shapes.
-      example: any batch of this process; the first program is for batches of its shape.
+      shapes: of this process's batches; programs are compiled for them, one after the other.
       base: what the step takes besides, the same each time.
 
     Attributes:
@@ -35,7 +34,7 @@ class Programs:
         step: Any,
         mesh: jax.sharding.Mesh,
         state: TrainState,
-        example: Any,
+        shapes: Sequence[TripletBatch],
         base: Params | None = None,
     ):
         self._step, self._sharding, self._base = step, jax.NamedSharding(mesh, P(AXIS)), base
@@ -45,14 +44,19 @@ class Programs:
         )
         self.seconds = 0.0
         self._thread = ThreadPoolExecutor(1)
-        self._programs = {_shape(example): self._thread.submit(self._compile, example)}
+        self._programs: dict[tuple[int, ...], Future[Step]] = {}
+        for one in shapes:
+            self._submit(one)
 
     def prepare(self, batch: TripletBatch) -> Step:
         """The program for a batch; waits for it, or compiles it now."""
-        shape = _shape(batch)
+        return self._submit(batch).result()
+
+    def _submit(self, batch: TripletBatch) -> "Future[Step]":
+        shape = batch.texts.ids.shape
         if shape not in self._programs:
             self._programs[shape] = self._thread.submit(self._compile, batch)
-        return self._programs[shape].result()
+        return self._programs[shape]
 
     def close(self) -> None:
         """Lets a program that is being compiled go."""
@@ -61,7 +65,7 @@ class Programs:
     def _compile(self, batch: TripletBatch) -> Step:
         began = time.monotonic()
 
-        def on_mesh(x: np.ndarray) -> jax.ShapeDtypeStruct:
+        def on_mesh(x: Any) -> jax.ShapeDtypeStruct:
             shape = (x.shape[0] * jax.process_count(), *x.shape[1:])
             return jax.ShapeDtypeStruct(shape, x.dtype, sharding=self._sharding)
 
@@ -69,7 +73,3 @@ class Programs:
         program = self._step.lower(self._state, rows, self._base).compile()
         self.seconds += time.monotonic() - began
         return lambda state, batch: program(state, batch, self._base)
-
-
-def _shape(batch: TripletBatch) -> tuple[int, ...]:
-    return batch.texts.ids.shape

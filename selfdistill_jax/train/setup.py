@@ -26,7 +26,7 @@ from selfdistill_jax.encoder.encode import Encode, make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder
 from selfdistill_jax.encoder.prefix import check_prefix
 from selfdistill_jax.encoder.stack import REMATS
-from selfdistill_jax.encoding import block_tokens
+from selfdistill_jax.encoding import block_tokens, merges
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.losses import LOSSES, matryoshka
 from selfdistill_jax.train.adapter import ADAPTERS, check_adapter
@@ -37,6 +37,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Whose document vectors make a loss's targets: the encoder's own, these as constants, those of an
 # exponential moving average of it, those of the encoder it started from.
 TARGETS = ("model", "detached", "ema", "start")
+TARGET_ENCODERS = TARGETS[2:]  # another than the one that is trained
 DROPOUTS = ("none", "source")
 
 _LEAST = {
@@ -351,6 +352,7 @@ def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
         own=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
         block=config.train.block_tokens or block_tokens(),
         share=config.data.packing,
+        merge=merges(),
         dropout=config.encoder.dropout != "none",
     )
     return Data(collection, tokenizer, queries, documents, batches)

@@ -254,3 +254,47 @@ def test_seeds_of_dropout_are_the_texts_own():
     several = np.stack([seeds(k, 2) for k in range(3)])
     assert several.shape == (3, 3, 6)
     assert len(np.unique(several)) == several.size
+
+
+@pytest.mark.parametrize("block", [1024, 45])
+def test_an_accelerators_batches_have_the_same_texts(block):
+    """In rows of one length, in one block or in as many as hold them."""
+    apart, merged = make(parts=5), make(parts=5, merge=True, block=block)
+    shapes = {one.texts.ids.shape for one in merged.shapes()}
+    assert len(shapes) == len(merged.shape.rooms) <= 3
+    assert merged.shape.merged == (1 if block == 1024 else 2)
+    for step in range(9):
+        one, other = apart[step], merged[step]
+        assert unpack(one) == unpack(other)
+        assert other.texts.row_lengths == (24,)
+        assert other.texts.ids.shape[1] % merged.shape.merged == 0
+        assert_blocks_hold_their_texts(other.texts)
+        if max(other.texts.blocks) <= merged.shape.merged:
+            assert other.texts.ids.shape in shapes
+
+
+def assert_blocks_hold_their_texts(texts):
+    """Each within one row, and in a block that is in use."""
+    size = texts.ids.shape[-1]
+    for starts, lengths, blocks in zip(texts.starts, texts.lengths, texts.blocks, strict=True):
+        for start, length in zip(starts, lengths, strict=True):
+            assert start % 24 + length <= 24
+            assert length == 0 or start // size < blocks
+
+
+def test_a_batches_size_is_judged_by_what_negatives_it_has():
+    """Of triplets most of which get their negatives drawn, few given ones count for little."""
+    longest = int(np.argmax([len(row) for row in DOCUMENTS]))
+    one_given = np.where(np.arange(COUNT) == 0, longest, -1).astype(np.int32)
+    mean, deviation = make()._tokens_of_triplets()
+    found = make(negative=one_given)._tokens_of_triplets()
+    assert found == (pytest.approx(mean, rel=0.05), pytest.approx(deviation, rel=0.1))
+    batches = make(negative=np.full(COUNT, longest, np.int32))
+    lengths = [sum(map(len, rows)) for rows in zip(*unpack(batches[0]), strict=True)]
+    mean, deviation = batches._tokens_of_triplets()
+    assert abs(np.mean(lengths) - mean) < 2 * deviation
+    exact = [
+        min(len(QUERIES[q]), 9) + min(len(DOCUMENTS[p]), 14) + min(len(DOCUMENTS[longest]), 14)
+        for q, p in zip(TRIPLETS["query"], TRIPLETS["positive"], strict=True)
+    ]
+    assert (mean, deviation) == (pytest.approx(np.mean(exact)), pytest.approx(np.std(exact)))

@@ -125,14 +125,48 @@ def test_a_usual_batch_is_of_the_usual_shape(share, triplets, parts):
         batch = rng.choice(sizes, (triplets * parts, 3))
         dealt = batch[deal(batch.sum(1), parts)].reshape(parts, -1)
         layouts += [lay_out(part, **options) for part in dealt]
-    assert sum(len(layout.rows) > shape.usual for layout in layouts) <= 1
+    (room,) = shape.rooms
+    assert sum(len(layout.rows) > room for layout in layouts) <= 1
     # Nor is there room for half as much again, but for the few blocks of a small batch.
-    assert shape.usual < 1.5 * max(len(layout.rows) for layout in layouts) + 6
+    assert room < 1.5 * max(len(layout.rows) for layout in layouts) + 6
+
+
+@pytest.mark.parametrize(("triplets", "parts"), [(64, 1), (128, 1), (32, 8), (4096, 1)])
+def test_what_an_accelerator_computes_is_mostly_texts(triplets, parts):
+    """Lengths as of medical answers: many are cut."""
+    rng = np.random.default_rng(0)
+    sizes = np.minimum(rng.gamma(2.5, 50, (20_000, 3)).astype(int) + 3, [20, 200, 200])
+    totals = sizes.sum(1)
+    given = {"triplets": triplets, "parts": parts, "block": 65536, "limit": 200, "share": True}
+    shape = choose_shape(totals.mean(), totals.std(), **given, merge=True)
+    assert shape.row_lengths == (216,)
+    assert 1 <= len(shape.rooms) <= 3
+    useful = computed = 0
+    unusual = 0
+    for _ in range(3 if triplets > 1000 else 40):
+        batch = sizes[rng.integers(len(sizes), size=triplets * parts)]
+        dealt = [batch[at].ravel() for at in np.split(deal(batch.sum(1), parts), parts)]
+        rows = [len(lay_out(part, block=216, row_lengths=(216,)).rows) for part in dealt]
+        room = shape.room(max(rows))
+        unusual += room > shape.rooms[-1]
+        assert room % shape.merged == 0
+        assert room // shape.merged * 216 <= 65536 + 216
+        useful, computed = useful + batch.sum(), computed + parts * room * 216
+    assert unusual <= 1
+    assert 1 - useful / computed < 0.08
+
+
+def test_an_accelerators_scores_fit_its_memory():
+    given = {"triplets": 64, "parts": 1, "block": 65536, "share": True, "merge": True}
+    shape = choose_shape(8000.0, 3000.0, limit=8192, **given)
+    assert shape.row_lengths == (8192,)
+    assert {room // shape.merged for room in shape.rooms} == {1}  # one row a block
+    assert len(shape.rooms) == 1
 
 
 @pytest.mark.parametrize("needed", [1, 7, 8, 29])
 def test_an_unusual_batch_has_room(needed):
-    blocks = Shape(64, 7, (8, 16, 32)).blocks(needed)
+    blocks = Shape(64, (7,), (8, 16, 32)).room(needed)
     assert needed <= blocks
     assert blocks in (7, 14, 28, 56)
     assert blocks == 7 or blocks < 2 * needed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selfdistill_jax.encoder.layers import turn_kernels
-from selfdistill_jax.encoder.products import affine
+from selfdistill_jax.encoder.products import affine, product, transposed
 
 RNG = np.random.default_rng(0)
 
@@ -47,3 +47,28 @@ def test_kernels_of_more_inputs_than_outputs_are_turned():
         "attention": {"output": {"kernel": (6, 2, 2)}},
         "norm": {"scale": (6, 2)},
     }
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_float32_is_float32_on_accelerators_too(platform):
+    """By default they multiply 11 and 8 bits of it."""
+
+    def text(dtype):
+        x = jnp.ones((8, 8), dtype)
+        return jax.jit(product).trace(x, x).lower(lowering_platforms=(platform,)).as_text()
+
+    assert "precision = [HIGHEST, HIGHEST]" in text(jnp.float32)
+    assert "HIGHEST" not in text(jnp.bfloat16)
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert "HIGHEST" not in text(jnp.float32)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_an_accelerators_product_takes_a_transpose_as_such(platform):
+    def of_transpose(x):
+        return product(transposed(x), x)
+
+    lowered = jax.jit(of_transpose).trace(jnp.ones((64, 96), jnp.bfloat16))
+    text = lowered.lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo.transpose" in text
+    assert "stablehlo.reshape" not in text

@@ -1,0 +1,80 @@
+"""What accelerators do differently, run on a CPU: rows of one length, a batch in one block."""
+
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from selfdistill_jax import encoding, losses
+from selfdistill_jax.encoder.encode import make_encode
+from selfdistill_jax.train import setup
+from selfdistill_jax.train.loop import train
+from selfdistill_jax.train.setup import load_data, load_encoder
+from selfdistill_jax.train.step import make_mesh, make_step, put_batch, start_state
+from tests.tiny import metrics
+
+
+@pytest.fixture
+def merging(monkeypatch):
+    for module in (encoding, setup):
+        monkeypatch.setattr(module, "merges", lambda: True)
+
+
+def test_a_run_is_the_same_but_for_how_texts_are_laid_out(tiny, finished, merging, tmp_path):
+    config = tiny.config()
+    data = load_data(config, load_encoder(config))
+    assert data.batches.shape.merged == 1
+    assert len(data.batches.shape.row_lengths) == 1
+    train(config, tmp_path / "run")
+    folders = tmp_path / "run", finished
+    ours, theirs = ({(r["kind"], r["step"]): r for r in metrics(run)} for run in folders)
+    assert ours.keys() == theirs.keys()
+    for key, one in ours.items():
+        for name in ("loss", "gradient_norm", "nDCG@10"):
+            if name in one:
+                assert one[name] == pytest.approx(theirs[key][name], rel=1e-3), (key, name)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_many_texts_have_the_same_vectors(tiny, merging, monkeypatch, blocks):
+    """Rooms for few and for many, and a batch that the room does not hold."""
+    from selfdistill_jax import BiEncoder
+
+    model = BiEncoder.load(tiny.encoder)
+    words = ["hasit", "vokel", "jurad", "gimon", "mabo", "the", "of", "and"]
+    texts = [" ".join(words[: 1 + i % 8]) for i in range(300)]
+    monkeypatch.setattr(encoding, "_ROOMS", (64, 128))
+    if blocks > 1:
+        whole = encoding._rooms
+
+        def too_small(lengths, kinds, devices):
+            room, parts = whole(lengths, kinds, devices)
+            return room._replace(block=kinds[-1]), parts
+
+        monkeypatch.setattr(encoding, "_rooms", too_small)
+    found = model.encode(texts)
+    monkeypatch.undo()
+    np.testing.assert_allclose(found, BiEncoder.load(tiny.encoder).encode(texts), atol=1e-6)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_host_is_not_asked_within_a_step(tiny, merging, platform):
+    """No branch depends on a value, and there is one loop over the layers each way."""
+    config = tiny.config()
+    encoder = load_encoder(config)
+    batches = load_data(config, encoder).batches
+    optimizer, mesh = optax.adamw(1e-3), make_mesh()
+    encode = make_encode(encoder.config, pooling=encoder.pooling, dtype=jnp.bfloat16)
+    step = make_step(encode, losses.distributed_margin, optimizer, mesh)
+    state = start_state(encoder.params, optimizer, mesh, target=False)
+    traced = step.trace(state, put_batch(batches[0], mesh))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    # A platform's own branch is chosen by a constant, and so by the compiler: a case of a constant
+    # gives the platform's number, a case of that number its branch.
+    numbers = set(re.findall(r'%(\w+) = "stablehlo.case"\(%c\w*\)', text))
+    chosen_by = set(re.findall(r'"stablehlo.case"\(%(\w+)\)', text))
+    assert {name for name in chosen_by if not name.startswith("c")} <= numbers
+    assert "stablehlo.if" not in text
+    assert text.count("stablehlo.while") == 2
