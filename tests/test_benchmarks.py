@@ -2,9 +2,6 @@
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -14,6 +11,7 @@ import pytest
 from benchmarks import common, encode, jobs, linearity, packing, precision, step_profile, versus
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.errors import InputError
+from tests import versus as versus_run
 from tests.real import accuracy
 from tests.tiny import PLACES, SPLITS, texts, write_rows
 
@@ -197,29 +195,16 @@ def test_a_side_that_fails_says_why(tiny):
 
 
 def test_a_run_of_ours(tiny, tmp_path):
-    """As a file, from anywhere, with nothing installed."""
-    output = tmp_path / "versus.json"
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "versus.py"),
-        f"--dataset={tiny.collection}",
-        f"--model={tiny.encoder}",
+    text = versus_run.run(
+        tiny,
+        tmp_path,
         "--sides=ours",
-        "--steps=4",
-        "--batch_size=4",
         f"--query_length={LENGTHS['query']}",
         f"--document_length={LENGTHS['positive']}",
         "--ours_precision=float32",
         "--ours_config=train.remat=inputs",
-        "--rounds=1",
-        f"--output={output}",
-    ]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(output.read_text())
+    found = json.loads(text)
     assert found.keys() == {
         "machine", "settings", "ours", "ratios", "ratios_whole_job", "ratios_first_step",
         "ratios_first_update",
@@ -247,7 +232,7 @@ def test_a_run_of_ours(tiny, tmp_path):
     tokens = jobs.useful_tokens(Tokenizer(tiny.encoder), rows, LENGTHS)
     assert found["settings"]["tokens_per_triplet"] == tokens / 16
     assert found["ratios"] == {}
-    assert str(tmp_path.parent) not in output.read_text()  # a machine's paths
+    assert str(tmp_path.parent) not in text  # a machine's paths
 
 
 def test_corpus_is_the_first_texts(tiny):

@@ -1,22 +1,17 @@
 """The peers that benchmarks compare with: that they do the work that is said of them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import jobs
 from selfdistill_jax.losses import distributed_margin
+from tests import versus
 
 torch = pytest.importorskip("torch", reason="the peers' side needs torch: make peers")
 pytest.importorskip("sentence_transformers", reason="a peer: make peers")
 torch_sides = pytest.importorskip("benchmarks.torch_sides")
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_all_sides_have_the_same_loss():
@@ -26,27 +21,9 @@ def test_all_sides_have_the_same_loss():
 
 
 def test_a_run_of_each_peer(tiny, tmp_path):
-    output = tmp_path / "versus.json"
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "versus.py"),
-        f"--dataset={tiny.collection}",
-        f"--model={tiny.encoder}",
-        "--sides=released,sentence_transformers",
-        "--steps=4",
-        "--batch_size=4",
-        "--query_length=4",
-        "--document_length=6",
-        "--peers_precision=float32",
-        "--rounds=1",
-        f"--output={output}",
-    ]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(output.read_text())
+    flags = ("--query_length=4", "--document_length=6", "--peers_precision=float32")
+    text = versus.run(tiny, tmp_path, "--sides=released,sentence_transformers", *flags)
+    found = json.loads(text)
     threads = torch.get_num_threads()
     alike = {"attention": "sdpa", "unpadded": False, "threads": threads, "loaders": 0}
     assert found["released"]["facts"] == alike
