@@ -2,11 +2,11 @@
 
     python -m benchmarks.linearity --batch_sizes 32 128 512 1024 --output=linearity.json
 
-Steps of all-MiniLM-L6-v2's size on random tokens, a process for each size. A round goes
-through the sizes upwards and back, and at each as many tokens are trained on as the largest batch
-has: one step of 1,024 triplets, 32 of 32. Single steps would compare two seconds with seventy,
-while a shared machine drifts by a fifth within minutes. "to the mean" is the time a useful token
-takes over the round's mean of all sizes, its median over the rounds; "kept" is what the formula of
+Steps of all-MiniLM-L6-v2's size on random tokens, a process for each size. A round goes through the
+sizes upwards and back, and at each as many tokens are trained on as the largest batch has: one step
+of 1,024 triplets, 32 of 32. Single steps would compare two seconds with seventy, while a shared
+machine drifts by a fifth within minutes. "to the mean" is the time a useful token takes over the
+round's mean of all sizes, its median over the rounds; "kept" is what the formula of
 docs/performance.md says, "temporaries" what the compiled step says it needs, both of all devices,
 "peak" the most memory of the process, libraries and state included.
 """
