@@ -1,8 +1,9 @@
 """Time and memory of a training step as the batch grows, against the tokens in it.
 
-    python -m benchmarks.linearity --batch_sizes 32 128 512 1024 --output=linearity.json
+    python -m benchmarks.linearity --batch_sizes 32 128 512 1024 --dtype=bfloat16 --dataset=FOLDER
 
-Steps of all-MiniLM-L6-v2's size on random tokens, a process for each size. A round goes through the
+Steps of an encoder on the first batch of a BEIR folder's training pairs, or without a folder of
+all-MiniLM-L6-v2's size on random tokens; a process for each size. A round goes through the
 sizes upwards and back, and at each as many tokens are trained on as the largest batch has: one step
 of 1,024 triplets, 32 of 32. Single steps would compare two seconds with seventy, while a shared
 machine drifts by a fifth within minutes. "to the mean" is the time a useful token takes over the
@@ -16,8 +17,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import training_step
-from benchmarks.common import Worker, print_table, summary, write
+from benchmarks import real_step, training_step
+from benchmarks.common import Worker, print_table, summary, without_path, write
 from benchmarks.precision import PRECISIONS
 
 
@@ -55,17 +56,24 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--batch_sizes", type=int, nargs="+", default=[32, 128, 512, 1024])
-    add("--query_length", type=int, default=8)
-    add("--document_length", type=int, default=24)
+    add("--dataset", default="", help="BEIR folder with qrels/train.tsv")
+    add("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="of a dataset's steps")
+    add("--query_length", type=int, default=0, help="tokens; 20, and 8 of random ones")
+    add("--document_length", type=int, default=0, help="tokens; 200, and 24 of random ones")
     add("--dtype", default="float32", choices=PRECISIONS)
     add("--rounds", type=int, default=3)
     add("--output", default="", help="JSON file to write")
     options = parser.parse_args()
+    setup, usual, what = training_step.setup, (8, 24), {}
+    if options.dataset:
+        what = {"dataset": options.dataset, "model": options.model}
+        setup, usual = real_step.setup, (20, 200)
     lengths = {
-        "query_length": options.query_length, "document_length": options.document_length
-    }  # fmt: skip
+        "query_length": options.query_length or usual[0],
+        "document_length": options.document_length or usual[1],
+    }
     workers = {
-        str(size): Worker(training_step.setup, batch_size=size, dtype=options.dtype, **lengths)
+        str(size): Worker(setup, batch_size=size, dtype=options.dtype, **lengths, **what)
         for size in sorted(options.batch_sizes)
     }
     facts = {size: worker.facts for size, worker in workers.items()}
@@ -85,7 +93,8 @@ def main() -> None:
         )
     print_table(rows)
     sizes = {size: {**facts[size], **one} for size, one in found.items()}
-    settings = {**lengths, "dtype": options.dtype, "rounds": options.rounds}
+    what = {name: without_path(value) for name, value in what.items()}
+    settings = {**what, **lengths, "dtype": options.dtype, "rounds": options.rounds}
     write(options.output, {"settings": settings, "sizes": sizes})
 
 

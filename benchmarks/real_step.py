@@ -5,14 +5,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.training_step import timed
 from configs import distributed
 from selfdistill_jax.data.batches import Shape, TripletBatch
 from selfdistill_jax.data.cache import cache_folder
+from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.losses import distributed_margin
 from selfdistill_jax.train.devices import share_cpu
+from selfdistill_jax.train.loading import load_data
 from selfdistill_jax.train.optimizer import make_optimizer
-from selfdistill_jax.train.setup import load_data, load_encoder
+from selfdistill_jax.train.setup import load_encoder
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, start_state
 
 
@@ -20,6 +23,7 @@ class RealStep(NamedTuple):
     """What `build` gives.
 
     Attributes:
+      config: of the encoder.
       step: jitted; takes its state's buffers.
       state: to begin with.
       batches: on the devices.
@@ -28,6 +32,7 @@ class RealStep(NamedTuple):
       devices: how many.
     """
 
+    config: EncoderConfig
     step: Any
     state: TrainState
     batches: list[TripletBatch]
@@ -71,6 +76,7 @@ def build(
     state = start_state(encoder.params, optimizer, mesh, target=False)
     on_devices = [put_batch(batch, mesh) for batch in batches]
     return RealStep(
+        encoder.config,
         step,
         state,
         on_devices,
@@ -79,3 +85,9 @@ def build(
         sum(batch.computed_tokens for batch in batches) / count,
         mesh.devices.size,
     )
+
+
+def setup(**settings: Any) -> tuple[Any, dict[str, Any]]:
+    """For `common.Worker`: one step on the first batch; settings as of `build`."""
+    made = build(count=1, **settings)
+    return timed(made.step, made.state, made.batches[0], made.config, settings["dtype"])

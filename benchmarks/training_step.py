@@ -73,16 +73,31 @@ def setup(
     state = put_state(TrainState(params, jax.jit(optimizer.init)(params)), mesh)
     del params
     sizes = (batch_size, query_length, document_length, MINILM.vocab_size)
-    devices = mesh.devices.size
-    made = batch(*sizes, parts=micro_batches * devices)
-    rows = put_batch(made, mesh)
+    rows = put_batch(batch(*sizes, parts=micro_batches * mesh.devices.size), mesh)
+    return timed(step, state, rows, MINILM, dtype)
+
+
+def timed(
+    step: Any, state: TrainState, rows: TripletBatch, config: EncoderConfig, dtype: str
+) -> tuple[Any, dict[str, Any]]:
+    """For `common.Worker`: one step on a batch that lies on the devices.
+
+    Args:
+      step: of `make_step`; takes the state's buffers.
+      state: to begin with.
+      rows: the batch.
+      config: of the encoder.
+      dtype: of the step.
+    """
     compiled = step.lower(state, rows).compile()
     memory = compiled.memory_analysis()
-    kept = kept_bytes(MINILM, made.texts.ids[0].size, bytes_a_number=jnp.dtype(dtype).itemsize)
+    devices = len(rows.texts.ids.devices())
+    computed = rows.texts.ids[0].size  # of a device, all at once where it has one part
+    kept = kept_bytes(config, computed, bytes_a_number=jnp.dtype(dtype).itemsize)
     found: dict[str, Any] = {  # memory is of all devices together
         "devices": devices,
         "temporary_gb": devices * memory.temp_size_in_bytes / 1e9,
-        "useful_tokens": made.useful_tokens,
+        "useful_tokens": rows.useful_tokens,
         "kept_gb": devices * kept / 1e9,
         "state_gb": devices * sum(x.nbytes for x in jax.tree.leaves(state)) / 1e9,
     }

@@ -40,8 +40,9 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.dataset = ""  # pydocs or a BEIR folder; "": pydocs, or with triplets their held-out part
     data.triplets = ""  # a JSONL or TSV file to train on instead of the dataset's own pairs
-    data.negatives = "random"  # random or bm25; for triplets that bring no negative
-    data.bm25_candidates = 20  # draw a bm25 negative from so many best documents
+    data.negatives = "random"  # or bm25, mined (by the start encoder); where triplets bring none
+    data.candidates = 20  # draw a bm25 or mined negative from so many best documents
+    data.mined_ceiling = 0.95  # pass over what is more similar than so much of the positive; 0: not
     data.query_length = 32  # tokens a query is cut at in training, its prompt among them
     data.document_length = 96  # tokens a document is cut at in training
     data.packing = True  # several texts a row; False: each alone in a row of its length's kind

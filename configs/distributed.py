@@ -3,5 +3,33 @@
 from configs import base
 
 
-def get_config():
-    return base.get_config("distributed")
+def get_config(setup: str = ""):
+    """``configs/distributed.py``, and ``configs/distributed.py:msmarco``: as the paper trains."""
+    config = base.get_config("distributed")
+    if setup == "msmarco":
+        _as_the_paper(config)
+    elif setup:
+        raise ValueError(f"no set-up {setup!r}; there is 'msmarco'")
+    return config
+
+
+def _as_the_paper(config) -> None:
+    """The released code's settings, for MS MARCO passages and DistilBERT (docs/data.md)."""
+    config.data.dataset = "msmarco"  # BEIR's folder of that name
+    config.data.query_length, config.data.document_length = 20, 200
+    config.encoder.init = "distilbert-base-uncased"
+    config.encoder.pooling = "cls"
+    config.encoder.max_length = 200
+    config.encoder.dropout = "source"
+    config.loss.over = "positives"
+    config.train.steps = 20_000
+    config.train.batch_size = 128
+    config.train.learning_rate = 5e-7
+    config.train.warmup_steps = 0
+    config.train.decay = "exponential"
+    config.train.weight_decay = 1e-6
+    config.train.clip_norm = 0.0
+    config.train.dtype = "bfloat16"
+    config.train.checkpoint_every = config.train.evaluate_every = 500
+    config.train.patience = 16
+    config.evaluation.depth = 1000

@@ -8,12 +8,9 @@ Every setting stands in configs/base.py and is changed by --config.<key>=<value>
 
 import gc
 import os
-import runpy
 import signal
 import sys
-import traceback
 from pathlib import Path
-from typing import Any
 
 # Before transformers is imported: it would say at every start that PyTorch is not there.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -23,21 +20,19 @@ if __name__ == "__main__":
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from selfdistill_jax import cli
+from selfdistill_jax import cli, config_flag
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.errors import InputError, nearest
+from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.train.devices import share_cpu
 from selfdistill_jax.train.loop import train
-from selfdistill_jax.train.run_folder import flatten
 
 _FLAGS = flags.FLAGS
 
 
 def _define() -> None:
-    config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
+    config_flag.define()
     flags.DEFINE_string("workdir", None, "The run's folder; runs/<config's name> by default.")
     flags.DEFINE_bool("restart", False, "Move an old run in the folder aside and begin anew.")
     flags.DEFINE_bool("distributed", False, "Start jax.distributed: one run of several processes.")
@@ -55,7 +50,7 @@ def main(argv: list[str]) -> int | None:
     config = _FLAGS.config
     if not _FLAGS.distributed:  # else this machine may be others' as well
         share_cpu(config.train.batch_size // max(config.train.micro_batches, 1))
-    workdir = Path(_FLAGS.workdir or Path("runs") / _config_file(sys.argv)[0].stem)
+    workdir = Path(_FLAGS.workdir or Path("runs") / config_flag.path_and_argument(sys.argv)[0].stem)
     stopped = _StopSignal()
     text = train(config, workdir, restart=_FLAGS.restart, stop=stopped)
     if text is None:
@@ -115,61 +110,9 @@ class _StopSignal:
         return self.signal is not None
 
 
-def _config_file(argv: list[str]) -> tuple[Path, list[str]]:
-    """The path in --config, and what stands behind its colon: the argument of get_config."""
-    for i, argument in enumerate(argv):
-        name, _, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config" and (value or argv[i + 1 :]):
-            path, colon, rest = (value or argv[i + 1]).partition(":")
-            return Path(path), [rest] if colon else []
-    raise InputError("--config is missing; try --config=configs/distributed.py")
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """Reads the flags; whatever is wrong in a setting becomes one line that names it."""
-    path, argument = _config_file(argv)
-    if not path.is_file():
-        raise InputError(f"--config={path}: no such file")
-    known = _read_config(path, argument)
-    try:
-        return _FLAGS(argv)
-    except (AttributeError, KeyError):
-        _name_unknown_key(argv, path, known)
-        raise
-    except flags.UnrecognizedFlagError as error:
-        raise InputError(
-            f"unknown flag --{error.flagname}{nearest(error.flagname, list(_FLAGS))}"
-        ) from None
-    except flags.IllegalFlagValueError as error:
-        raise InputError(str(error).strip().splitlines()[-1]) from None
-
-
-def _read_config(path: Path, argument: list[str]) -> dict[str, Any]:
-    """What get_config gives, before the flag's parser asks for it and passes its errors through."""
-    try:
-        get_config = runpy.run_path(str(path)).get("get_config")
-        if get_config is not None:
-            return get_config(*argument).to_dict()
-    except Exception as error:  # whatever the file does wrong
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        given = ":".join((str(path), *argument))
-        raise InputError(
-            f"--config={given}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-        ) from None
-    raise InputError(f"--config={path}: has no get_config(); start from configs/distributed.py")
-
-
-def _name_unknown_key(argv: list[str], path: Path, config: dict[str, Any]) -> None:
-    known = flatten(config)
-    given = [a.lstrip("-").partition("=")[0] for a in argv if a.lstrip("-").startswith("config.")]
-    for key in (name.removeprefix("config.") for name in given):
-        if key not in known and key not in config:
-            raise InputError(f"--config.{key}: {path} has no such setting{nearest(key, known)}")
-
-
 if __name__ == "__main__":
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)  # tracing the step makes objects by the million
     gc.enable()
     _define()
-    cli.run(main, parse=_parse)
+    cli.run(main, parse=config_flag.parse)

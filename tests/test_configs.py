@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_collections
 import pytest
 
-from configs import base
+from configs import base, distributed
 from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.run_folder import flatten
 
@@ -54,10 +54,22 @@ def unread(config, workdir):
 
 
 def test_every_setting_is_read(tiny, tmp_path):
-    config = tiny.config(data__negatives="bm25", train__steps=2)
+    config = tiny.config(data__negatives="mined", train__steps=2)
     with config.unlocked():
         config.train.dropout = 0.1  # that this test can fail
     assert unread(config, tmp_path / "run") == {"train.dropout"}
+
+
+def test_the_papers_setup_runs(tiny, tmp_path):
+    config = distributed.get_config("msmarco")
+    changed = {k: v for k, v in tiny.settings.items() if k.startswith(("data.", "encoder."))}
+    config.update_from_flattened_dict({**changed, "train.steps": 2, "train.batch_size": 8})
+    assert train(config, tmp_path / "run") is not None
+    ours, base_ = (flatten(c.to_dict()) for c in (distributed.get_config("msmarco"),
+                                                  distributed.get_config()))  # fmt: skip
+    assert ours.keys() == base_.keys()
+    with pytest.raises(ValueError, match="no set-up 'marco'; there is 'msmarco'"):
+        distributed.get_config("marco")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

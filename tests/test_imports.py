@@ -1,6 +1,6 @@
 """The rule of imports: rooms know the rooms below them only.
 
-commands: main, evaluate, search, encode, compare, export
+commands: main, prepare, evaluate, search, encode, compare, export
 train                       mteb_encoder
 bi_encoder, encoding        retrieval
 data        encoder         losses       (these know nothing of each other)
@@ -21,7 +21,7 @@ PACKAGE = Path(selfdistill_jax.__file__).parent
 
 LEAVES = {"errors", "progress", "packed"}
 BASEMENT = {"data", "encoder", "losses"}
-COMMANDS = {"main", "evaluate", "search", "encode", "compare", "export"}
+COMMANDS = {"main", "prepare", "evaluate", "search", "encode", "compare", "export"}
 # What each room may import of the package, besides itself.
 BELOW = {
     "errors": set(),
@@ -37,12 +37,13 @@ BELOW = {
     "train": {"bi_encoder", "encoding", "retrieval"} | BASEMENT | LEAVES,
     "cli": LEAVES,
     "options": LEAVES,
+    "config_flag": {"train"} | LEAVES,
     "__init__": {"bi_encoder"},
 }
 EVERYTHING = BELOW.keys() - {"__init__"}
 BELOW |= {command: (EVERYTHING | COMMANDS) - {"main"} for command in COMMANDS}
 # The config object and its flags end here.
-SEES_CONFIGS = {"train", "main"}
+SEES_CONFIGS = {"train", "main", "prepare", "config_flag"}
 
 
 def room(parts):

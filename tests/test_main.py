@@ -315,11 +315,16 @@ def free_port():
 
 def test_two_processes_train_as_one(start, tiny, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
-    settings = [CONFIG, *tiny.flags(train__steps=6)]
+    # With caches of their own, so that each searches for negatives, the two together.
+    mined = {"data__negatives": "mined", "data__mined_ceiling": 0}
+    settings, cached = (
+        [CONFIG, *tiny.flags(train__steps=6, train__learning_rate=0.005, **mined)],
+        [f"--config.data.cache={tmp_path / name}" for name in ("cache of one", "cache of two")],
+    )
     # Of as many devices: of more or fewer other triplets are summed first, and of a gradient that
     # is rounding alone Adam makes steps.
-    assert start(*settings, f"--workdir={alone}", devices=4).wait()[0] == 0
-    flags = [*settings, f"--workdir={together}", "--distributed"]
+    assert start(*settings, cached[0], f"--workdir={alone}", devices=4).wait()[0] == 0
+    flags = [*settings, cached[1], f"--workdir={together}", "--distributed"]
     flags += [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
     programs = [start(*flags, f"--process_id={i}", devices=2) for i in range(2)]
     ends = [program.wait() for program in programs]

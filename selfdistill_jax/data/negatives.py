@@ -1,17 +1,22 @@
-"""Which document stands as a triplet's negative: the file's, a random one, or a BM25 candidate.
+"""Which document stands as a triplet's negative: the file's, a random one, or a search's candidate.
 
 A known positive of the query is never taken. Draws are pure functions of (seed, step).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from selfdistill_jax.data.bm25 import BM25
 from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.errors import InputError
 
-NEGATIVES = ("random", "bm25")
+NEGATIVES = ("random", "bm25", "mined")
+
+# Query rows ``[Q]`` and k -> scores and document rows ``[Q, k]``, best first, -1 where there is
+# none; fewer columns where there are not so many documents.
+Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+_QUERIES = 65536  # searched for at once
+_DEEPER = 4
 
 
 class KnownPositives:
@@ -86,33 +91,44 @@ def draw(
     return drawn.astype(np.int32)
 
 
-def bm25_candidates(
-    index: BM25,
-    texts: Sequence[str],
-    rows: np.ndarray,
+def candidates_of(
+    search: Search,
+    queries: np.ndarray,
     *,
     known: KnownPositives,
-    pool: range,
     k: int,
+    most: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The k documents that BM25 ranks highest for each query and that are no known positives.
+    """The k documents that a search ranks highest for each triplet, and that may be its negative.
 
     Args:
-      index: over the pool's documents.
-      texts: ``[n]`` of the queries.
-      rows: ``[n]`` the queries' rows.
+      search: called once for many queries.
+      queries: ``[n]`` the triplets' query rows; one may stand in many triplets.
       known: positives that are left out.
-      pool: document rows that the index holds.
       k: how many.
+      most: ``[n]``, the score above which a document is left out of a triplet's; it is looked for
+        among so many more (`_DEEPER`).
 
     Returns:
       ``[n, k]`` int32 document rows, best first, -1 behind them where there are fewer.
     """
-    out = np.full((len(texts), k), DRAWN, np.int32)
-    for i, (text, row) in enumerate(zip(texts, rows, strict=True)):
-        # So many, since all of the query's positives may stand in front.
-        _, found = index.search([text], k + known.count(row))
-        found = found[found >= 0] + pool.start
-        usable = found[~known.contains(row, found)][:k]
-        out[i, : len(usable)] = usable
+    rows, query_of = np.unique(queries, return_inverse=True)
+    spare = 1 if most is None else _DEEPER
+    most = np.full(len(queries), np.inf) if most is None else most
+    # All of the query's positives may stand in front. Powers of two: a search compiles for each.
+    needed = [spare * k + known.count(row) for row in rows]
+    depths = np.array([1 << (n - 1).bit_length() for n in needed], int)
+    by_query = np.argsort(query_of, kind="stable")
+    ends = np.searchsorted(query_of[by_query], np.arange(len(rows) + 1))
+    out = np.full((len(queries), k), DRAWN, np.int32)
+    for depth in np.unique(depths).tolist():
+        of_depth = np.flatnonzero(depths == depth)
+        for start in range(0, len(of_depth), _QUERIES):
+            asked = of_depth[start : start + _QUERIES]
+            scores, documents = search(rows[asked], depth)
+            usable = (documents >= 0) & ~known.contains(rows[asked, None], documents)
+            for i, query in enumerate(asked):
+                for triplet in by_query[ends[query] : ends[query + 1]]:
+                    best = documents[i, usable[i] & (scores[i] <= most[triplet])][:k]
+                    out[triplet, : len(best)] = best
     return out

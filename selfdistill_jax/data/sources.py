@@ -5,7 +5,9 @@ from pathlib import Path
 from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.pydocs import PyDocs
 from selfdistill_jax.data.source import Source
-from selfdistill_jax.data.triplets import TripletFile, TripletsOver
+from selfdistill_jax.data.triplet_rows import IDS, check_file, has_ids
+from selfdistill_jax.data.triplets import TripletFile
+from selfdistill_jax.data.triplets_over import TripletsOf, TripletsOver
 from selfdistill_jax.errors import InputError, nearest
 
 EMBEDDED = {"pydocs": PyDocs}
@@ -17,20 +19,28 @@ def open_source(*, dataset: str = "", triplets: str = "") -> Source:
     Args:
       dataset: an embedded collection's name or a BEIR folder; empty means pydocs, or with
         ``triplets`` the held-out part of that file.
-      triplets: a triplet file to train on instead of the dataset's own pairs.
+      triplets: a file to train on instead of the dataset's own pairs: of texts, or of ids of the
+        dataset's.
 
     Raises:
-      InputError: nothing by that name.
+      InputError: nothing by that name, or ids without the dataset that they are of.
 
     Example:
       >>> open_source().name
       'pydocs'
     """
+    of_ids = bool(triplets) and has_ids(check_file(triplets))
+    if of_ids and not dataset:
+        raise InputError(
+            f"{triplets}: has ids ({', '.join(IDS)}), and no dataset is given that they are of"
+        )
     if triplets and not dataset:
         return TripletFile(triplets)
     collection = _open(dataset or "pydocs")
     if not triplets:
         return collection
+    if of_ids:
+        return TripletsOf(collection, triplets)
     return TripletsOver(collection, TripletFile(triplets, held_out=False))
 
 

@@ -31,6 +31,7 @@ from selfdistill_jax.train.evaluation import (
 )
 from selfdistill_jax.train.kept import Kept
 from selfdistill_jax.train.ledger import Ledger
+from selfdistill_jax.train.loading import Data, load_data
 from selfdistill_jax.train.machine import matmul_rate, process_seconds
 from selfdistill_jax.train.opening import open_whole
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
@@ -41,14 +42,11 @@ from selfdistill_jax.train.run_log import LOWER, RunLog, check_finite
 from selfdistill_jax.train.setup import (
     DTYPES,
     TARGET_ENCODERS,
-    Data,
     check_dimensions,
     check_train,
-    load_data,
     load_encoder,
+    loss_of,
     make_encoders,
-    make_loss_function,
-    open_data,
 )
 from selfdistill_jax.train.step import (
     TrainState,
@@ -58,6 +56,7 @@ from selfdistill_jax.train.step import (
     put_state,
     start_state,
 )
+from selfdistill_jax.train.tables import open_data
 from selfdistill_jax.train.watch import CollapseAlarm
 
 SELECTION = MEASURES[0]
@@ -87,12 +86,7 @@ def train(
     """
     mesh = make_mesh()
     check_train(config, mesh.devices.size)
-    loss = make_loss_function(
-        config.loss.name,
-        {k: v for k, v in config.loss.items() if k != "name"},
-        target=config.train.target,
-        dimensions=config.train.dimensions,
-    )
+    loss = loss_of(config)
     schedule = make_schedule(
         learning_rate=config.train.learning_rate,
         steps=config.train.steps,

@@ -5,6 +5,7 @@ from pathlib import Path
 import ml_collections
 
 from selfdistill_jax.encoder.folder import Encoder, fingerprint
+from selfdistill_jax.train.loading import Data
 from selfdistill_jax.train.run_folder import (
     ENVIRONMENT,
     check_start,
@@ -12,7 +13,6 @@ from selfdistill_jax.train.run_folder import (
     open_run,
     write_json,
 )
-from selfdistill_jax.train.setup import Data
 
 
 def open_whole(

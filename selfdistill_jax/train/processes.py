@@ -23,6 +23,13 @@ def wait(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def all_say(yes: bool) -> bool:
+    """Whether ``yes`` holds on every process."""
+    if jax.process_count() == 1:
+        return yes
+    return bool(np.all(multihost_utils.process_allgather(np.int32(yes))))
+
+
 def by_first(make: Callable[[], Made]) -> Made | None:
     """Calls ``make`` on the first process; the others wait for its end.
 

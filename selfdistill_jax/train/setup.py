@@ -1,24 +1,15 @@
-"""From a config to everything a run works with; wrong values are found here, before any work."""
+"""From a config to losses and encoders; wrong values are found here, before any work."""
 
 import inspect
 from collections.abc import Sequence
 from functools import partial, wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
-from selfdistill_jax.data.batches import SCORES, TrainingBatches
-from selfdistill_jax.data.bm25 import BM25
-from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.data.negatives import NEGATIVES, KnownPositives, bm25_candidates
-from selfdistill_jax.data.source import DRAWN, Source
-from selfdistill_jax.data.sources import open_source
-from selfdistill_jax.data.tables import Collection, open_collection
-from selfdistill_jax.data.tokenizer import Tokenizer
-from selfdistill_jax.data.tokens import TokenTable, cached_tokens
+from selfdistill_jax.data.negatives import NEGATIVES
 from selfdistill_jax.encoder.attention import ATTENTIONS
 from selfdistill_jax.encoder.config import read_dropout
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
@@ -26,11 +17,9 @@ from selfdistill_jax.encoder.encode import Encode, make_encode
 from selfdistill_jax.encoder.folder import Encoder, read_folder
 from selfdistill_jax.encoder.prefix import check_prefix
 from selfdistill_jax.encoder.stack import REMATS
-from selfdistill_jax.encoding import block_tokens, merges
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.losses import LOSSES, matryoshka
 from selfdistill_jax.train.adapter import ADAPTERS, check_adapter
-from selfdistill_jax.train.processes import first_then_others
 from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -49,17 +38,9 @@ _LEAST = {
     1: (
         "encoder.adapter_rank", "encoder.adapter_alpha", "encoder.adapter_tokens",
         "train.steps", "train.micro_batches", "train.checkpoint_every", "train.evaluate_every",
-        "data.bm25_candidates", "evaluation.depth",
+        "data.candidates", "evaluation.depth",
     ),
 }  # fmt: skip
-
-
-class Data(NamedTuple):
-    collection: Collection
-    tokenizer: Tokenizer
-    queries: TokenTable
-    documents: TokenTable
-    batches: TrainingBatches
 
 
 def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
@@ -82,10 +63,12 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
             f"config.train.batch_size is {size}, which {devices} devices{shared} cannot share "
             f"equally; take a multiple of {devices * parts}, such as {near}"
         )
-    if not 0 <= config.train.target_decay <= 1:
-        raise InputError(
-            f"config.train.target_decay is {config.train.target_decay}; expected 0 to 1"
-        )
+    for key, value in (
+        ("train.target_decay", config.train.target_decay),
+        ("data.mined_ceiling", config.data.mined_ceiling),
+    ):
+        if not 0 <= value <= 1:
+            raise InputError(f"config.{key} is {value}; expected 0 to 1")
     for key in ("query_length", "document_length"):
         if config.data[key] < 3:  # [CLS], one token, [SEP]
             raise InputError(f"config.data.{key} is {config.data[key]}; expected 3 tokens or more")
@@ -104,6 +87,16 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
                 f"config.{key} is {value!r}; expected {' or '.join(known)}{nearest(value, known)}"
             )
     check_adapter(config)
+
+
+def loss_of(config: ml_collections.ConfigDict) -> Loss:
+    """The config's loss, see `make_loss_function`."""
+    return make_loss_function(
+        config.loss.name,
+        {key: value for key, value in config.loss.items() if key != "name"},
+        target=config.train.target,
+        dimensions=config.train.dimensions,
+    )
 
 
 def make_loss_function(
@@ -277,107 +270,3 @@ def _check_attention(config, encoder: Encoder, dropout: Dropout) -> None:
                 f"{key}, and {found}; cuDNN needs an NVIDIA GPU, 'bfloat16', and heads of a "
                 "multiple of 8 up to 128"
             )
-
-
-def open_data(config: ml_collections.ConfigDict) -> Source:
-    """The collection that the config names, not yet read."""
-    return open_source(dataset=config.data.dataset, triplets=config.data.triplets)
-
-
-def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
-    """Builds or opens the tables and tokens, and the batches of this process.
-
-    Raises:
-      InputError: something is wrong with the data, or there is nothing to train on.
-    """
-    return first_then_others(partial(_load_data, config, encoder))
-
-
-def _load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
-    cache = cache_folder(config.data.cache)
-    collection = open_collection(open_data(config), cache)
-    tokenizer = Tokenizer(encoder.folder)
-    for kind in ("query", "document"):
-        limit = config.data[f"{kind}_length"]
-        prompt = encoder.prompts.of(kind)
-        (tokens,) = tokenizer.encode([""], limit=encoder.config.max_positions, prompt=prompt)
-        if len(tokens) >= limit:
-            raise InputError(
-                f"config.data.{kind}_length is {limit}, and the prompt {prompt!r} takes "
-                f"{len(tokens)} of it; nothing of a {kind} would be left"
-            )
-    queries, documents = (
-        cached_tokens(
-            cache / "tokens" / f"{collection.folder.name}-{table}",
-            tokenizer,
-            texts,
-            limit=encoder.config.max_positions,
-            prompt=encoder.prompts.of(kind),
-        )
-        for kind, table, texts in (
-            ("query", "queries", collection.query_texts),
-            ("document", "documents", collection.document_contents),
-        )
-    )
-    triplets = collection.triplets()
-    count, size = len(triplets["query"]), config.train.batch_size
-    if not count:
-        raise InputError(
-            f"{collection.name}: nothing to train on; add qrels/train.tsv to the folder, or give "
-            "--config.data.triplets"
-        )
-    if any(wants(LOSSES[config.loss.name], key) for key in FROM_TEACHER):
-        _check_teacher(collection.name, config.loss.name, triplets)
-    if count < size:
-        raise InputError(
-            f"{collection.name}: {count} training triplets, fewer than one batch of {size} "
-            "(config.train.batch_size)"
-        )
-    pool = collection.training_pool
-    known = KnownPositives(triplets["query"], triplets["positive"], pool)
-    parts = jax.device_count() * config.train.micro_batches
-    share = parts // jax.process_count()
-    batches = TrainingBatches(
-        queries,
-        documents,
-        triplets,
-        known=known,
-        pool=pool,
-        candidates=_candidates(config, collection, triplets, known, pool),
-        seed=config.seed,
-        batch_size=size,
-        query_length=config.data.query_length,
-        document_length=config.data.document_length,
-        parts=parts,
-        own=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
-        block=config.train.block_tokens or block_tokens(),
-        share=config.data.packing,
-        merge=merges(),
-        dropout=config.encoder.dropout != "none",
-    )
-    return Data(collection, tokenizer, queries, documents, batches)
-
-
-def _check_teacher(collection: str, loss: str, triplets: dict[str, np.ndarray]) -> None:
-    scored = np.isfinite([triplets[name] for name in SCORES]).all(0)
-    scored &= triplets["negative"] != DRAWN
-    if not scored.all():
-        raise InputError(
-            f"{collection}: {np.sum(~scored):,} of {len(scored):,} training triplets have no "
-            f"teacher's scores, which the loss {loss!r} learns from; give --config.data.triplets a "
-            "JSONL file with negative, positive_score and negative_score in every row"
-        )
-
-
-def _candidates(config, collection, triplets, known, pool) -> np.ndarray | None:
-    if config.data.negatives != "bm25":
-        return None
-    texts = list(collection.query_texts())
-    return bm25_candidates(
-        BM25(list(collection.document_contents())[pool.start :]),
-        [texts[row] for row in triplets["query"]],
-        triplets["query"],
-        known=known,
-        pool=pool,
-        k=config.data.bm25_candidates,
-    )

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from selfdistill_jax.data import negatives
 from selfdistill_jax.data.bm25 import BM25
-from selfdistill_jax.data.negatives import KnownPositives, bm25_candidates, draw
+from selfdistill_jax.data.negatives import KnownPositives, candidates_of, draw
 from selfdistill_jax.errors import InputError
 
 POOL = range(5, 25)  # the documents before it belong to evaluation alone
@@ -102,26 +103,71 @@ def collection(seed=0):
     return documents, [" ".join(rng.choice(WORDS, 2)) for _ in range(29)] + ["unknown"]
 
 
-@pytest.mark.parametrize("k", [1, 3, 8, 40])
-def test_bm25_candidates_are_the_best_without_the_positives(k):
+@pytest.fixture
+def searched():
+    """``search(query rows, k)`` of BM25 in the pool; ``asked`` notes how it was called."""
     documents, queries = collection()
-    pairs = some_pairs()
     index = BM25(documents[POOL.start :])
-    # In another order than the queries', one of them twice, as triplets have them.
-    rows = np.array([*reversed(range(30)), 4], np.int32)
-    texts = [queries[row] for row in rows]
-    found = bm25_candidates(index, texts, rows, known=make(pairs), pool=POOL, k=k)
-    assert found.dtype == np.int32
-    assert found.shape == (31, k)
-    for row, text, candidates in zip(rows, texts, found.tolist(), strict=True):
-        ranked = index.search([text], len(POOL))[1][0]
-        usable = [d for r in ranked.tolist() if r >= 0 and (row, d := r + POOL.start) not in pairs]
+
+    def search(rows, k):
+        search.asked.append((rows.tolist(), k))
+        scores, found = index.search([queries[row] for row in rows], k)
+        return scores, np.where(found >= 0, found + POOL.start, -1)
+
+    search.asked = []
+    return search
+
+
+# In another order than the queries', some of them several times, as triplets have them.
+ASKED = np.array([*reversed(range(30)), 4, 4, 7], np.int32)
+
+
+def ranked(search, row):
+    """(score, document) of all that a query finds, best first."""
+    scores, found = (x[0].tolist() for x in search(np.array([row]), len(POOL)))
+    return [(score, d) for score, d in zip(scores, found, strict=True) if d >= 0]
+
+
+@pytest.mark.parametrize("at_once", [4, 65536])
+@pytest.mark.parametrize("k", [1, 3, 8, 40])
+def test_candidates_are_the_best_without_the_positives(searched, monkeypatch, k, at_once):
+    monkeypatch.setattr(negatives, "_QUERIES", at_once)
+    pairs = some_pairs()
+    found = candidates_of(searched, ASKED, known=make(pairs), k=k)
+    assert (found.dtype, found.shape) == (np.int32, (33, k))
+    calls = searched.asked.copy()
+    # Each query once, whatever the number of its triplets, and not more at once than asked for.
+    assert sorted(row for rows, _ in calls for row in rows) == list(range(30))
+    assert max(len(rows) for rows, _ in calls) <= at_once
+    for row, candidates in zip(ASKED, found.tolist(), strict=True):
+        usable = [d for _, d in ranked(searched, row) if (row, d) not in pairs]
         assert candidates == (usable + [-1] * k)[:k]
+
+
+def test_candidates_stay_below_what_is_the_most_of_their_triplet(searched):
+    pairs = some_pairs()
+    most = np.random.default_rng(1).choice([0.1, 0.5, 1.0, 9.0], len(ASKED))
+    found = candidates_of(searched, ASKED, known=make(pairs), k=5, most=most)
+    of_query_4 = []
+    for row, limit, candidates in zip(ASKED, most, found.tolist(), strict=True):
+        # 4 * 5 and the positives, rounded up, are more than the pool: nothing is out of reach.
+        usable = [d for s, d in ranked(searched, row) if (row, d) not in pairs and s <= limit]
+        assert candidates == (usable + [-1] * 5)[:5]
+        of_query_4 += [candidates] if row == 4 else []
+    assert of_query_4[0] != of_query_4[1]  # one query, two positives
 
 
 def test_many_positives_in_front_of_the_candidates():
     documents = ["file file"] * 9 + ["file array"] * 3 + ["array"]
     known = make([(0, d) for d in range(9)], range(13))
-    rows = np.zeros(1, np.int32)
-    found = bm25_candidates(BM25(documents), ["file"], rows, known=known, pool=range(13), k=2)
-    assert found.tolist() == [[9, 10]]
+    index = BM25(documents)
+
+    def search(rows, k):
+        return index.search(["file"] * len(rows), k)
+
+    assert candidates_of(search, np.zeros(1, np.int32), known=known, k=2).tolist() == [[9, 10]]
+
+
+def test_no_triplets_no_candidates(searched):
+    found = candidates_of(searched, np.zeros(0, np.int32), known=make(some_pairs()), k=3)
+    assert (found.shape, searched.asked) == ((0, 3), [])

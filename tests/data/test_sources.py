@@ -1,11 +1,13 @@
 """Two settings name what is trained on and what is evaluated on."""
 
+import gzip
 import json
 
 import pytest
 
 from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.pydocs import PyDocs
+from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.triplets import TripletFile
 from selfdistill_jax.errors import InputError
@@ -68,6 +70,103 @@ def test_drawn_negatives_stay_drawn(folder, triplets):
     triplets.write_text("query 36\tx\n")
     source = open_source(dataset=str(folder), triplets=str(triplets))
     assert [t[:3] for t in source.triplets()] == [(3, 2, -1)]
+
+
+def named(source):
+    """Ids of each triplet of a source."""
+    documents, queries = list(source.documents()), list(source.queries())
+    return [
+        (queries[q].id, documents[p].id, None if n == DRAWN else documents[n].id)
+        for q, p, n, *_ in source.triplets()
+    ]
+
+
+JSON_OF_IDS = [
+    {"query_id": "q0", "positive_id": "c1", "negative_id": "c0"},
+    {"query_id": "q0", "positive_id": "c0"},
+]
+TSV_OF_IDS = "query_id\tpositive_id\tnegative_id\n"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "tsv", "jsonl.gz", "two columns"])
+def test_triplets_of_a_collection(folder, tmp_path, kind):
+    want = [("q0", "c1", "c0"), ("q0", "c0", None)]
+    if kind.startswith("jsonl"):
+        path, text = tmp_path / f"own.{kind}", "".join(json.dumps(r) + "\n" for r in JSON_OF_IDS)
+    elif kind == "tsv":
+        path, text, want = tmp_path / "own.tsv", TSV_OF_IDS + "q0\tc1\tc0\n", want[:1]
+    else:
+        path, text = tmp_path / "own.tsv", "query_id\tpositive_id\nq0\tc1\nq0\tc0\n"
+        want = [(*row[:2], None) for row in want]
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    collection = BeirFolder(folder)
+    source = open_source(dataset=str(folder), triplets=str(path))
+    assert named(source) == want
+    assert source.name == "mine+own"
+    assert (source.corpus_size, source.pool_start) == (None, 0)
+    assert list(source.documents()) == list(collection.documents())
+    assert list(source.queries()) == list(collection.queries())
+    assert list(source.judgements("train")) == []
+    for split in ("dev", "test"):
+        assert list(source.judgements(split)) == list(collection.judgements(split)) != []
+    assert source.describe()["training"]["file"] == str(path)
+
+
+def test_scores_of_triplets_of_ids(folder, tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({**JSON_OF_IDS[0], "positive_score": 2, "negative_score": -1}))
+    (triplet,) = open_source(dataset=str(folder), triplets=str(path)).triplets()
+    assert triplet[3:] == (2, -1)
+
+
+def test_fingerprint_is_of_ids_and_collection(folder, tmp_path):
+    path = tmp_path / "own.tsv"
+
+    def fingerprint():
+        return open_source(dataset=str(folder), triplets=str(path)).fingerprint()
+
+    found = []
+    for lines in ("q0\tc1\tc0\n", "q0\tc0\tc1\n"):
+        path.write_text(TSV_OF_IDS + lines)
+        found.append(fingerprint())
+        assert fingerprint() == found[-1]
+    (folder / "corpus.jsonl").write_text('{"_id": "c1", "text": "a"}\n')
+    assert len({*found, fingerprint(), BeirFolder(folder).fingerprint()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("q0\tc1\tc9\nq7\tc8\tc1\nq0\tc1\tc0\n", ": of 3 rows 1 ids of queries are not in mine "
+         "(first: line 3, 'q7'); remove the rows, or add the queries"),
+        ("q0\tc1\tc9\nq0\tc8\tc7\n", ": of 2 rows 3 ids of documents are not in mine "
+         "(first: line 2, 'c9'); remove the rows, or add the documents"),
+        ("q0\tc1\tc1\n", ":2: positive_id and negative_id are the same, 'c1'; remove the row"),
+        ("q0\tc1\n", ":2: 2 columns; expected 3, separated by tabs"),
+        ("", ": no triplets; expected rows of query_id, positive_id, negative_id"),
+    ],
+)  # fmt: skip
+def test_wrong_ids(folder, tmp_path, rows, message):
+    path = tmp_path / "own.tsv"
+    path.write_text(TSV_OF_IDS + rows)
+    source = open_source(dataset=str(folder), triplets=str(path))
+    with pytest.raises(InputError) as caught:
+        list(source.triplets())
+    assert str(caught.value) == f"{path}{message}"
+
+
+def test_ids_and_texts_in_one_file(folder, tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps(JSON_OF_IDS[0]) + '\n{"query": "a", "positive": "b"}\n')
+    with pytest.raises(InputError, match=r"own\.jsonl:2: field 'query_id' is missing"):
+        list(open_source(dataset=str(folder), triplets=str(path)).triplets())
+
+
+def test_ids_of_nothing(tmp_path):
+    path = tmp_path / "own.tsv"
+    path.write_text(TSV_OF_IDS + "q0\tc1\tc0\n")
+    with pytest.raises(InputError, match=r"own\.tsv: has ids \(query_id, .* no dataset is given"):
+        open_source(triplets=str(path))
 
 
 def test_fingerprint_is_of_both(folder, triplets):

@@ -84,17 +84,30 @@ def test_rows_come_back(tmp_path, monkeypatch, capfd, chunk):
     assert "%|" not in err  # a progress bar
 
 
+def test_flat_files_are_what_the_tables_hold(tmp_path):
+    found = open_collection(source(), tmp_path)
+    for name, values in found.triplets().items():
+        np.testing.assert_array_equal(values, [row[name] for row in found._rows("triplets")])
+    for split in found.splits:
+        rows = found._rows("judgements", split)
+        assert found.judgements(split) == [tuple(r[f] for f in Judgement._fields) for r in rows]
+
+
 def read_all(cache):
     found = open_collection(source(), cache)
-    return found.triplets(), *map(found.judgements, found.splits)
+    texts = list(found.document_contents()), list(found.query_texts())
+    return texts, found.triplets(), *map(found.judgements, found.splits)
 
 
 @pytest.mark.parametrize("keep", [None, 0, 0.5, 0.95])
 def test_damaged_tables_are_named(tmp_path, keep):
     folder = open_collection(source(), tmp_path).folder
-    shards = sorted(folder.rglob("*.array_record*"))
-    assert len(shards) == 6  # documents, queries, triplets, three splits of judgements
-    for path in [folder / "collection.json", *shards]:
+    assert len(list(folder.rglob("*.array_record*"))) == 6  # three of them splits of judgements
+    texts = [p for p in folder.rglob("*.array_record*") if {"documents", "queries"} & {*p.parts}]
+    assert len(texts) == 2
+    flat = [*folder.glob("*.ids"), *folder.glob("*.npy")]
+    assert len(flat) == 7  # ids of documents and queries, the numbers and scores of the others
+    for path in [folder / "collection.json", *flat, *texts]:
         whole = path.read_bytes()
         path.unlink()
         if keep is not None:

@@ -9,16 +9,17 @@ import pytest
 
 from selfdistill_jax import encoding, losses
 from selfdistill_jax.encoder.encode import make_encode
-from selfdistill_jax.train import setup
+from selfdistill_jax.train import loading
+from selfdistill_jax.train.loading import load_data
 from selfdistill_jax.train.loop import train
-from selfdistill_jax.train.setup import load_data, load_encoder
+from selfdistill_jax.train.setup import load_encoder
 from selfdistill_jax.train.step import make_mesh, make_step, put_batch, start_state
 from tests.tiny import metrics
 
 
 @pytest.fixture
 def merging(monkeypatch):
-    for module in (encoding, setup):
+    for module in (encoding, loading):
         monkeypatch.setattr(module, "merges", lambda: True)
 
 

@@ -9,8 +9,9 @@ import pytest
 from configs import base
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
+from selfdistill_jax.train.loading import load_data
 from selfdistill_jax.train.loop import train
-from selfdistill_jax.train.setup import load_data, load_encoder
+from selfdistill_jax.train.setup import load_encoder
 from tests import tiny as helpers
 from tests.tiny import metrics
 from tests.train.runs import stop_at, vectors_of
@@ -127,18 +128,6 @@ def test_triplet_file_evaluated_on_a_collection(tiny, triplets, finished, tmp_pa
     # Evaluated as the collection alone is, trained on other texts.
     assert metrics(tmp_path, "dev")[0] == metrics(finished, "dev")[0]
     assert metrics(tmp_path, "train")[0]["loss"] != metrics(finished, "train")[0]["loss"]
-
-
-def test_bm25_negatives(tiny, finished, tmp_path):
-    config = tiny.config(data__negatives="bm25", train__steps=2)
-    train(config, tmp_path)
-    assert metrics(tmp_path, "train")[0]["loss"] != metrics(finished, "train")[0]["loss"]
-    batches = load_data(config, load_encoder(config)).batches
-    queries, positives, negatives = batches.rows(0, np.arange(24))
-    assert (queries == positives).all()
-    # BM25 sees the places alone, which row numbers follow.
-    assert (negatives % 5 == positives % 5).all()
-    assert (negatives != positives).all()
 
 
 @pytest.mark.parametrize("loss", ["margin_mse", "kl"])

@@ -1,0 +1,71 @@
+"""The flag --config, its --config.<key>=<value>, and one line for whatever is wrong in them."""
+
+import runpy
+import traceback
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from selfdistill_jax.errors import InputError, nearest
+from selfdistill_jax.train.run_folder import flatten
+
+flags.disclaim_key_flags()  # --help of a command shows the flags that it defines
+
+
+def define() -> None:
+    """Defines it among absl's own flags: once in a process."""
+    config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
+
+
+def path_and_argument(argv: list[str]) -> tuple[Path, list[str]]:
+    """The path in --config, and what stands behind its colon: the argument of get_config."""
+    for i, argument in enumerate(argv):
+        name, _, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config" and (value or argv[i + 1 :]):
+            path, colon, rest = (value or argv[i + 1]).partition(":")
+            return Path(path), [rest] if colon else []
+    raise InputError("--config is missing; try --config=configs/distributed.py")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags; whatever is wrong in a setting becomes one line that names it."""
+    path, argument = path_and_argument(argv)
+    if not path.is_file():
+        raise InputError(f"--config={path}: no such file")
+    known = _read_config(path, argument)
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError):
+        _name_unknown_key(argv, path, known)
+        raise
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(
+            f"unknown flag --{error.flagname}{nearest(error.flagname, list(flags.FLAGS))}"
+        ) from None
+    except flags.IllegalFlagValueError as error:
+        raise InputError(str(error).strip().splitlines()[-1]) from None
+
+
+def _read_config(path: Path, argument: list[str]) -> dict[str, Any]:
+    """What get_config gives, before the flag's parser asks for it and passes its errors through."""
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        if get_config is not None:
+            return get_config(*argument).to_dict()
+    except Exception as error:  # whatever the file does wrong
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        given = ":".join((str(path), *argument))
+        raise InputError(
+            f"--config={given}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        ) from None
+    raise InputError(f"--config={path}: has no get_config(); start from configs/distributed.py")
+
+
+def _name_unknown_key(argv: list[str], path: Path, config: dict[str, Any]) -> None:
+    known = flatten(config)
+    given = [a.lstrip("-").partition("=")[0] for a in argv if a.lstrip("-").startswith("config.")]
+    for key in (name.removeprefix("config.") for name in given):
+        if key not in known and key not in config:
+            raise InputError(f"--config.{key}: {path} has no such setting{nearest(key, known)}")

@@ -1,0 +1,150 @@
+"""A triplet file beside a collection: the one is trained on, the other evaluated on."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from selfdistill_jax.data.jsonl import digest
+from selfdistill_jax.data.source import DRAWN, Document, Judgement, Query, Source, Triplet
+from selfdistill_jax.data.triplet_rows import IDS, check_file, read_rows
+from selfdistill_jax.data.triplets import TripletFile
+from selfdistill_jax.errors import InputError
+
+_VERSION = "id-triplets-1"  # part of the fingerprint: raise it when the same file is read otherwise
+
+
+class TripletsOver:
+    """Trains on a triplet file, evaluates on a collection.
+
+    The file's texts follow the collection's, so that rows stay valid; `corpus_size` documents in
+    front are the collection's own, and only those are searched. Open the file with
+    ``held_out=False``: none of it is evaluated on.
+
+    Example:
+      >>> TripletsOver(PyDocs(), TripletFile("mine.jsonl", held_out=False))  # doctest: +SKIP
+    """
+
+    def __init__(self, collection: Source, triplets: TripletFile):
+        self._collection, self._triplets = collection, triplets
+        self.name = f"{collection.name}+{triplets.name}"
+
+    @property
+    def pool_start(self) -> int:
+        """Behind the collection: what only evaluation knows is never a negative."""
+        return self.corpus_size
+
+    @cached_property
+    def corpus_size(self) -> int:
+        return sum(1 for _ in self._collection.documents())
+
+    def fingerprint(self) -> str:
+        parts = f"{self._collection.fingerprint()} {self._triplets.fingerprint()}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "evaluation": self._collection.describe(),
+            "training": self._triplets.describe(),
+        }
+
+    def documents(self) -> Iterator[Document]:
+        yield from self._collection.documents()
+        for document in self._triplets.documents():
+            yield document._replace(id=f"triplets:{document.id}")
+
+    def queries(self) -> Iterator[Query]:
+        yield from self._collection.queries()
+        for query in self._triplets.queries():
+            yield query._replace(id=f"triplets:{query.id}")
+
+    def judgements(self, split: str) -> Iterator[Judgement]:
+        return iter(()) if split == "train" else self._collection.judgements(split)
+
+    def triplets(self) -> Iterator[Triplet]:
+        queries = sum(1 for _ in self._collection.queries())
+        for t in self._triplets.triplets():
+            yield t._replace(
+                query=t.query + queries,
+                positive=t.positive + self.corpus_size,
+                negative=t.negative if t.negative == DRAWN else t.negative + self.corpus_size,
+            )
+
+
+class TripletsOf:
+    """Trains on triplets of a collection's own queries and documents, named by their ids.
+
+    JSONL rows are ``{"query_id": str, "positive_id": str, "negative_id": str}``, optionally with
+    the numbers ``positive_score`` and ``negative_score``; a TSV file begins with a line of the
+    three names. Without a negative it is drawn. The collection's dev and test are evaluated on.
+
+    Args:
+      collection: that the ids are of.
+      path: the file.
+
+    Raises:
+      InputError: as `check_file`; rows are checked while read.
+
+    Example:
+      >>> TripletsOf(BeirFolder("msmarco"), "triplets.tsv")  # doctest: +SKIP
+    """
+
+    def __init__(self, collection: Source, path: str | Path):
+        self._collection, self._path = collection, check_file(path)
+        self.name = f"{collection.name}+{self._path.name.split('.')[0]}"
+        self.documents, self.queries = collection.documents, collection.queries
+
+    @property
+    def corpus_size(self) -> int | None:
+        return self._collection.corpus_size
+
+    @property
+    def pool_start(self) -> int:
+        return self._collection.pool_start
+
+    def fingerprint(self) -> str:
+        return digest(f"{_VERSION} {self._collection.fingerprint()}", self._path)
+
+    def describe(self) -> dict[str, Any]:
+        training = {"format": _VERSION, "file": str(self._path.resolve())}
+        return {"evaluation": self._collection.describe(), "training": training}
+
+    def judgements(self, split: str) -> Iterator[Judgement]:
+        return iter(()) if split == "train" else self._collection.judgements(split)
+
+    def triplets(self) -> Iterator[Triplet]:
+        rows = {
+            kind: {entry.id: row for row, entry in enumerate(entries())}
+            for kind, entries in (("queries", self.queries), ("documents", self.documents))
+        }
+        total, unknown = 0, {kind: [] for kind in rows}
+        for line, query, positive, negative, *scores in read_rows(self._path, IDS):
+            total += 1
+            if positive == negative:
+                raise InputError(
+                    f"{self._path}:{line}: positive_id and negative_id are the same, "
+                    f"{positive!r}; remove the row"
+                )
+            missing = [
+                (kind, id_)
+                for kind, id_ in zip(
+                    ("queries", "documents", "documents"), (query, positive, negative), strict=True
+                )
+                if id_ is not None and id_ not in rows[kind]
+            ]
+            for kind, id_ in missing:
+                unknown[kind].append((line, id_))
+            if not missing:
+                n = DRAWN if negative is None else rows["documents"][negative]
+                yield Triplet(rows["queries"][query], rows["documents"][positive], n, *scores)
+        for kind, named in unknown.items():
+            if named:
+                line, id_ = named[0]
+                raise InputError(
+                    f"{self._path}: of {total:,} rows {len(named):,} ids of {kind} are not in "
+                    f"{self._collection.name} (first: line {line}, {id_!r}); remove the rows, or "
+                    f"add the {kind}"
+                )
+        if not total:
+            raise InputError(f"{self._path}: no triplets; expected rows of {', '.join(IDS)}")

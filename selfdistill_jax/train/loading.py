@@ -1,0 +1,60 @@
+"""From a config to the batches of a run."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from selfdistill_jax.data.batches import TrainingBatches
+from selfdistill_jax.data.tables import Collection
+from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder.folder import Encoder
+from selfdistill_jax.encoding import block_tokens, merges
+from selfdistill_jax.train.candidates import find_candidates
+from selfdistill_jax.train.processes import first_then_others
+from selfdistill_jax.train.tables import open_tables
+
+
+class Data(NamedTuple):
+    """What a run is trained and evaluated on: of `Tables`, and the batches."""
+
+    collection: Collection
+    tokenizer: Tokenizer
+    queries: TokenTable
+    documents: TokenTable
+    triplets: dict[str, np.ndarray]
+    batches: TrainingBatches
+
+
+def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
+    """Builds or opens tables, tokens and hard negatives, and the batches of this process.
+
+    Raises:
+      InputError: something is wrong with the data, or there is nothing to train on.
+    """
+    tables = first_then_others(partial(open_tables, config, encoder))
+    parts = jax.device_count() * config.train.micro_batches
+    share = parts // jax.process_count()
+    batches = TrainingBatches(
+        tables.queries,
+        tables.documents,
+        tables.triplets,
+        known=tables.known,
+        pool=tables.collection.training_pool,
+        candidates=find_candidates(config, tables, encoder),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        query_length=config.data.query_length,
+        document_length=config.data.document_length,
+        parts=parts,
+        own=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
+        block=config.train.block_tokens or block_tokens(),
+        share=config.data.packing,
+        merge=merges(),
+        dropout=config.encoder.dropout != "none",
+    )
+    *of_tables, _known = tables
+    return Data(*of_tables, batches)

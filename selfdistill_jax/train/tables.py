@@ -1,0 +1,103 @@
+"""From a config to tables and tokens; what is wrong with the data is found here."""
+
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from selfdistill_jax.data.batches import SCORES
+from selfdistill_jax.data.cache import cache_folder
+from selfdistill_jax.data.negatives import KnownPositives
+from selfdistill_jax.data.source import DRAWN, Source
+from selfdistill_jax.data.sources import open_source
+from selfdistill_jax.data.tables import Collection, open_collection
+from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.data.tokens import TokenTable, cached_tokens
+from selfdistill_jax.encoder.folder import Encoder
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.losses import LOSSES
+from selfdistill_jax.train.step import FROM_TEACHER, wants
+
+
+class Tables(NamedTuple):
+    """A collection, opened, and its tokens.
+
+    Attributes:
+      collection: texts and judgements.
+      tokenizer: of the run's encoder.
+      queries, documents: tokens of all of the collection's.
+      triplets: of the collection.
+      known: the triplets' positives.
+    """
+
+    collection: Collection
+    tokenizer: Tokenizer
+    queries: TokenTable
+    documents: TokenTable
+    triplets: dict[str, np.ndarray]
+    known: KnownPositives
+
+
+def open_data(config: ml_collections.ConfigDict) -> Source:
+    """The collection that the config names, not yet read."""
+    return open_source(dataset=config.data.dataset, triplets=config.data.triplets)
+
+
+def open_tables(config: ml_collections.ConfigDict, encoder: Encoder) -> Tables:
+    """Builds or opens tables and tokens in the cache.
+
+    Raises:
+      InputError: something is wrong with the data, or there is nothing to train on.
+    """
+    cache = cache_folder(config.data.cache)
+    collection = open_collection(open_data(config), cache)
+    tokenizer = Tokenizer(encoder.folder)
+    for kind in ("query", "document"):
+        limit = config.data[f"{kind}_length"]
+        prompt = encoder.prompts.of(kind)
+        (tokens,) = tokenizer.encode([""], limit=encoder.config.max_positions, prompt=prompt)
+        if len(tokens) >= limit:
+            raise InputError(
+                f"config.data.{kind}_length is {limit}, and the prompt {prompt!r} takes "
+                f"{len(tokens)} of it; nothing of a {kind} would be left"
+            )
+    queries, documents = (
+        cached_tokens(
+            cache / "tokens" / f"{collection.folder.name}-{table}",
+            tokenizer,
+            texts,
+            limit=encoder.config.max_positions,
+            prompt=encoder.prompts.of(kind),
+        )
+        for kind, table, texts in (
+            ("query", "queries", collection.query_texts),
+            ("document", "documents", collection.document_contents),
+        )
+    )
+    triplets = collection.triplets()
+    count, size = len(triplets["query"]), config.train.batch_size
+    if not count:
+        raise InputError(
+            f"{collection.name}: nothing to train on; add qrels/train.tsv to the folder, or give "
+            "--config.data.triplets"
+        )
+    if any(wants(LOSSES[config.loss.name], key) for key in FROM_TEACHER):
+        _check_teacher(collection.name, config.loss.name, triplets)
+    if count < size:
+        raise InputError(
+            f"{collection.name}: {count} training triplets, fewer than one batch of {size} "
+            "(config.train.batch_size)"
+        )
+    known = KnownPositives(triplets["query"], triplets["positive"], collection.training_pool)
+    return Tables(collection, tokenizer, queries, documents, triplets, known)
+
+
+def _check_teacher(collection: str, loss: str, triplets: dict[str, np.ndarray]) -> None:
+    scored = np.isfinite([triplets[name] for name in SCORES]).all(0)
+    scored &= triplets["negative"] != DRAWN
+    if not scored.all():
+        raise InputError(
+            f"{collection}: {np.sum(~scored):,} of {len(scored):,} training triplets have no "
+            f"teacher's scores, which the loss {loss!r} learns from; give --config.data.triplets a "
+            "JSONL file with negative, positive_score and negative_score in every row"
+        )
