@@ -1,78 +1,26 @@
-"""A collection as tensorflow-datasets tables (no TensorFlow): built once, read by row.
+"""A collection as tables: built once, then opened by every run.
 
-Four builder configs, ``documents``, ``queries``, ``judgements`` and ``triplets``, since the rows of
-one tfds config have one shape. Rows keep the source's order, so a row number is an index. Ids and
-numbers stand beside them once more, as flat files: reading rows for them would cost each start of a
-run 35 us a document, query, judgement and triplet.
+All of it is kept as tensorflow-datasets tables (`records`), its ids and numbers once more as flat
+files: reading rows for them would cost each start of a run 35 us a document, query, judgement and
+triplet. So a start needs no row, nor the library, which takes 0.2 s to import.
 """
 
-import contextlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from selfdistill_jax.data.cache import new_folder, reading
-from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Source, Triplet
-from selfdistill_jax.errors import InputError
+from selfdistill_jax.data.source import SPLITS, Document, Judgement, Source, Triplet
 
-_VERSION = "1.2.0"  # of the layout on disk
+_VERSION = "1.3.0"  # of the layout of the folder
 _INFO = "collection.json"
 _IDS = "{}.ids"  # a line each; white space is in none of them
 _NUMBERS = "{}.npy"  # [rows, columns]
 _SCORES = ("positive_score", "negative_score")
-_CHUNK = 4096  # rows read at once: 29,000 rows/s against 15,000 one by one
-
-_FEATURES = {
-    "documents": {name: tfds.features.Text() for name in Document._fields},
-    "queries": {name: tfds.features.Text() for name in Query._fields},
-    "judgements": dict.fromkeys(Judgement._fields, np.int32),
-    "triplets": {
-        "query": np.int32,
-        "positive": np.int32,
-        "negative": np.int32,
-        "positive_score": np.float32,
-        "negative_score": np.float32,
-    },
-}
-
-
-class RetrievalTables(tfds.core.GeneratorBasedBuilder):
-    """tfds builder of one table of a `Source`, as array_record, which needs no TensorFlow."""
-
-    VERSION = tfds.core.Version(_VERSION)
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in _FEATURES]  # noqa: RUF012
-
-    def __init__(self, *, source: Source, config: str, data_dir: str):
-        self._source = source
-        self.flat: dict[str, list] = {}  # split -> what stands beside the tables, once built
-        super().__init__(config=config, data_dir=data_dir, file_format="array_record")
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(_FEATURES[self.builder_config.name]),
-            disable_shuffling=True,  # with integer keys: rows stay in the source's order
-        )
-
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        del dl_manager
-        table = self.builder_config.name
-        if table != "judgements":
-            return {"rows": self._generate_examples("rows", getattr(self._source, table)())}
-        splits = {split: list(self._source.judgements(split)) for split in SPLITS}
-        # tfds cannot write an empty split.
-        return {s: self._generate_examples(s, rows) for s, rows in splits.items() if rows}
-
-    def _generate_examples(self, split: str, rows) -> Iterator[tuple[int, dict[str, Any]]]:
-        flat = self.flat[split] = []
-        for key, row in enumerate(rows):
-            flat.append(row.id if isinstance(row, (Document, Query)) else row)
-            yield key, row._asdict()
+_TABLES = ("documents", "queries", "judgements", "triplets")
 
 
 class Collection:
@@ -94,34 +42,23 @@ class Collection:
         self.folder = folder
         with reading(folder):
             info = json.loads((folder / _INFO).read_text())
-            self._tables = {
-                table: tfds.builder_from_directory(
-                    str(folder / "retrieval_tables" / table / _VERSION)
-                )
-                for table in _FEATURES
-                if table not in info["empty"]
-            }
             ids, self.query_ids = (_read_ids(folder, name) for name in ("documents", "queries"))
         self.name: str = info["name"]
         self.fingerprint: str = info["fingerprint"]
         self.description: dict[str, Any] = info["description"]
-        judgements = self._tables.get("judgements")
-        self.splits = tuple(s for s in SPLITS if judgements and s in judgements.info.splits)
+        self.splits = tuple(info["splits"])
+        self._empty = info["empty"]
         self.num_documents = len(ids)
         self.corpus_size = info["corpus_size"] or len(ids)
         self.training_pool = range(info["pool_start"], len(ids))
         self.document_ids = ids[: self.corpus_size]
 
     def _rows(self, table: str, split: str = "rows") -> Iterator[dict[str, Any]]:
-        if table not in self._tables:
-            return
-        with reading(self.folder):
-            data = self._tables[table].as_data_source(split=split)
-            for start in range(0, len(data), _CHUNK):
-                rows = data.__getitems__(list(range(start, min(start + _CHUNK, len(data)))))
-                if any(value is None for row in rows for value in row.values()):
-                    raise ValueError(f"rows of {table} are missing")  # a file cut at its half
-                yield from rows
+        from selfdistill_jax.data.records import read_records
+
+        if table not in self._empty:
+            with reading(self.folder):
+                yield from read_records(self.folder, table, split)
 
     def document_contents(self) -> Iterator[str]:
         """Title and text of every document, in row order."""
@@ -175,32 +112,25 @@ def open_collection(source: Source, cache: Path) -> Collection:
 
 def build_tables(source: Source, folder: Path, fingerprint: str) -> None:
     """Writes all tables of a source into a new folder."""
-    tfds.disable_progress_bar()
+    from selfdistill_jax.data.records import write_records
+
     with new_folder(folder) as new:
-        empty = []
-        for table in _FEATURES:
-            if not _has_rows(source, table):
-                empty.append(table)
-                if table != "judgements":
-                    _write_flat(new, table, "rows", [])
-                continue
-            builder = RetrievalTables(source=source, config=table, data_dir=str(new))
-            try:
-                # tfds announces a download on stdout, which there is none of.
-                with contextlib.redirect_stdout(io.StringIO()):
-                    builder.download_and_prepare()
-            except Exception as error:
-                # tfds wraps what a reader raises; the reader's own line is what a person needs.
-                raise _cause(error) from None
-            for split, rows in builder.flat.items():
-                _write_flat(new, table, split, rows)
+        written = {
+            table: write_records(source, table, new) if _has_rows(source, table) else {}
+            for table in _TABLES
+        }
+        splits = [split for split in SPLITS if split in written["judgements"]]
+        for table in _TABLES:
+            for split in splits if table == "judgements" else ("rows",):
+                _write_flat(new, table, split, written[table].get(split, []))
         info = {
             "name": source.name,
             "fingerprint": fingerprint,
             "description": source.describe(),
             "corpus_size": source.corpus_size,
             "pool_start": source.pool_start,
-            "empty": empty,
+            "splits": splits,
+            "empty": [table for table, rows in written.items() if not rows],
         }
         (new / _INFO).write_text(json.dumps(info, indent=2))
 
@@ -229,12 +159,3 @@ def _has_rows(source: Source, table: str) -> bool:
     if table == "judgements":
         return any(next(source.judgements(split), None) for split in SPLITS)
     return next(getattr(source, table)(), None) is not None
-
-
-def _cause(error: BaseException) -> BaseException:
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, InputError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return error

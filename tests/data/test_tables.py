@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from selfdistill_jax.data import cache, tables
+from selfdistill_jax.data import cache, records
 from selfdistill_jax.data.cache import cache_folder, new_folder
 from selfdistill_jax.data.source import Document, Judgement, Query, Triplet
 from selfdistill_jax.data.tables import open_collection
@@ -62,7 +62,7 @@ def source(**changes):
 
 @pytest.mark.parametrize("chunk", [1, 4, 4096])
 def test_rows_come_back(tmp_path, monkeypatch, capfd, chunk):
-    monkeypatch.setattr(tables, "_CHUNK", chunk)
+    monkeypatch.setattr(records, "_CHUNK", chunk)
     for _ in range(2):  # built, then opened
         found = open_collection(source(), tmp_path)
         assert list(found.document_contents()) == CONTENTS
@@ -118,7 +118,7 @@ def test_damaged_tables_are_named(tmp_path, keep):
 
 
 def test_two_thousand_rows_keep_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_CHUNK", 300)
+    monkeypatch.setattr(records, "_CHUNK", 300)
     count = 2000
     documents = [Document(f"d{i}", "", f"text {i * i}") for i in range(count)]
     triplets = [Triplet(i % 4, count - 1 - i) for i in range(count)]

@@ -43,7 +43,7 @@ def ranked(tiny, config):
 
 @pytest.mark.parametrize("ceiling", [0.0, 0.95])
 def test_mined_candidates_are_what_the_start_encoder_finds(tiny, own_cache, ceiling):
-    # Cut at nothing: BiEncoder reads whole texts. 8 candidates: a ceiling looks at all 40 documents.
+    # Cut at nothing, as BiEncoder reads; 8, so that a ceiling looks at all 40 documents.
     whole = {"data__query_length": 14, "data__document_length": 14, **own_cache}
     config = tiny.config(
         data__negatives="mined", data__candidates=8, data__mined_ceiling=ceiling, **whole
