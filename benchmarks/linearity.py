@@ -50,23 +50,26 @@ def compare(rounds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--batch_sizes", type=int, nargs="+", default=[32, 128, 512, 1024])
     add("--dataset", default="", help="BEIR folder with qrels/train.tsv")
-    add("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="of a dataset's steps")
+    add("--model", default="", help="with a dataset: folder or hub id; all-MiniLM-L6-v2")
     add("--query_length", type=int, default=0, help="tokens; 20, and 8 of random ones")
     add("--document_length", type=int, default=0, help="tokens; 200, and 24 of random ones")
     add("--dtype", default="float32", choices=PRECISIONS)
     add("--rounds", type=int, default=3)
     add("--output", default="", help="JSON file to write")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     setup, usual, what = training_step.setup, (8, 24), {}
+    if options.model and not options.dataset:
+        parser.error("--model needs --dataset; random tokens are for all-MiniLM-L6-v2's size")
     if options.dataset:
-        what = {"dataset": options.dataset, "model": options.model}
+        model = options.model or "sentence-transformers/all-MiniLM-L6-v2"
+        what = {"dataset": options.dataset, "model": model}
         setup, usual = real_step.setup, (20, 200)
     lengths = {
         "query_length": options.query_length or usual[0],

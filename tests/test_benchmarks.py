@@ -130,6 +130,40 @@ def test_linearity_is_of_equal_work_and_unmoved_by_a_drift():
         assert one["to_the_mean"]["median"] == pytest.approx(1, abs=3e-3)  # one way: 5e-3 off
 
 
+def test_linearity_of_a_collection(tiny, tmp_path, monkeypatch, capsys):
+    """In one process, where the benchmark has one for each size."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    output = tmp_path / "linearity.json"
+
+    class Here:
+        def __init__(self, setup, **arguments):
+            self._run, self.facts = setup(**arguments)
+            self.close = lambda: 0.5
+
+        def run(self):
+            self._run()
+            return self.facts["useful_tokens"] / 1e6
+
+    monkeypatch.setattr(linearity, "Worker", Here)
+    before = jax.config.jax_compilation_cache_dir
+    given = [f"--dataset={tiny.collection}", f"--model={tiny.encoder}", "--query_length=8"]
+    given += ["--document_length=12", "--rounds=1", "--batch_sizes", "8", "16"]
+    try:
+        linearity.main([*given, f"--output={output}"])
+        with pytest.raises(SystemExit):
+            linearity.main(["--model=somewhere"])
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    found = json.loads(output.read_text())
+    assert found["settings"]["dataset"] == "tiny"
+    small, large = (found["sizes"][size] for size in ("8", "16"))
+    # A query, a positive and a negative: 5 tokens and 6 to 8, twice.
+    assert 17 * 8 <= small["useful_tokens"] <= 21 * 8 < large["useful_tokens"] <= 21 * 16
+    assert large["kept_gb"] > small["kept_gb"] > 0
+    assert small["to_the_mean"]["median"] == pytest.approx(1)
+    assert "us/token" in capsys.readouterr().out
+
+
 def test_packing_compares_the_same_batches(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     given = {"model": str(tiny.encoder), "dataset": str(tiny.collection)}

@@ -9,13 +9,13 @@ import numpy as np
 
 from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import Progress
 
 NEGATIVES = ("random", "bm25", "mined")
 
 # Query rows ``[Q]`` and k -> scores and document rows ``[Q, k]``, best first, -1 where there is
 # none; fewer columns where there are not so many documents.
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-_QUERIES = 65536  # searched for at once
 _DEEPER = 4
 
 
@@ -98,6 +98,8 @@ def candidates_of(
     known: KnownPositives,
     k: int,
     most: np.ndarray | None = None,
+    at_once: int = 65536,
+    progress: str = "",
 ) -> np.ndarray:
     """The k documents that a search ranks highest for each triplet, and that may be its negative.
 
@@ -108,27 +110,36 @@ def candidates_of(
       k: how many.
       most: ``[n]``, the score above which a document is left out of a triplet's; it is looked for
         among so many more (`_DEEPER`).
+      at_once: queries of one search.
+      progress: label of a bar; none is shown without.
 
     Returns:
       ``[n, k]`` int32 document rows, best first, -1 behind them where there are fewer.
     """
     rows, query_of = np.unique(queries, return_inverse=True)
     spare = 1 if most is None else _DEEPER
-    most = np.full(len(queries), np.inf) if most is None else most
     # All of the query's positives may stand in front. Powers of two: a search compiles for each.
     needed = [spare * k + known.count(row) for row in rows]
     depths = np.array([1 << (n - 1).bit_length() for n in needed], int)
     by_query = np.argsort(query_of, kind="stable")
     ends = np.searchsorted(query_of[by_query], np.arange(len(rows) + 1))
     out = np.full((len(queries), k), DRAWN, np.int32)
-    for depth in np.unique(depths).tolist():
-        of_depth = np.flatnonzero(depths == depth)
-        for start in range(0, len(of_depth), _QUERIES):
-            asked = of_depth[start : start + _QUERIES]
+    parts = [
+        (depth, of_depth[start : start + at_once])
+        for depth in np.unique(depths).tolist()
+        for of_depth in [np.flatnonzero(depths == depth)]
+        for start in range(0, len(of_depth), at_once)
+    ]
+    with Progress(progress, len(rows), unit="queries") as bar:
+        for depth, asked in parts:
             scores, documents = search(rows[asked], depth)
             usable = (documents >= 0) & ~known.contains(rows[asked, None], documents)
             for i, query in enumerate(asked):
-                for triplet in by_query[ends[query] : ends[query + 1]]:
-                    best = documents[i, usable[i] & (scores[i] <= most[triplet])][:k]
-                    out[triplet, : len(best)] = best
+                own = by_query[ends[query] : ends[query + 1]]
+                # Triplets of one query share its candidates, unless each has a limit of its own.
+                for some in own[None] if most is None else own[:, None]:
+                    fits = usable[i] if most is None else usable[i] & (scores[i] <= most[some])
+                    best = documents[i, fits][:k]
+                    out[some, : len(best)] = best
+            bar.update(len(asked))
     return out

@@ -45,7 +45,9 @@ class TokenTable:
         return np.minimum(np.diff(self._offsets), limit).astype(np.int32)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "TokenTable":
-        """A table of these rows, in memory."""
+        """A table of these rows, in memory; all of them in order are the table itself."""
+        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
+            return self
         parts = [self._ids[self._offsets[r] : self._offsets[r + 1]] for r in rows]
         offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts], dtype=np.int64)])
         return TokenTable(np.concatenate([*parts, np.zeros(0, np.int32)]), offsets)

@@ -36,10 +36,20 @@ def _kind(path: Path) -> str:
 
 
 def has_ids(path: Path) -> bool:
-    """Whether a file's first row names its columns as `IDS` are; what it holds is not checked."""
-    for _, line in read_lines(path):
+    """Whether a file's first row names its columns as `IDS` are; what it holds is not checked.
+
+    Raises:
+      InputError: a TSV file's first line has some of these names, not as they should stand.
+    """
+    for number, line in read_lines(path):
         if _kind(path) == ".tsv":
-            return line.split("\t")[0].strip().lower() == IDS[0]
+            cells = [cell.strip().lower() for cell in line.split("\t")]
+            if {*cells} & {*IDS} and cells not in (list(IDS), list(IDS[:2])):
+                raise InputError(
+                    f"{path}:{number}: columns {', '.join(cells)}; expected {', '.join(IDS)}, in "
+                    "this order"
+                )
+            return cells[0] == IDS[0]
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):

@@ -28,6 +28,10 @@ class TripletFile:
       held_out: keep 5 % of the queries for dev and 5 % for test, chosen by a hash of the query's
         text, so that a row added later moves no other.
 
+    Attributes:
+      path: the file.
+      name: without suffixes.
+
     Raises:
       InputError: the file is missing or has an unknown suffix. Rows are checked while read.
 
@@ -42,16 +46,16 @@ class TripletFile:
     pool_start = 0
 
     def __init__(self, path: str | Path, *, held_out: bool = True):
-        self._path = check_file(path)
+        self.path = check_file(path)
         self._held_out = held_out
-        self.name = self._path.name.split(".")[0]
+        self.name = self.path.name.split(".")[0]
         self._read: tuple[dict[str, int], dict[str, int], list[Triplet]] | None = None
 
     def fingerprint(self) -> str:
-        return digest(f"{_VERSION} held_out={self._held_out}", self._path)
+        return digest(f"{_VERSION} held_out={self._held_out}", self.path)
 
     def describe(self) -> dict[str, Any]:
-        return {"format": _VERSION, "file": str(self._path.resolve()), "held_out": self._held_out}
+        return {"format": _VERSION, "file": str(self.path.resolve()), "held_out": self._held_out}
 
     def documents(self) -> Iterator[Document]:
         for text, row in self._content()[0].items():
@@ -85,10 +89,10 @@ class TripletFile:
             documents: dict[str, int] = {}
             queries: dict[str, int] = {}
             triplets = []
-            for line, query, positive, negative, *scores in read_rows(self._path, TEXTS):
+            for line, query, positive, negative, *scores in read_rows(self.path, TEXTS):
                 if negative is not None and positive.strip() == negative.strip():
                     raise InputError(
-                        f"{self._path}:{line}: positive and negative are the same text; "
+                        f"{self.path}:{line}: positive and negative are the same text; "
                         "remove the row"
                     )
                 q = queries.setdefault(query, len(queries))
@@ -97,7 +101,7 @@ class TripletFile:
                 triplets.append(Triplet(q, p, n, *scores))
             if not triplets:
                 raise InputError(
-                    f"{self._path}: no triplets; expected rows of query, positive and negative"
+                    f"{self.path}: no triplets; expected rows of query, positive and negative"
                 )
             self._read = documents, queries, triplets
         return self._read

@@ -1,7 +1,7 @@
 """A triplet file beside a collection: the one is trained on, the other evaluated on."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,14 @@ class TripletsOver:
         return iter(()) if split == "train" else self._collection.judgements(split)
 
     def triplets(self) -> Iterator[Triplet]:
-        queries = sum(1 for _ in self._collection.queries())
+        ids = {query.id for query in self._collection.queries()}
+        first = next(self._triplets.queries(), None)
+        if first is not None and first.text.strip() in ids:
+            raise InputError(
+                f"{self._triplets.path}: the first query is {first.text!r}, the id of one of "
+                f"{self._collection.name}; a file of ids names its columns {', '.join(IDS)}"
+            )
+        queries = len(ids)
         for t in self._triplets.triplets():
             yield t._replace(
                 query=t.query + queries,
@@ -75,9 +82,13 @@ class TripletsOver:
 class TripletsOf:
     """Trains on triplets of a collection's own queries and documents, named by their ids.
 
+    The collection's judgements stay what they are, its positives no negatives. What is evaluated on
+    is refused: queries that dev or test judge, and documents in front of those that negatives may
+    come from.
+
     JSONL rows are ``{"query_id": str, "positive_id": str, "negative_id": str}``, optionally with
     the numbers ``positive_score`` and ``negative_score``; a TSV file begins with a line of the
-    three names. Without a negative it is drawn. The collection's dev and test are evaluated on.
+    three names. Without a negative it is drawn.
 
     Args:
       collection: that the ids are of.
@@ -94,6 +105,7 @@ class TripletsOf:
         self._collection, self._path = collection, check_file(path)
         self.name = f"{collection.name}+{self._path.name.split('.')[0]}"
         self.documents, self.queries = collection.documents, collection.queries
+        self.judgements = collection.judgements
 
     @property
     def corpus_size(self) -> int | None:
@@ -110,15 +122,19 @@ class TripletsOf:
         training = {"format": _VERSION, "file": str(self._path.resolve())}
         return {"evaluation": self._collection.describe(), "training": training}
 
-    def judgements(self, split: str) -> Iterator[Judgement]:
-        return iter(()) if split == "train" else self._collection.judgements(split)
-
-    def triplets(self) -> Iterator[Triplet]:
-        rows = {
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, int]]:
+        """Of queries and documents: id -> row."""
+        return {
             kind: {entry.id: row for row, entry in enumerate(entries())}
             for kind, entries in (("queries", self.queries), ("documents", self.documents))
         }
-        total, unknown = 0, {kind: [] for kind in rows}
+
+    def triplets(self) -> Iterator[Triplet]:
+        queries, documents = self._rows["queries"], self._rows["documents"]
+        evaluated = {j.query for split in ("dev", "test") for j in self.judgements(split)}
+        wrong: dict[str, list[Any]] = {}  # what is wrong -> rows, the first one's line and id
+        total = 0
         for line, query, positive, negative, *scores in read_rows(self._path, IDS):
             total += 1
             if positive == negative:
@@ -126,25 +142,31 @@ class TripletsOf:
                     f"{self._path}:{line}: positive_id and negative_id are the same, "
                     f"{positive!r}; remove the row"
                 )
-            missing = [
-                (kind, id_)
-                for kind, id_ in zip(
-                    ("queries", "documents", "documents"), (query, positive, negative), strict=True
-                )
-                if id_ is not None and id_ not in rows[kind]
-            ]
-            for kind, id_ in missing:
-                unknown[kind].append((line, id_))
-            if not missing:
-                n = DRAWN if negative is None else rows["documents"][negative]
-                yield Triplet(rows["queries"][query], rows["documents"][positive], n, *scores)
-        for kind, named in unknown.items():
-            if named:
-                line, id_ = named[0]
-                raise InputError(
-                    f"{self._path}: of {total:,} rows {len(named):,} ids of {kind} are not in "
-                    f"{self._collection.name} (first: line {line}, {id_!r}); remove the rows, or "
-                    f"add the {kind}"
-                )
+            n = DRAWN if negative is None else documents.get(negative)
+            rows = queries.get(query), documents.get(positive), n
+            if problem := self._problem((query, positive, negative), rows, evaluated):
+                what, id_ = problem
+                wrong.setdefault(what, [0, line, id_])[0] += 1
+            elif not wrong:
+                yield Triplet(*rows, *scores)
+        for what, (count, line, id_) in wrong.items():
+            raise InputError(
+                f"{self._path}: {count:,} of {total:,} rows name {what} (first: line {line}, "
+                f"{id_!r}); remove them"
+            )
         if not total:
             raise InputError(f"{self._path}: no triplets; expected rows of {', '.join(IDS)}")
+
+    def _problem(
+        self, ids: Sequence[str], rows: Sequence[int | None], evaluated: Container[int]
+    ) -> tuple[str, str] | None:
+        """What a row names that it may not, and its id."""
+        kinds = ("queries", "documents", "documents")
+        for kind, id_, row in zip(kinds, ids, rows, strict=True):
+            if row is None:
+                return f"{kind} that are not in {self._collection.name}", id_
+            if kind == "queries" and row in evaluated:
+                return "queries that dev or test judges", id_
+            if kind == "documents" and row != DRAWN and row < self.pool_start:
+                return "documents that only evaluation may see", id_
+        return None

@@ -1,6 +1,7 @@
 """Hard negatives of a run: for each triplet the documents that a search ranks high, wrongly."""
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.search import search
 from selfdistill_jax.train.evaluation import encode_over_processes
-from selfdistill_jax.train.processes import all_say, is_first
+from selfdistill_jax.train.processes import all_equal, all_say, first_then_others, is_first
 from selfdistill_jax.train.setup import make_encoders
 from selfdistill_jax.train.tables import Tables
 
-_VERSION = 1
+_VERSION = 2
+_LABEL = "Negatives"
 _FILE = "candidates.npy"
 
 
@@ -58,24 +60,39 @@ def find_candidates(
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     name = f"{tables.collection.folder.name}-{kind}-{digest}"
     folder = cache_folder(config.data.cache) / "negatives" / name
-    # All processes encode together, so all have to agree on whether there is anything to encode.
-    if not all_say(folder.is_dir()):
-        _write(folder, find())
-    with reading(folder):
-        found = np.load(folder / _FILE)
+    if kind == "mined" and not all_say(folder.is_dir()):
+        found = _write(folder, find)  # all encode together
+    else:
+        found = first_then_others(
+            lambda: _read(folder) if folder.is_dir() else _write(folder, find)
+        )
+    if not all_equal(found):
+        raise InputError(
+            f"{folder}: not the same on all processes; delete it on each machine, or share "
+            "config.data.cache"
+        )
     if without := int((found < 0).all(1).sum()):
         LOG.info(
-            "Negatives: nothing found for %s of %s triplets; theirs are drawn at random",
-            f"{without:,}", f"{len(drawn):,}",
+            "%s: none found for %s of %s triplets; theirs are drawn at random",
+            _LABEL, f"{without:,}", f"{len(drawn):,}",
         )  # fmt: skip
+    if len(drawn) == len(tables.triplets["query"]):
+        return found
     every = np.full((len(tables.triplets["query"]), found.shape[1]), DRAWN, np.int32)
     every[drawn] = found
     return every
 
 
-def _write(folder: Path, found: np.ndarray) -> None:
+def _read(folder: Path) -> np.ndarray:
+    with reading(folder):
+        return np.load(folder / _FILE, mmap_mode="r")
+
+
+def _write(folder: Path, find: Callable[[], np.ndarray]) -> np.ndarray:
+    found = find()
     with new_folder(folder) as new:
         np.save(new / _FILE, found)
+    return found
 
 
 def _by_bm25(tables: Tables, drawn: np.ndarray, k: int) -> np.ndarray:
@@ -88,7 +105,14 @@ def _by_bm25(tables: Tables, drawn: np.ndarray, k: int) -> np.ndarray:
         scores, found = index.search([texts[row] for row in rows], depth)
         return scores, np.where(found >= 0, found + first, found)
 
-    return candidates_of(of_queries, tables.triplets["query"][drawn], known=tables.known, k=k)
+    return candidates_of(
+        of_queries,
+        tables.triplets["query"][drawn],
+        known=tables.known,
+        k=k,
+        at_once=1000,  # each takes as long as all documents do
+        progress=_LABEL if is_first() else "",
+    )
 
 
 def _by_encoder(
@@ -109,7 +133,7 @@ def _by_encoder(
             limit=config.data[f"{kind}_length"],
             dimensions=encoder.dimensions,
             mesh=mesh,
-            progress=f"Negatives: {kind} texts" if is_first() else "",
+            progress=f"{_LABEL}, {kind} texts" if is_first() else "",
         )
         if not np.isfinite(made).all():
             raise InputError(
@@ -136,5 +160,10 @@ def _by_encoder(
         p = of_held[np.searchsorted(held, positives)]
         most = config.data.mined_ceiling * np.einsum("nd,nd->n", q, p)
     return candidates_of(
-        of_queries, queries, known=tables.known, k=config.data.candidates, most=most
+        of_queries,
+        queries,
+        known=tables.known,
+        k=config.data.candidates,
+        most=most,
+        progress=_LABEL if is_first() else "",
     )

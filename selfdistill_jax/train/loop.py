@@ -34,7 +34,7 @@ from selfdistill_jax.train.ledger import Ledger
 from selfdistill_jax.train.loading import Data, load_data
 from selfdistill_jax.train.machine import matmul_rate, process_seconds
 from selfdistill_jax.train.opening import open_whole
-from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
+from selfdistill_jax.train.optimizer import make_optimizer
 from selfdistill_jax.train.processes import by_first, is_first, wait
 from selfdistill_jax.train.programs import Programs
 from selfdistill_jax.train.run_folder import check_run, read_result
@@ -47,6 +47,7 @@ from selfdistill_jax.train.setup import (
     load_encoder,
     loss_of,
     make_encoders,
+    schedule_of,
 )
 from selfdistill_jax.train.step import (
     TrainState,
@@ -87,13 +88,7 @@ def train(
     mesh = make_mesh()
     check_train(config, mesh.devices.size)
     loss = loss_of(config)
-    schedule = make_schedule(
-        learning_rate=config.train.learning_rate,
-        steps=config.train.steps,
-        warmup_steps=config.train.warmup_steps,
-        decay=config.train.decay,
-        decay_rate=config.train.decay_rate,
-    )
+    schedule = schedule_of(config)
     values = config.to_dict()
     if not restart:
         by_first(lambda: check_run(workdir, values, data=open_data(config).fingerprint()))

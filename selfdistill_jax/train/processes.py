@@ -1,5 +1,6 @@
 """What one process of a run does for all of them, or before the others."""
 
+import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -28,6 +29,16 @@ def all_say(yes: bool) -> bool:
     if jax.process_count() == 1:
         return yes
     return bool(np.all(multihost_utils.process_allgather(np.int32(yes))))
+
+
+def all_equal(array: np.ndarray) -> bool:
+    """Whether every process has the same one."""
+    if jax.process_count() == 1:
+        return True
+    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    own = np.frombuffer(digest.digest()[:8], np.uint32)
+    return bool((multihost_utils.process_allgather(own) == own).all())
 
 
 def by_first(make: Callable[[], Made]) -> Made | None:

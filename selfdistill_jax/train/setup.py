@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 
 from selfdistill_jax.data.negatives import NEGATIVES
 from selfdistill_jax.encoder.attention import ATTENTIONS
@@ -20,6 +21,7 @@ from selfdistill_jax.encoder.stack import REMATS
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.losses import LOSSES, matryoshka
 from selfdistill_jax.train.adapter import ADAPTERS, check_adapter
+from selfdistill_jax.train.optimizer import make_schedule
 from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -96,6 +98,17 @@ def loss_of(config: ml_collections.ConfigDict) -> Loss:
         {key: value for key, value in config.loss.items() if key != "name"},
         target=config.train.target,
         dimensions=config.train.dimensions,
+    )
+
+
+def schedule_of(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """The config's learning rates, see `make_schedule`."""
+    return make_schedule(
+        learning_rate=config.train.learning_rate,
+        steps=config.train.steps,
+        warmup_steps=config.train.warmup_steps,
+        decay=config.train.decay,
+        decay_rate=config.train.decay_rate,
     )
 
 

@@ -27,7 +27,7 @@ class Tables(NamedTuple):
       tokenizer: of the run's encoder.
       queries, documents: tokens of all of the collection's.
       triplets: of the collection.
-      known: the triplets' positives.
+      known: positives of triplets and of the train split's judgements.
     """
 
     collection: Collection
@@ -88,7 +88,12 @@ def open_tables(config: ml_collections.ConfigDict, encoder: Encoder) -> Tables:
             f"{collection.name}: {count} training triplets, fewer than one batch of {size} "
             "(config.train.batch_size)"
         )
-    known = KnownPositives(triplets["query"], triplets["positive"], collection.training_pool)
+    judged = [j for j in collection.judgements("train") if j.relevance > 0]
+    pairs = [
+        np.concatenate([triplets[name], np.array([getattr(j, of) for j in judged], np.int32)])
+        for name, of in (("query", "query"), ("positive", "document"))
+    ]
+    known = KnownPositives(*pairs, collection.training_pool)
     return Tables(collection, tokenizer, queries, documents, triplets, known)
 
 

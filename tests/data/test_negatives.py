@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from selfdistill_jax.data import negatives
 from selfdistill_jax.data.bm25 import BM25
 from selfdistill_jax.data.negatives import KnownPositives, candidates_of, draw
 from selfdistill_jax.errors import InputError
@@ -130,10 +129,9 @@ def ranked(search, row):
 
 @pytest.mark.parametrize("at_once", [4, 65536])
 @pytest.mark.parametrize("k", [1, 3, 8, 40])
-def test_candidates_are_the_best_without_the_positives(searched, monkeypatch, k, at_once):
-    monkeypatch.setattr(negatives, "_QUERIES", at_once)
+def test_candidates_are_the_best_without_the_positives(searched, k, at_once):
     pairs = some_pairs()
-    found = candidates_of(searched, ASKED, known=make(pairs), k=k)
+    found = candidates_of(searched, ASKED, known=make(pairs), k=k, at_once=at_once)
     assert (found.dtype, found.shape) == (np.int32, (33, k))
     calls = searched.asked.copy()
     # Each query once, whatever the number of its triplets, and not more at once than asked for.

@@ -10,6 +10,7 @@ from selfdistill_jax.data.pydocs import PyDocs
 from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.triplets import TripletFile
+from selfdistill_jax.data.triplets_over import TripletsOf
 from selfdistill_jax.errors import InputError
 
 
@@ -106,8 +107,7 @@ def test_triplets_of_a_collection(folder, tmp_path, kind):
     assert (source.corpus_size, source.pool_start) == (None, 0)
     assert list(source.documents()) == list(collection.documents())
     assert list(source.queries()) == list(collection.queries())
-    assert list(source.judgements("train")) == []
-    for split in ("dev", "test"):
+    for split in ("train", "dev", "test"):
         assert list(source.judgements(split)) == list(collection.judgements(split)) != []
     assert source.describe()["training"]["file"] == str(path)
 
@@ -137,10 +137,12 @@ def test_fingerprint_is_of_ids_and_collection(folder, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("q0\tc1\tc9\nq7\tc8\tc1\nq0\tc1\tc0\n", ": of 3 rows 1 ids of queries are not in mine "
-         "(first: line 3, 'q7'); remove the rows, or add the queries"),
-        ("q0\tc1\tc9\nq0\tc8\tc7\n", ": of 2 rows 3 ids of documents are not in mine "
-         "(first: line 2, 'c9'); remove the rows, or add the documents"),
+        ("q7\tc0\tc1\nq0\tc1\tc0\nq8\tc0\tc1\n", ": 2 of 3 rows name queries that are not in mine "
+         "(first: line 2, 'q7'); remove them"),
+        ("q0\tc1\tc0\nq0\tc8\tc9\n", ": 1 of 2 rows name documents that are not in mine "
+         "(first: line 3, 'c8'); remove them"),
+        ("q0\tc1\tc0\nq2\tc1\tc0\nq1\tc1\tc0\n", ": 2 of 3 rows name queries that dev or test "
+         "judges (first: line 3, 'q2'); remove them"),
         ("q0\tc1\tc1\n", ":2: positive_id and negative_id are the same, 'c1'; remove the row"),
         ("q0\tc1\n", ":2: 2 columns; expected 3, separated by tabs"),
         ("", ": no triplets; expected rows of query_id, positive_id, negative_id"),
@@ -153,6 +155,34 @@ def test_wrong_ids(folder, tmp_path, rows, message):
     with pytest.raises(InputError) as caught:
         list(source.triplets())
     assert str(caught.value) == f"{path}{message}"
+
+
+@pytest.mark.parametrize("row", ["q0\tc0\tc1\n", "q0\tc1\tc0\n"])
+def test_documents_that_only_evaluation_may_see(folder, tmp_path, row):
+    path = tmp_path / "own.tsv"
+    path.write_text(TSV_OF_IDS + row)
+    collection = BeirFolder(folder)
+    collection.pool_start = 1
+    with pytest.raises(InputError, match="1 of 1 rows name documents that only evaluation may see"):
+        list(TripletsOf(collection, path).triplets())
+
+
+def test_ids_without_names(folder, tmp_path):
+    path = tmp_path / "own.tsv"
+    path.write_text("q0\tc1\tc0\n")
+    source = open_source(dataset=str(folder), triplets=str(path))
+    with pytest.raises(InputError, match=r"own\.tsv: the first query is 'q0', the id of one of"):
+        list(source.triplets())
+
+
+@pytest.mark.parametrize(
+    "head", ["positive_id\tquery_id\tnegative_id", "query_id\tpositive\tnegative_id"]
+)
+def test_names_of_ids_in_another_order(folder, tmp_path, head):
+    path = tmp_path / "own.tsv"
+    path.write_text(f"{head}\nq0\tc1\tc0\n")
+    with pytest.raises(InputError, match=r"own.tsv:1: columns .*; expected query_id, positive_id,"):
+        open_source(dataset=str(folder), triplets=str(path))
 
 
 def test_ids_and_texts_in_one_file(folder, tmp_path):

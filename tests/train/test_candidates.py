@@ -1,7 +1,10 @@
 """Hard negatives of a run, against a search by hand."""
 
+import shutil
+
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.errors import InputError
@@ -90,7 +93,7 @@ def test_bm25_negatives(tiny, own_cache):
 
 
 @pytest.mark.parametrize("kind", ["bm25", "mined"])
-def test_a_search_is_done_once(tiny, own_cache, monkeypatch, kind):
+def test_a_search_is_done_once(tiny, own_cache, tmp_path, monkeypatch, kind):
     settings = {"data__negatives": kind, **own_cache}
     first = found(tiny.config(**settings))
     calls = []
@@ -104,9 +107,20 @@ def test_a_search_is_done_once(tiny, own_cache, monkeypatch, kind):
     found(tiny.config(**settings, data__candidates=7))
     searched = {"bm25": ["_by_bm25"], "mined": ["_by_encoder"]}[kind]
     assert calls == searched
-    for other in ({"data__mined_ceiling": 0.5}, {"data__query_length": 5},
-                  {"data__document_length": 5}, {"encoder__query_prompt": "the "},
-                  {"train__dtype": "bfloat16"}):  # fmt: skip
+    other_weights = tmp_path / "encoder"
+    shutil.copytree(tiny.encoder, other_weights)
+    weights = load_file(other_weights / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"] += 0.1
+    save_file(weights, other_weights / "model.safetensors")
+    for other in (
+        {"data__mined_ceiling": 0.5},
+        {"data__query_length": 5},
+        {"data__document_length": 5},
+        {"encoder__query_prompt": "the "},
+        {"encoder__pooling": "cls"},
+        {"encoder__init": str(other_weights)},
+        {"train__dtype": "bfloat16"},
+    ):
         calls.clear()
         found(tiny.config(**settings, **other))
         assert calls == (searched if kind == "mined" else []), other
@@ -129,6 +143,20 @@ def test_triplets_that_bring_a_negative_keep_it(tiny, own_cache, tmp_path):
             assert own is None
         else:
             assert ((own >= 0).any(1) == [not i % 2 for i in range(12)]).all()
+
+
+def test_what_the_collection_judges_right_is_no_negative(tiny, own_cache, tmp_path):
+    """Of a file of ids: it may leave out some of a query's positives."""
+    path = tmp_path / "ids.tsv"
+    ids = "".join(f"q{i}\tc{i + 1}\n" for i in range(20))
+    path.write_text(f"query_id\tpositive_id\n{ids}")
+    for kind in ("mined", "bm25"):
+        settings = {"data__negatives": kind, "data__candidates": 40, "data__mined_ceiling": 0.0}
+        own = found(tiny.config(data__triplets=str(path), **settings, **own_cache))
+        for i, row in enumerate(own):
+            assert not {i, i + 1} & {*row.tolist()}
+        if kind == "mined":
+            assert ((own >= 0).sum(1) == 38).all()
 
 
 def test_vectors_that_are_not_finite(tiny, own_cache):

@@ -5,9 +5,9 @@ import pytest
 
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.prepare import prepare
 from selfdistill_jax.train import candidates
 from selfdistill_jax.train.loading import load_data
+from selfdistill_jax.train.preparing import prepare
 from selfdistill_jax.train.setup import load_encoder
 from tests import tiny as helpers
 
@@ -64,6 +64,8 @@ def test_negatives_of_their_own(tiny, tmp_path):
         ({"train__batch_size": 12}, r"^config\.train\.batch_size is 12, which 8 devices"),
         ({"loss__error": "l3"}, r"^config\.loss: "),
         ({"train__dimensions": (99,)}, r"^config\.train\.dimensions has 99"),
+        ({"train__decay": "exponental"}, r"^config\.train\.decay is 'exponental'"),
+        ({"train__attention": "cudnn"}, r"^config\.train\.attention is 'cudnn', and devices are"),
         ({"data__dataset": "nowhere"}, r"^dataset 'nowhere': no folder"),
     ],
 )
