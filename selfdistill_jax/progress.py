@@ -29,12 +29,12 @@ class Progress:
 
     Args:
       label: what is done; nothing is shown without.
-      total: items in all.
+      total: items in all; None where nobody knows.
       unit: what an item is called.
       start: items already done, when a loop is resumed.
     """
 
-    def __init__(self, label: str, total: int, *, unit: str, start: int = 0):
+    def __init__(self, label: str, total: int | None, *, unit: str, start: int = 0):
         self._label, self._total, self._unit = label, total, unit
         self._done, self._logged = start, time.monotonic()
         terminal = label and sys.stderr.isatty()
@@ -73,6 +73,9 @@ class Progress:
             return
         if now - self._logged >= _LOG_SECONDS or self._done == self._total:
             self._logged = now
+            if self._total is None:
+                LOG.info("%s: %d %s", self._label, self._done, self._unit)
+                return
             rate = (self._done - self._start) / max(now - self._began, 1e-9)
             left = (self._total - self._done) / max(rate, 1e-9)
             shown = "".join(f", {name} {value}" for name, value in values.items())

@@ -147,7 +147,7 @@ def test_linearity_of_a_collection(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(linearity, "Worker", Here)
     before = jax.config.jax_compilation_cache_dir
     given = [f"--dataset={tiny.collection}", f"--model={tiny.encoder}", "--query_length=8"]
-    given += ["--document_length=12", "--rounds=1", "--batch_sizes", "8", "16"]
+    given += ["--document_length=12", "--rounds=1", "--batch_sizes", "8", "24"]
     try:
         linearity.main([*given, f"--output={output}"])
         with pytest.raises(SystemExit):
@@ -156,9 +156,9 @@ def test_linearity_of_a_collection(tiny, tmp_path, monkeypatch, capsys):
         jax.config.update("jax_compilation_cache_dir", before)
     found = json.loads(output.read_text())
     assert found["settings"]["dataset"] == "tiny"
-    small, large = (found["sizes"][size] for size in ("8", "16"))
+    small, large = (found["sizes"][size] for size in ("8", "24"))
     # A query, a positive and a negative: 5 tokens and 6 to 8, twice.
-    assert 17 * 8 <= small["useful_tokens"] <= 21 * 8 < large["useful_tokens"] <= 21 * 16
+    assert 17 * 8 <= small["useful_tokens"] <= 21 * 8 < large["useful_tokens"] <= 21 * 24
     assert large["kept_gb"] > small["kept_gb"] > 0
     assert small["to_the_mean"]["median"] == pytest.approx(1)
     assert "us/token" in capsys.readouterr().out

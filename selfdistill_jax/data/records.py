@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Source
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import Progress
 
 _CHUNK = 4096  # rows read at once: 29,000 rows/s against 15,000 one by one
 _VERSION = "1.1.0"  # of the features
@@ -62,9 +63,12 @@ class RetrievalTables(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, rows) -> Iterator[tuple[int, dict[str, Any]]]:
         flat = self.flat[split] = []
-        for key, row in enumerate(rows):
-            flat.append(row.id if isinstance(row, (Document, Query)) else row)
-            yield key, row._asdict()
+        label = f"Reading {self._source.name}, {self.builder_config.name}"
+        with Progress(label, None, unit="rows") as bar:
+            for key, row in enumerate(rows):
+                flat.append(row.id if isinstance(row, (Document, Query)) else row)
+                yield key, row._asdict()
+                bar.update(1)
 
 
 def write_records(source: Source, table: str, folder: Path) -> dict[str, list]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from selfdistill_jax.data.cache import new_folder, reading
 from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.progress import Progress
 
 _CHUNK = 2048
 _VERSION = "1"
@@ -27,12 +28,20 @@ class TokenTable:
 
     @classmethod
     def from_texts(
-        cls, tokenizer: Tokenizer, texts: Iterable[str], *, limit: int, prompt: str = ""
+        cls,
+        tokenizer: Tokenizer,
+        texts: Iterable[str],
+        *,
+        limit: int,
+        prompt: str = "",
+        progress: Progress | None = None,
     ) -> "TokenTable":
         rows: list[np.ndarray] = []
         texts = iter(texts)
         while chunk := list(islice(texts, _CHUNK)):
             rows += tokenizer.encode(chunk, limit=limit, prompt=prompt)
+            if progress is not None:
+                progress.update(len(chunk))
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         return cls(np.concatenate([*rows, np.zeros(0, np.int32)]), offsets)
@@ -79,6 +88,8 @@ def cached_tokens(
     *,
     limit: int,
     prompt: str = "",
+    total: int = 0,
+    progress: str = "",
 ) -> TokenTable:
     """The token table in ``folder``, made from ``texts()`` if it is not there yet.
 
@@ -89,6 +100,8 @@ def cached_tokens(
       limit: the most tokens kept of a text, the encoder's position table: shorter limits are taken
         from the same table.
       prompt: put before each text.
+      total: number of texts, for the progress.
+      progress: label of a bar while the table is made; none is shown without.
 
     Raises:
       InputError: what is in the folder is damaged.
@@ -98,7 +111,10 @@ def cached_tokens(
         own += f"-{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
     folder = folder.with_name(f"{folder.name}-{own}")
     if not folder.is_dir():
-        table = TokenTable.from_texts(tokenizer, texts(), limit=limit, prompt=prompt)
+        with Progress(progress, total, unit="texts") as bar:
+            table = TokenTable.from_texts(
+                tokenizer, texts(), limit=limit, prompt=prompt, progress=bar
+            )
         with new_folder(folder) as new:
             np.save(new / "ids.npy", table._ids)
             np.save(new / "offsets.npy", table._offsets)

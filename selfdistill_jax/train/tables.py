@@ -16,6 +16,7 @@ from selfdistill_jax.data.tokens import TokenTable, cached_tokens
 from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
+from selfdistill_jax.train.processes import is_first
 from selfdistill_jax.train.step import FROM_TEACHER, wants
 
 
@@ -68,10 +69,17 @@ def open_tables(config: ml_collections.ConfigDict, encoder: Encoder) -> Tables:
             texts,
             limit=encoder.config.max_positions,
             prompt=encoder.prompts.of(kind),
+            total=total,
+            progress=f"Tokens, {table}" if is_first() else "",
         )
-        for kind, table, texts in (
-            ("query", "queries", collection.query_texts),
-            ("document", "documents", collection.document_contents),
+        for kind, table, texts, total in (
+            ("query", "queries", collection.query_texts, len(collection.query_ids)),
+            (
+                "document",
+                "documents",
+                collection.document_contents,
+                collection.num_documents,
+            ),
         )
     )
     triplets = collection.triplets()
