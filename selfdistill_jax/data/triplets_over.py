@@ -63,7 +63,7 @@ class TripletsOver:
         return iter(()) if split == "train" else self._collection.judgements(split)
 
     def triplets(self) -> Iterator[Triplet]:
-        ids = {query.id for query in self._collection.queries()}
+        ids = [query.id for query in self._collection.queries()]
         first = next(self._triplets.queries(), None)
         if first is not None and first.text.strip() in ids:
             raise InputError(

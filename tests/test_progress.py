@@ -1,0 +1,45 @@
+"""Lines of progress, as a log gets them."""
+
+import logging
+
+import pytest
+
+from selfdistill_jax import progress
+from selfdistill_jax.progress import LOG, Progress
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """What is logged; ten seconds pass between two looks at the clock."""
+    seconds = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(progress, "_LOG_SECONDS", 5)
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    monkeypatch.setattr(LOG, "handlers", [handler])
+    monkeypatch.setattr(LOG, "propagate", False)
+    monkeypatch.setattr(LOG, "level", logging.INFO)
+    return found
+
+
+def count(label, total):
+    with Progress(label, total, unit="texts") as bar:
+        for _ in range(2):
+            bar.update(3, loss="0.5")
+
+
+def test_of_a_known_number(lines):
+    count("Dev", 6)
+    assert lines[0].startswith("Dev: 3 of 6 texts, loss 0.5, ")
+    assert lines[1] == "Dev: 6 of 6 texts, loss 0.5, 0 s left"
+
+
+def test_of_an_unknown_number(lines):
+    count("Reading", None)
+    assert lines == ["Reading: 3 texts", "Reading: 6 texts"]
+
+
+def test_without_a_label(lines):
+    count("", 6)
+    assert lines == []
