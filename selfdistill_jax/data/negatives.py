@@ -16,7 +16,7 @@ NEGATIVES = ("random", "bm25", "mined")
 # Query rows ``[Q]`` and k -> scores and document rows ``[Q, k]``, best first, -1 where there is
 # none; fewer columns where there are not so many documents.
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-_DEEPER = 4
+_DEEPER = 4  # times as many are looked at where scores are limited
 
 
 class KnownPositives:
@@ -109,7 +109,7 @@ def candidates_of(
       known: positives that are left out.
       k: how many.
       most: ``[n]``, the score above which a document is left out of a triplet's; it is looked for
-        among so many more (`_DEEPER`).
+        among `_DEEPER` times as many.
       at_once: queries of one search.
       progress: label of a bar; none is shown without.
 
