@@ -19,7 +19,7 @@ def define() -> None:
     config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
 
 
-def path_and_argument(argv: list[str]) -> tuple[Path, list[str]]:
+def _path_and_argument(argv: list[str]) -> tuple[Path, list[str]]:
     """The path in --config, and what stands behind its colon: the argument of get_config."""
     for i, argument in enumerate(argv):
         name, _, value = argument.lstrip("-").partition("=")
@@ -29,9 +29,19 @@ def path_and_argument(argv: list[str]) -> tuple[Path, list[str]]:
     raise InputError("--config is missing; try --config=configs/distributed.py")
 
 
+def run_name(argv: list[str]) -> str:
+    """The folder in runs/ of a command that names none.
+
+    >>> run_name(["main", "--config=configs/distributed.py:msmarco"])
+    'distributed-msmarco'
+    """
+    path, argument = _path_and_argument(argv)
+    return "-".join([path.stem, *argument])
+
+
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags; whatever is wrong in a setting becomes one line that names it."""
-    path, argument = path_and_argument(argv)
+    path, argument = _path_and_argument(argv)
     if not path.is_file():
         raise InputError(f"--config={path}: no such file")
     known = _read_config(path, argument)

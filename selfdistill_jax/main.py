@@ -50,8 +50,7 @@ def main(argv: list[str]) -> int | None:
     config = _FLAGS.config
     if not _FLAGS.distributed:  # else this machine may be others' as well
         share_cpu(config.train.batch_size // max(config.train.micro_batches, 1))
-    path, argument = config_flag.path_and_argument(sys.argv)
-    workdir = Path(_FLAGS.workdir or Path("runs") / "-".join([path.stem, *argument]))
+    workdir = Path(_FLAGS.workdir or Path("runs") / config_flag.run_name(sys.argv))
     stopped = _StopSignal()
     text = train(config, workdir, restart=_FLAGS.restart, stop=stopped)
     if text is None:
