@@ -46,7 +46,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     data.query_length = 32  # tokens a query is cut at in training, its prompt among them
     data.document_length = 96  # tokens a document is cut at in training
     data.packing = True  # several texts a row; False: each alone in a row of its length's kind
-    data.cache = ""  # folder of tables and tokens; "": the user's cache folder
+    data.cache = ""  # folder of tables, tokens, negatives; "": the user's cache folder
 
     config.encoder = encoder = ml_collections.ConfigDict()
     encoder.init = "sentence-transformers/all-MiniLM-L6-v2"  # folder or hub id to start from

@@ -32,15 +32,31 @@ def _path_and_argument(argv: list[str]) -> tuple[Path, list[str]]:
 def run_name(argv: list[str]) -> str:
     """The folder in runs/ of a command that names none.
 
+    Args:
+      argv: the command line.
+
+    Raises:
+      InputError: no config is named.
+
     >>> run_name(["main", "--config=configs/distributed.py:msmarco"])
     'distributed-msmarco'
     """
     path, argument = _path_and_argument(argv)
-    return "-".join([path.stem, *argument])
+    return "-".join([path.stem, *(part.replace("/", "-") for part in argument if part)])
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the flags; whatever is wrong in a setting becomes one line that names it."""
+    """Reads the flags; whatever is wrong in a setting becomes one line that names it.
+
+    Args:
+      argv: the command line.
+
+    Returns:
+      What stands there beside flags, the program's name first.
+
+    Raises:
+      InputError: that line.
+    """
     path, argument = _path_and_argument(argv)
     if not path.is_file():
         raise InputError(f"--config={path}: no such file")

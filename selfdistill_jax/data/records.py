@@ -74,6 +74,11 @@ class RetrievalTables(tfds.core.GeneratorBasedBuilder):
 def write_records(source: Source, table: str, folder: Path) -> dict[str, list]:
     """Writes a table that has rows.
 
+    Args:
+      source: of the rows.
+      table: one of the four.
+      folder: that the table is written into.
+
     Returns:
       Split -> ids of its rows, or the rows themselves where they have none.
 
@@ -94,6 +99,10 @@ def write_records(source: Source, table: str, folder: Path) -> dict[str, list]:
 
 def read_records(folder: Path, table: str, split: str = "rows") -> Iterator[dict[str, Any]]:
     """Rows of a table that `write_records` wrote.
+
+    Args:
+      folder, table: as it was given them.
+      split: of the judgements; other tables have one.
 
     Raises:
       Exception: of several kinds, where files are missing or damaged.

@@ -111,7 +111,16 @@ def open_collection(source: Source, cache: Path) -> Collection:
 
 
 def build_tables(source: Source, folder: Path, fingerprint: str) -> None:
-    """Writes all tables of a source into a new folder."""
+    """Writes all tables of a source into a new folder.
+
+    Args:
+      source: what to read.
+      folder: appears whole or not at all.
+      fingerprint: of the source.
+
+    Raises:
+      InputError: what the source finds wrong.
+    """
     from selfdistill_jax.data.records import write_records
 
     with new_folder(folder) as new:

@@ -82,9 +82,9 @@ class TripletsOver:
 class TripletsOf:
     """Trains on triplets of a collection's own queries and documents, named by their ids.
 
-    The collection's judgements stay what they are, its positives no negatives. What is evaluated on
-    is refused: queries that dev or test judge, and documents in front of those that negatives may
-    come from.
+    The collection's judgements stay what they are. Refused are negatives that train judges
+    relevant, and what is evaluated on: queries that dev or test judges, and documents in front of
+    those that negatives may come from.
 
     JSONL rows are ``{"query_id": str, "positive_id": str, "negative_id": str}``, optionally with
     the numbers ``positive_score`` and ``negative_score``; a TSV file begins with a line of the
@@ -133,6 +133,8 @@ class TripletsOf:
     def triplets(self) -> Iterator[Triplet]:
         queries, documents = self._rows["queries"], self._rows["documents"]
         evaluated = {j.query for split in ("dev", "test") for j in self.judgements(split)}
+        relevant = {j[:2] for j in self.judgements("train") if j.relevance > 0}
+        first = self.pool_start  # pydocs counts it anew each time
         wrong: dict[str, list[Any]] = {}  # what is wrong -> rows, the first one's line and id
         total = 0
         for line, query, positive, negative, *scores in read_rows(self._path, IDS):
@@ -144,7 +146,10 @@ class TripletsOf:
                 )
             n = DRAWN if negative is None else documents.get(negative)
             rows = queries.get(query), documents.get(positive), n
-            if problem := self._problem((query, positive, negative), rows, evaluated):
+            problem = self._problem((query, positive, negative), rows, evaluated, first)
+            if not problem and (rows[0], n) in relevant:
+                problem = "negatives that train judges relevant", negative
+            if problem:
                 what, id_ = problem
                 wrong.setdefault(what, [0, line, id_])[0] += 1
             elif not wrong:
@@ -158,7 +163,11 @@ class TripletsOf:
             raise InputError(f"{self._path}: no triplets; expected rows of {', '.join(IDS)}")
 
     def _problem(
-        self, ids: Sequence[str], rows: Sequence[int | None], evaluated: Container[int]
+        self,
+        ids: Sequence[str],
+        rows: Sequence[int | None],
+        evaluated: Container[int],
+        first: int,
     ) -> tuple[str, str] | None:
         """What a row names that it may not, and its id."""
         kinds = ("queries", "documents", "documents")
@@ -167,6 +176,6 @@ class TripletsOf:
                 return f"{kind} that are not in {self._collection.name}", id_
             if kind == "queries" and row in evaluated:
                 return "queries that dev or test judges", id_
-            if kind == "documents" and row != DRAWN and row < self.pool_start:
+            if kind == "documents" and row != DRAWN and row < first:
                 return "documents that only evaluation may see", id_
         return None

@@ -1,7 +1,6 @@
 """Hard negatives of a run: for each triplet the documents that a search ranks high, wrongly."""
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,14 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.search import search
 from selfdistill_jax.train.evaluation import encode_over_processes
-from selfdistill_jax.train.processes import all_equal, all_say, first_then_others, is_first
+from selfdistill_jax.train.processes import (
+    all_equal,
+    all_or_none,
+    all_say,
+    by_first,
+    is_first,
+    of_first,
+)
 from selfdistill_jax.train.setup import make_encoders
 from selfdistill_jax.train.tables import Tables
 
@@ -44,7 +50,8 @@ def find_candidates(
       None where documents are drawn at random, or each triplet brings one.
 
     Raises:
-      InputError: the encoder's vectors are not finite.
+      InputError: the encoder's vectors are not finite, or what is in the cache is damaged or not
+        the same on all processes.
     """
     kind, k = config.data.negatives, config.data.candidates
     drawn = np.flatnonzero(tables.triplets["negative"] == DRAWN)
@@ -60,16 +67,16 @@ def find_candidates(
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     name = f"{tables.collection.folder.name}-{kind}-{digest}"
     folder = cache_folder(config.data.cache) / "negatives" / name
-    if kind == "mined" and not all_say(folder.is_dir()):
-        found = _write(folder, find)  # all encode together
+    if all_say(folder.is_dir()):
+        found = all_or_none(lambda: _read(folder))
     else:
-        found = first_then_others(
-            lambda: _read(folder) if folder.is_dir() else _write(folder, find)
-        )
-    if not all_equal(found):
+        made = find() if kind == "mined" else by_first(find)  # all encode together
+        found = of_first(made, (len(drawn), k))  # rounding may order equal ones otherwise elsewhere
+        _write(folder, found)
+    if not all_equal(found.tobytes()):
         raise InputError(
-            f"{folder}: not the same on all processes; delete it on each machine, or share "
-            "config.data.cache"
+            f"{folder}: not the same on all processes; let them share config.data.cache, or delete "
+            "the folder on each machine"
         )
     if without := int((found < 0).all(1).sum()):
         LOG.info(
@@ -85,14 +92,15 @@ def find_candidates(
 
 def _read(folder: Path) -> np.ndarray:
     with reading(folder):
-        return np.load(folder / _FILE, mmap_mode="r")
+        return np.load(folder / _FILE)
 
 
-def _write(folder: Path, find: Callable[[], np.ndarray]) -> np.ndarray:
-    found = find()
-    with new_folder(folder) as new:
-        np.save(new / _FILE, found)
-    return found
+def _write(folder: Path, found: np.ndarray) -> None:
+    try:
+        with new_folder(folder) as new:
+            np.save(new / _FILE, found)
+    except OSError as error:  # the run has what it needs
+        LOG.warning("%s: not kept in the cache (%s); the next run searches again", folder, error)
 
 
 def _by_bm25(tables: Tables, drawn: np.ndarray, k: int) -> np.ndarray:
@@ -158,7 +166,8 @@ def _by_encoder(
     if config.data.mined_ceiling:
         q = of_asked[np.searchsorted(asked, queries)]
         p = of_held[np.searchsorted(held, positives)]
-        most = config.data.mined_ceiling * np.einsum("nd,nd->n", q, p)
+        most = np.einsum("nd,nd->n", q, p)
+        most = np.minimum(most, config.data.mined_ceiling * most)  # they may be below 0
     return candidates_of(
         of_queries,
         queries,

@@ -13,8 +13,9 @@ from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.encoding import block_tokens, merges
+from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.candidates import find_candidates
-from selfdistill_jax.train.processes import first_then_others
+from selfdistill_jax.train.processes import all_equal, first_then_others
 from selfdistill_jax.train.tables import open_tables
 
 
@@ -32,10 +33,21 @@ class Data(NamedTuple):
 def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
     """Builds or opens tables, tokens and hard negatives, and the batches of this process.
 
+    Args:
+      config: of the run.
+      encoder: that it starts from.
+
     Raises:
-      InputError: something is wrong with the data, or there is nothing to train on.
+      InputError: something is wrong with the data, there is nothing to train on, or processes do
+        not read the same.
     """
     tables = first_then_others(partial(open_tables, config, encoder))
+    read = tables.collection.fingerprint, tables.tokenizer.fingerprint
+    if not all_equal(repr(read).encode()):
+        raise InputError(
+            f"{tables.collection.name}: processes read other texts, or by another tokenizer; give "
+            "all machines the same files and the same versions of packages"
+        )
     parts = jax.device_count() * config.train.micro_batches
     share = parts // jax.process_count()
     batches = TrainingBatches(

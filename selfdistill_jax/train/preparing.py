@@ -23,6 +23,9 @@ _LOOKED_AT = 10  # batches
 def prepare(config: ml_collections.ConfigDict) -> str:
     """Builds or opens what a run of this config reads.
 
+    Args:
+      config: as of ``configs/base.py``.
+
     Returns:
       What it would be trained on, as text.
 

@@ -25,20 +25,47 @@ def wait(what: str) -> None:
 
 
 def all_say(yes: bool) -> bool:
-    """Whether ``yes`` holds on every process."""
+    """Whether ``yes`` holds on every process; all of them ask."""
     if jax.process_count() == 1:
         return yes
     return bool(np.all(multihost_utils.process_allgather(np.int32(yes))))
 
 
-def all_equal(array: np.ndarray) -> bool:
-    """Whether every process has the same one."""
+def all_equal(content: bytes) -> bool:
+    """Whether every process has the same; all of them ask."""
     if jax.process_count() == 1:
         return True
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data)
-    own = np.frombuffer(digest.digest()[:8], np.uint32)
+    own = np.frombuffer(hashlib.sha256(content).digest()[:8], np.uint32)
     return bool((multihost_utils.process_allgather(own) == own).all())
+
+
+def all_or_none(make: Callable[[], Made]) -> Made:
+    """``make()`` of every process; where it fails on one, all end.
+
+    Raises:
+      InputError: of this process, or that another one had.
+    """
+    made, failure = None, None
+    try:
+        made = make()
+    except InputError as error:
+        failure = error
+    if not all_say(failure is None):
+        raise failure or InputError("another process could not go on; its message says why")
+    return made
+
+
+def of_first(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """The first process's int32 array, on every process; what the others bring does not count.
+
+    Args:
+      array: None or any on the others.
+      shape: of the first one's.
+    """
+    if jax.process_count() == 1:
+        return array
+    own = array if is_first() else np.zeros(shape, np.int32)
+    return np.asarray(multihost_utils.broadcast_one_to_all(own))
 
 
 def by_first(make: Callable[[], Made]) -> Made | None:

@@ -92,7 +92,11 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
 
 
 def loss_of(config: ml_collections.ConfigDict) -> Loss:
-    """The config's loss, see `make_loss_function`."""
+    """The config's loss.
+
+    Raises:
+      InputError: as `make_loss_function`.
+    """
     return make_loss_function(
         config.loss.name,
         {key: value for key, value in config.loss.items() if key != "name"},
@@ -102,7 +106,11 @@ def loss_of(config: ml_collections.ConfigDict) -> Loss:
 
 
 def schedule_of(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """The config's learning rates, see `make_schedule`."""
+    """The config's learning rates.
+
+    Raises:
+      InputError: as `make_schedule`.
+    """
     return make_schedule(
         learning_rate=config.train.learning_rate,
         steps=config.train.steps,

@@ -40,12 +40,20 @@ class Tables(NamedTuple):
 
 
 def open_data(config: ml_collections.ConfigDict) -> Source:
-    """The collection that the config names, not yet read."""
+    """The collection that the config names, not yet read.
+
+    Raises:
+      InputError: there is none.
+    """
     return open_source(dataset=config.data.dataset, triplets=config.data.triplets)
 
 
 def open_tables(config: ml_collections.ConfigDict, encoder: Encoder) -> Tables:
     """Builds or opens tables and tokens in the cache.
+
+    Args:
+      config: of the run.
+      encoder: whose tokenizer and prompts make the tokens.
 
     Raises:
       InputError: something is wrong with the data, or there is nothing to train on.

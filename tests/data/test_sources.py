@@ -143,6 +143,8 @@ def test_fingerprint_is_of_ids_and_collection(folder, tmp_path):
          "(first: line 3, 'c8'); remove them"),
         ("q0\tc1\tc0\nq2\tc1\tc0\nq1\tc1\tc0\n", ": 2 of 3 rows name queries that dev or test "
          "judges (first: line 3, 'q2'); remove them"),
+        ("q0\tc0\tc1\n", ": 1 of 1 rows name negatives that train judges relevant "
+         "(first: line 2, 'c1'); remove them"),
         ("q0\tc1\tc1\n", ":2: positive_id and negative_id are the same, 'c1'; remove the row"),
         ("q0\tc1\n", ":2: 2 columns; expected 3, separated by tabs"),
         ("", ": no triplets; expected rows of query_id, positive_id, negative_id"),

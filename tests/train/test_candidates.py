@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import LOG
 from selfdistill_jax.train import candidates
 from selfdistill_jax.train.loading import load_data
 from selfdistill_jax.train.loop import train
@@ -182,6 +183,22 @@ def test_vectors_that_are_not_finite(tiny, own_cache):
 def test_wrong_settings(tiny, settings, message):
     with pytest.raises(InputError, match=message):
         check_train(tiny.config(**settings), 1)
+
+
+def test_a_cache_that_cannot_be_written_ends_no_run(tiny, own_cache, monkeypatch, caplog):
+    config = tiny.config(data__negatives="mined", **own_cache)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LOG, "propagate", True)
+    encoder = load_encoder(config)
+    tables = open_tables(config, encoder)
+    with monkeypatch.context() as patch:
+        patch.setattr(candidates, "new_folder", full)
+        own = candidates.find_candidates(config, tables, encoder)
+    assert "No space left on device" in caplog.text
+    assert np.array_equal(own, found(config))
 
 
 def test_a_damaged_file_is_named(tiny, own_cache, tmp_path):
