@@ -19,8 +19,10 @@ def lines(monkeypatch):
     handler.emit = lambda record: found.append(record.getMessage())
     monkeypatch.setattr(LOG, "handlers", [handler])
     monkeypatch.setattr(LOG, "propagate", False)
-    monkeypatch.setattr(LOG, "level", logging.INFO)
-    return found
+    before = LOG.level
+    LOG.setLevel(logging.INFO)  # which also forgets what the logger remembers of its level
+    yield found
+    LOG.setLevel(before)
 
 
 def count(label, total):
