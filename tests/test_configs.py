@@ -91,7 +91,7 @@ def test_the_papers_setup(tiny, tmp_path):
     assert flatten(config.to_dict()) == flatten(default.to_dict()) | PAPER
     own = {k: v for k, v in tiny.settings.items() if k.startswith(("data.", "encoder."))}
     config.update_from_flattened_dict({**own, "train.steps": 2, "train.batch_size": 8})
-    assert train(config, tmp_path / "run") is not None
+    assert train(config, tmp_path / "run", stop=lambda step: step == 1) is None
     with pytest.raises(ValueError, match="no set-up 'marco'; there is 'msmarco'"):
         distributed.get_config("marco")
 
