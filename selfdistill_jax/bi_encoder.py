@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfdistill_jax.data.quantize import check_dimensions, truncate
-from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.adapter_folder import read_settings
 from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.encoder.folder import Encoder, fingerprint, read_folder, write_folder
 from selfdistill_jax.encoder.peft import with_adapter
-from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh
+from selfdistill_jax.encoding import encode_tokens, local_mesh, on_mesh, open_tokenizer
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import expand
 from selfdistill_jax.progress import Progress
 
 
@@ -31,7 +31,7 @@ class BiEncoder:
 
     def __init__(self, encoder: Encoder, *, dtype: jnp.dtype = jnp.float32):
         self.encoder = encoder
-        self.tokenizer = Tokenizer(encoder.folder)
+        self.tokenizer = open_tokenizer(encoder)
         function = make_encode(
             encoder.config, pooling=encoder.pooling, dense=encoder.dense, dtype=dtype
         )
@@ -113,7 +113,11 @@ class BiEncoder:
         dimensions: int | None = None,
         progress: str | Progress = "",
     ) -> np.ndarray:
-        """As `encode`, of a token table."""
+        """Encodes a token table, as `encode` does texts.
+
+        Raises:
+          InputError: more dimensions than the encoder has, or vectors that are not finite.
+        """
         check_dimensions(dimensions, self.encoder.dimensions)
         vectors = encode_tokens(
             self._encode,
@@ -124,6 +128,12 @@ class BiEncoder:
             mesh=self._mesh,
             progress=progress,
         )
+        wrong = int((~np.isfinite(vectors)).any(1).sum())
+        if wrong:
+            raise InputError(
+                f"{self.encoder.folder}: {wrong:,} of {len(vectors):,} vectors are not finite (NaN "
+                "or infinity): the model's layers overflow on these texts"
+            )
         return truncate(vectors, dimensions)
 
     def save(self, path: str | Path, *, card: str = "") -> None:
@@ -133,7 +143,7 @@ class BiEncoder:
           InputError: the path holds something else than a model (a model there is replaced), or
             the model has a prefix, which is no weight.
         """
-        path = Path(path).resolve()
+        path = expand(path).resolve()
         empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
         if not empty and not (path / "modules.json").is_file():
             raise InputError(f"{path}: holds something else than a model; give another path")

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import NoReturn
 from absl import app, flags
 
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import NO_ROOM, reason
 
 _HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 
@@ -24,7 +26,8 @@ def run(
     """Runs a command as `absl.app.run` does, but answers wrong input with one line.
 
     An `InputError`, an unknown flag or a wrong flag value prints ``error: ...`` on stderr and exits
-    with 2; Ctrl-C exits with 130; any other exception is a defect and keeps its traceback.
+    with 2, and so does a file system that refuses a file (no space, no permission); Ctrl-C exits
+    with 130; any other exception is a defect and keeps its traceback.
     ``--help`` prints the docstring of main's module and the flags defined there, and exits with 0.
 
     Args:
@@ -92,6 +95,14 @@ def _one_line(*errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         _exit(f"error: {error}", 2)
+    except BrokenPipeError:  # the reader of our output has gone, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None  # as a shell reports SIGPIPE
+    except OSError as error:
+        if error.filename is None and error.errno not in NO_ROOM:
+            raise
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        _exit(f"error: {where}{reason(error)}", 2)
     except KeyboardInterrupt:
         _exit("interrupted", 130)
 

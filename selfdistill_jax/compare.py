@@ -4,7 +4,8 @@
 
 The qrels are TREC's (query-id 0 document-id relevance) or BEIR's (query-id, corpus-id, score, with
 tabs). Files may end in .gz. Every query with a relevant document counts; where a run has no result
-for it, as 0. The p values are two-sided and not corrected for the number of comparisons.
+for it, as 0. As in evaluate, a document of the query's own id is left out, unless the qrels judge
+such a document relevant. The p values are two-sided and not corrected for the number of runs.
 """
 
 from collections import Counter
@@ -12,15 +13,16 @@ from pathlib import Path
 
 from absl import flags
 
-from selfdistill_jax import cli
+from selfdistill_jax import cli, options
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import expand
 from selfdistill_jax.retrieval.metrics import evaluate
 from selfdistill_jax.retrieval.significance import paired_test
 from selfdistill_jax.retrieval.table import format_table, results_table
-from selfdistill_jax.retrieval.trec import read_qrels, read_run
+from selfdistill_jax.retrieval.trec import count_own_relevant, read_qrels, read_run, without_own
 
 _FLAGS = flags.FlagValues()
-_QRELS = flags.DEFINE_string("qrels", None, "File of relevance judgements.", flag_values=_FLAGS)
+options.define_path("qrels", "File of relevance judgements.", _FLAGS)
 _MEASURES = flags.DEFINE_list(
     "measures",
     "nDCG@10,MRR@10,Recall@100",
@@ -31,23 +33,30 @@ _MARKDOWN = flags.DEFINE_bool("markdown", False, "Print Markdown tables.", flag_
 
 
 def main(argv: list[str]) -> None:
-    paths = argv[1:]
-    if not _QRELS.value:
+    paths = [str(expand(path)) for path in argv[1:]]
+    if not _FLAGS.qrels:
         raise InputError("--qrels is missing; give the file of relevance judgements")
     if not _MEASURES.value:
         raise InputError("--measures is empty; give one or more, such as nDCG@10")
     if not paths:
         raise InputError("no runs; give one TREC run file or more behind the flags")
-    qrels = read_qrels(_QRELS.value)
+    qrels = read_qrels(_FLAGS.qrels)
     systems = {}
     for name, path in _names(paths).items():
         run = read_run(path)
+        own = sum(query in found for query, found in run.items())
+        if own and not count_own_relevant(qrels):
+            run = without_own(run)
+            print(
+                f"{name}: {own:,} of {len(run):,} queries found the document of their own id; it "
+                "is left out, as in BEIR."
+            )
         systems[name] = evaluate(qrels, run, _MEASURES.value)
         judged = next(iter(systems[name].values())).keys()
         missing = len(judged - run.keys())
         if missing == len(judged):
             raise InputError(
-                f"{path}: none of its queries has a relevant document in {_QRELS.value}; "
+                f"{path}: none of its queries has a relevant document in {_FLAGS.qrels}; "
                 "expected a run of the same queries, with the same ids"
             )
         if missing:

@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from selfdistill_jax.errors import InputError, nearest
+from selfdistill_jax.io import expand
 from selfdistill_jax.train.run_folder import flatten
 
 flags.disclaim_key_flags()  # --help of a command shows the flags that it defines
@@ -25,7 +26,7 @@ def _path_and_argument(argv: list[str]) -> tuple[Path, list[str]]:
         name, _, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config" and (value or argv[i + 1 :]):
             path, colon, rest = (value or argv[i + 1]).partition(":")
-            return Path(path), [rest] if colon else []
+            return expand(path), [rest] if colon else []
     raise InputError("--config is missing; try --config=configs/distributed.py")
 
 
@@ -59,10 +60,14 @@ def parse(argv: list[str]) -> list[str]:
     """
     path, argument = _path_and_argument(argv)
     if not path.is_file():
-        raise InputError(f"--config={path}: no such file")
+        whole = ":".join((str(path), *argument))
+        hint = ""
+        if argument and Path(whole).is_file():
+            hint = " (a colon separates the file from its argument; rename the file)"
+        raise InputError(f"--config={path}: no such file{hint}")
     known = _read_config(path, argument)
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_expanded(argv))
     except (AttributeError, KeyError):
         _name_unknown_key(argv, path, known)
         raise
@@ -72,6 +77,18 @@ def parse(argv: list[str]) -> list[str]:
         ) from None
     except flags.IllegalFlagValueError as error:
         raise InputError(str(error).strip().splitlines()[-1]) from None
+
+
+def _expanded(argv: list[str]) -> list[str]:
+    """Returns the command line with the ~ of ``--config=~/mine.py`` replaced."""
+    expanded = list(argv)
+    for i, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name.lstrip("-") == "config" and argument.startswith("-"):
+            at, prefix = (i, f"{name}=") if equals else (i + 1, "")
+            if at < len(argv):
+                expanded[at] = prefix + str(expand(value if equals else argv[at]))
+    return expanded
 
 
 def _read_config(path: Path, argument: list[str]) -> dict[str, Any]:

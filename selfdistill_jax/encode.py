@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from selfdistill_jax import BiEncoder, cli, options
+from selfdistill_jax import BiEncoder, cli, io, options
 from selfdistill_jax.data.beir import read_document
 from selfdistill_jax.data.jsonl import check_id, digest, field, read_jsonl
 from selfdistill_jax.data.quantize import PRECISIONS, RANGED, check_dimensions, read_ranges
@@ -36,8 +36,8 @@ _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
 options.define_adapter(_FLAGS)
 options.define_dimensions(_FLAGS)
-flags.DEFINE_string("input", None, "File of texts, JSONL, may end in .gz.", flag_values=_FLAGS)
-flags.DEFINE_string("output", None, "File of vectors, .npy.", flag_values=_FLAGS)
+options.define_path("input", "File of texts, JSONL, may end in .gz.", _FLAGS)
+options.define_path("output", "File of vectors, .npy.", _FLAGS)
 flags.DEFINE_enum(
     "kind", "document", ("document", "query", "text"),
     "What the texts are: the model's prompt for it is put before each, if it has one.",
@@ -46,30 +46,41 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
     "precision", "float32", list(PRECISIONS), "How a number is written.", flag_values=_FLAGS
 )
-flags.DEFINE_string(
-    "ranges", None, "File of ranges for int8 and uint8, instead of these texts' own, .npy.",
-    flag_values=_FLAGS,
-)  # fmt: skip
+options.define_path(
+    "ranges", "File of ranges for int8 and uint8, instead of these texts' own, .npy.", _FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
     show_log()
     options.refuse_rest(argv)
     options.required(_FLAGS, "model", "input", "output")
-    texts, output = Path(_FLAGS.input), Path(_FLAGS.output)
+    texts, output = _FLAGS.input, _FLAGS.output
     if output.suffix != ".npy":
         raise InputError(f"--output={output}: expected a name that ends in .npy")
+    if texts.exists() and not texts.is_file():
+        raise InputError(
+            f"--input={texts}: not a regular file; it is read several times, which a pipe cannot "
+            "be; write the texts to a file first"
+        )
+    io.try_output(output, "--output")
+    # Two processes would overwrite each other's rows.
+    with io.lock(output.with_name(f".{output.name}.lock"), str(output)):
+        _encode(texts, output)
+
+
+def _encode(texts: Path, output: Path) -> None:
     ids, found = (output.with_name(f"{output.stem}.{end}") for end in ("ids.txt", "ranges.npy"))
     options.refuse_existing(output)
     if not VectorFile.begun(output):  # else they are of the interrupted command
         options.refuse_existing(ids)
-    precision, given = _FLAGS.precision, [Path(_FLAGS.ranges)] if _FLAGS.ranges else []
+    precision, given = _FLAGS.precision, [_FLAGS.ranges] if _FLAGS.ranges else []
     calibrates = precision in RANGED and not given
     if calibrates and not VectorFile.begun(output):
         options.refuse_existing(found)
     names = [row.id for row in stream_texts(texts)]  # each row is checked before any is encoded
     _check_ranges(precision, given=bool(given), texts=len(names))
-    model = BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter)
+    model = BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter or "")
     check_dimensions(_FLAGS.dimensions, model.encoder.dimensions)
     dimensions = _FLAGS.dimensions or model.encoder.dimensions
     prompt = model.encoder.prompts.of("" if _FLAGS.kind == "text" else _FLAGS.kind)
@@ -82,11 +93,12 @@ def main(argv: list[str]) -> None:
         precision=precision,
         ranges=read_ranges(*given, dimensions) if given else None,
     )
+    with io.explained(ids, "the ids", "free some space, and run the same command again"):
+        io.write_text(ids, "".join(f"{name}\n" for name in names))
     rest = itertools.islice(stream_texts(texts), vectors.done, None)
     with Progress("Encoding", len(names), unit="texts", start=vectors.done) as bar:
         while shard := [row.content for row in itertools.islice(rest, _SHARD)]:
             vectors.add(model.encode(shard, **options_, progress=bar))
-    ids.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     if calibrates:
         np.save(found, vectors.ranges)
     vectors.finish()

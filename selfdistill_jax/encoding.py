@@ -21,8 +21,13 @@ from selfdistill_jax.data.packing import (
     lay_out,
     row_lengths,
 )
+from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder.config import counts_positions_from_padding
 from selfdistill_jax.encoder.encode import Encode, Params
+from selfdistill_jax.encoder.folder import Encoder
+from selfdistill_jax.encoder.modules import lowers
+from selfdistill_jax.errors import InputError
 from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.progress import Progress
 
@@ -72,6 +77,24 @@ class Room(NamedTuple):
     blocks: int
     block: int
     texts: int
+
+
+def open_tokenizer(encoder: Encoder) -> Tokenizer:
+    """Opens the tokenizer of a loaded encoder.
+
+    Raises:
+      InputError: it cannot be read, or torch's vectors would depend on a batch's other texts.
+    """
+    tokenizer = Tokenizer(
+        encoder.folder, table_rows=encoder.config.vocab_size, lower=lowers(encoder.folder)
+    )
+    if tokenizer.pads_left and counts_positions_from_padding(encoder.config):
+        raise InputError(
+            f"{encoder.folder / 'tokenizer_config.json'}: padding_side is 'left', and this "
+            "architecture counts positions from the padding: in sentence-transformers a text's "
+            "vector would depend on the other texts of its batch; set padding_side to 'right'"
+        )
+    return tokenizer
 
 
 def local_mesh() -> jax.sharding.Mesh:

@@ -6,14 +6,16 @@
 Prints a table a collection; writes TREC runs, the values of every query and the tests into
 OUTPUT/<collection>/. With --baseline, another encoder is evaluated too and the first is tested
 against it, else against BM25. The collection "pydocs" is built in. With --dimensions, vectors are
-cut before the search: what that costs.
-"""
+cut before the search, which shows what that costs.
 
-from pathlib import Path
+Figures are counted as BEIR counts them: a document with the query's own id is no result (unless the
+split judges such a document relevant), and judged documents that the corpus lacks count as not
+found. Unlike BEIR, queries without a relevant document are left out of the mean.
+"""
 
 from absl import flags
 
-from selfdistill_jax import BiEncoder, cli, options
+from selfdistill_jax import BiEncoder, cli, io, options
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.quantize import check_dimensions
 from selfdistill_jax.data.sources import open_source
@@ -28,8 +30,8 @@ _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
 options.define_adapter(_FLAGS)
 options.define_dimensions(_FLAGS)
-flags.DEFINE_list("dataset", None, "BEIR folders, separated by commas.", flag_values=_FLAGS)
-flags.DEFINE_string("output", None, "Folder for runs and values.", flag_values=_FLAGS)
+flags.DEFINE_string("dataset", None, "BEIR folders, separated by commas.", flag_values=_FLAGS)
+options.define_path("output", "Folder for runs and values.", _FLAGS)
 flags.DEFINE_string("split", "test", "train, dev or test.", flag_values=_FLAGS)
 flags.DEFINE_string("baseline", None, "Another encoder to test against.", flag_values=_FLAGS)
 flags.DEFINE_integer("k", 1000, "Documents for each query.", lower_bound=1, flag_values=_FLAGS)
@@ -40,13 +42,13 @@ def main(argv: list[str]) -> None:
     options.refuse_rest(argv)
     options.required(_FLAGS, "model", "dataset", "output")
     collections = []
-    for dataset in _FLAGS.dataset:  # all of them before the first hour of encoding
+    for dataset in options.split_datasets(_FLAGS.dataset):  # all, before the first hour of encoding
         collection = open_collection(open_source(dataset=dataset), cache_folder())
         if _FLAGS.split not in collection.splits:
             raise InputError(
                 f"{dataset}: no split {_FLAGS.split!r}; it has {', '.join(collection.splits)}"
             )
-        folder = Path(_FLAGS.output) / collection.name
+        folder = _FLAGS.output / collection.name
         if (folder / f"results.{_FLAGS.split}.json").exists():
             raise InputError(f"{folder}: holds results already; give another --output")
         if folder in [other for _, other in collections]:
@@ -54,8 +56,9 @@ def main(argv: list[str]) -> None:
                 f"{dataset}: another dataset of that name is given, and both would be written to "
                 f"{folder}; evaluate it with an --output of its own"
             )
+        io.try_output(folder / f"results.{_FLAGS.split}.json", "--output")
         collections.append((collection, folder))
-    models = {"model": BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter)}
+    models = {"model": BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter or "")}
     if _FLAGS.baseline:
         models = {"baseline": BiEncoder.load(_FLAGS.baseline), **models}
     for model in models.values():
@@ -72,11 +75,12 @@ def main(argv: list[str]) -> None:
         for name, model in models.items()
     }
     for collection, folder in collections:
-        systems = _evaluate(collection, models)
         baseline = "baseline" if _FLAGS.baseline else "bm25"
-        results = write_results(
-            folder, systems, baseline=baseline, split=_FLAGS.split, models=facts
-        )
+        with io.locked_folder(folder, "--output", "give another --output"):
+            systems = _evaluate(collection, models)
+            results = write_results(
+                folder, systems, baseline=baseline, split=_FLAGS.split, models=facts
+            )
         print(
             f"{collection.name}, {_FLAGS.split}: {results['queries']:,} queries, "
             f"{len(collection.document_ids):,} documents{cut}\n"

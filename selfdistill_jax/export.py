@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from selfdistill_jax import cli, options
 from selfdistill_jax.encoder.folder import read_folder
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import expand
 from selfdistill_jax.progress import show_log
 
 _FLAGS = flags.FlagValues()
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> None:
     show_log()
     options.refuse_rest(argv)
     options.required(_FLAGS, "model", "push_to_hub")
-    folder = Path(_FLAGS.model)
+    folder = expand(_FLAGS.model)
     if not (folder / "modules.json").is_file():
         raise InputError(f"{folder}: no model's folder; expected that of a run, such as RUN/model")
     read_folder(str(folder))  # what does not open here opens nowhere

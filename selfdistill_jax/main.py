@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import jax
 from absl import flags
 
-from selfdistill_jax import cli, config_flag
+from selfdistill_jax import cli, config_flag, options
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, show_log
@@ -33,7 +33,7 @@ _FLAGS = flags.FLAGS
 
 def _define() -> None:
     config_flag.define()
-    flags.DEFINE_string("workdir", None, "The run's folder; runs/<config's name> by default.")
+    options.define_path("workdir", "The run's folder; runs/<config's name> by default.")
     flags.DEFINE_bool("restart", False, "Move an old run in the folder aside and begin anew.")
     flags.DEFINE_bool("distributed", False, "Start jax.distributed: one run of several processes.")
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0; found on TPU pods.")
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int | None:
     config = _FLAGS.config
     if not _FLAGS.distributed:  # else this machine may be others' as well
         share_cpu(config.train.batch_size // max(config.train.micro_batches, 1))
-    workdir = Path(_FLAGS.workdir or Path("runs") / config_flag.run_name(sys.argv))
+    workdir = _FLAGS.workdir or Path("runs") / config_flag.run_name(sys.argv)
     stopped = _StopSignal()
     text = train(config, workdir, restart=_FLAGS.restart, stop=stopped)
     if text is None:

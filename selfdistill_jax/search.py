@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from selfdistill_jax import BiEncoder, cli, options
+from selfdistill_jax import BiEncoder, cli, io, options
 from selfdistill_jax.encode import stream_texts
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.evaluation import dense_run
@@ -20,9 +20,9 @@ _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
 options.define_adapter(_FLAGS)
 options.define_dimensions(_FLAGS)
-flags.DEFINE_string("corpus", None, "File of documents, JSONL.", flag_values=_FLAGS)
-flags.DEFINE_string("queries", None, "File of queries, JSONL.", flag_values=_FLAGS)
-flags.DEFINE_string("run", None, "TREC run to write.", flag_values=_FLAGS)
+options.define_path("corpus", "File of documents, JSONL.", _FLAGS)
+options.define_path("queries", "File of queries, JSONL.", _FLAGS)
+options.define_path("run", "TREC run to write.", _FLAGS)
 flags.DEFINE_integer("k", 1000, "Documents for each query.", lower_bound=1, flag_values=_FLAGS)
 
 
@@ -30,12 +30,11 @@ def main(argv: list[str]) -> None:
     show_log()
     options.refuse_rest(argv)
     options.required(_FLAGS, "model", "corpus", "queries", "run")
-    out = Path(_FLAGS.run)
+    out = _FLAGS.run
     options.refuse_existing(out)
-    documents, queries = (
-        list(stream_texts(Path(path))) for path in (_FLAGS.corpus, _FLAGS.queries)
-    )
-    model = BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter)
+    io.try_output(out, "--run")
+    documents, queries = (list(stream_texts(path)) for path in (_FLAGS.corpus, _FLAGS.queries))
+    model = BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter or "")
     cut = {"dimensions": _FLAGS.dimensions}
     run = dense_run(
         model.encode_query([row.content for row in queries], progress="Queries", **cut),

@@ -95,6 +95,28 @@ def test_unknown_measure_and_foreign_run(folder, capsys):
     assert err.startswith("error: foreign.trec: none of its queries has a relevant document in")
 
 
+OWN = {"q0": {"q0": 3.0, "d0": 2.0}, "q1": {"x": 1.0, "q1": 0.5}, "q2": {"d2": 2.0}}
+
+
+def test_a_query_s_own_document_is_left_out(folder, capsys):
+    (folder / "own.tsv").write_text("q0\td0\t1\nq1\td1\t1\nq2\td2\t1\n")
+    write_run("own.trec", OWN, tag="own")
+    status, out, _ = start(capsys, "--qrels=own.tsv", "own.trec")
+    assert status == 0
+    assert out.startswith(
+        "own: 2 of 3 queries found the document of their own id; it is left out, as in BEIR.\n"
+    )
+    assert ["own", "0.6667", "0.6667", "0.6667"] in [line.split() for line in out.splitlines()]
+
+
+def test_own_ids_that_are_judged_relevant_are_kept(folder, capsys):
+    (folder / "own.tsv").write_text("q0\tq0\t1\nq1\tq1\t0\nq1\td1\t1\nq2\td2\t1\n")
+    write_run("own.trec", OWN, tag="own")
+    _, out, _ = start(capsys, "--qrels=own.tsv", "own.trec")
+    assert "own id" not in out
+    assert ["own", "0.6667", "0.6667", "0.6667"] in [line.split() for line in out.splitlines()]
+
+
 def test_help(folder, capsys):
     status, out, _ = start(capsys, "--help")
     assert status == 0

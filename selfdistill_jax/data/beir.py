@@ -1,28 +1,29 @@
-"""A collection in BEIR format: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``."""
+"""Reads a collection in BEIR format: corpus.jsonl, queries.jsonl and qrels/<split>.tsv."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfdistill_jax.data.jsonl import check_id, digest, field, read_jsonl, read_lines
+from selfdistill_jax.data.jsonl import check_id, check_lookalikes, digest, field, read_jsonl
+from selfdistill_jax.data.qrels import read_qrels_lines
 from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Triplet
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import expand
+from selfdistill_jax.progress import LOG
 
-_VERSION = "beir-1"  # part of the fingerprint: raise it when the same files are read differently
+_VERSION = "beir-2"  # part of the fingerprint: raise it when the same files are read differently
 _LAYOUT = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv"
-_HEADER = ["query-id", "corpus-id", "score"]
-_WHOLE_NUMBER = re.compile(r"[+-]?\d{1,9}", re.ASCII)  # fits the tables' int32
 
 
 class BeirFolder:
     """Reads a BEIR folder (https://github.com/beir-cellar/beir/wiki); files may end in ``.gz``.
 
     Every judgement of the train split with a relevance above 0 is trained on, its negative drawn.
-    A document may lack a title; with one, its text may be empty.
+    A document may have no title, an empty text, or neither (BEIR's FiQA). Judgements may name
+    documents that the corpus lacks (BEIR's ArguAna): a warning counts them.
 
     Raises:
-      InputError: the folder or a file of it is missing. The content is checked while it is read.
+      InputError: the folder or one of its files is missing. The content is checked when read.
 
     Example:
       >>> BeirFolder("/no/such/folder")
@@ -35,7 +36,7 @@ class BeirFolder:
     pool_start = 0
 
     def __init__(self, path: str | Path):
-        folder = Path(path).expanduser()
+        folder = expand(path)
         if not folder.is_dir():
             problem = "is a file" if folder.exists() else "no such folder"
             raise InputError(f"{folder}: {problem}; {_LAYOUT}")
@@ -51,6 +52,7 @@ class BeirFolder:
             raise InputError(f"{folder}/qrels: no train.tsv, dev.tsv or test.tsv; {_LAYOUT}")
         self._document_rows: dict[str, int] | None = None
         self._query_rows: dict[str, int] | None = None
+        self._warned: set[str] = set()  # a split is read several times and warned of once
 
     def fingerprint(self) -> str:
         # With the names of the splits: the same rows are another collection as test.tsv.
@@ -82,6 +84,7 @@ class BeirFolder:
         for line, row in read_jsonl(self._queries):
             at = {"path": self._queries, "line": line}
             id_ = check_id(field(row, "_id", str, **at), rows, **at)
+            check_lookalikes(row, ("_id", "text"), **at)
             rows[id_] = len(rows)
             yield Query(id_, field(row, "text", str, **at))
         if not rows:
@@ -96,52 +99,64 @@ class BeirFolder:
             if getattr(self, rows) is None:
                 for _ in read():
                     pass
-        total, unknown = 0, {"documents": [], "queries": []}
-        for line, text in read_lines(path):
-            columns = text.split("\t")
-            if not total and [column.strip().lower() for column in columns] == _HEADER:
-                continue
-            if len(columns) != 3:
-                raise InputError(
-                    f"{path}:{line}: {len(columns)} columns; expected query-id, corpus-id and "
-                    "score, separated by tabs"
-                )
-            query, document, score = columns
+        total, unknown, absent = 0, [], []
+        for line, query, document, relevance in read_qrels_lines(path):
             total += 1
-            if not _WHOLE_NUMBER.fullmatch(score.strip()):
-                raise InputError(
-                    f"{path}:{line}: score is {score!r}; expected a whole number "
-                    "(only the first line may be a header: query-id, corpus-id, score)"
-                )
+            if query not in self._query_rows:
+                unknown.append((line, query))
+                continue
             if document not in self._document_rows:
-                unknown["documents"].append((line, document))
-            elif query not in self._query_rows:
-                unknown["queries"].append((line, query))
-            else:
-                yield Judgement(self._query_rows[query], self._document_rows[document], int(score))
-        for kind, rows in unknown.items():
-            if rows:
-                file = self._corpus if kind == "documents" else self._queries
-                raise InputError(
-                    f"{path}: {len(rows)} of {total} rows name {kind} that are not in {file.name} "
-                    f"(first: line {rows[0][0]}, {rows[0][1]!r}); remove the rows or add the {kind}"
-                )
+                absent.append((line, document, relevance))
+            # The id of a document that is absent takes the place of its row.
+            row = self._document_rows.get(document, document)
+            yield Judgement(self._query_rows[query], row, relevance)
+        if unknown:
+            line, id_ = unknown[0]
+            raise InputError(
+                f"{path}: {len(unknown):,} of {total:,} judgements name queries that are not in "
+                f"{self._queries.name} (first: line {line}, {id_!r}); remove them or add the "
+                "queries"
+            )
+        if absent:
+            self._check_absent(split, absent, total)
+
+    def _check_absent(self, split: str, absent: list[tuple[int, str, int]], total: int) -> None:
+        """Warns of judged documents that the corpus lacks; refuses a split without any others."""
+        path, (line, id_, _) = self._qrels[split], absent[0]
+        first = f"(first: line {line}, {id_!r})"
+        if len(absent) == total:
+            raise InputError(
+                f"{path}: no judged document is in {self._corpus.name} {first}; "
+                "give the corpus that was judged"
+            )
+        if split in self._warned:
+            return
+        self._warned.add(split)
+        skipped = sum(relevance > 0 for _, _, relevance in absent) if split == "train" else 0
+        LOG.warning(
+            "%s: %s of %s judgements name documents that are not in %s %s; measures count them as "
+            "never found, as BEIR does%s",
+            path, f"{len(absent):,}", f"{total:,}", self._corpus.name, first,
+            f", and training skips {skipped:,} of them" if skipped else "",
+        )  # fmt: skip
 
     def triplets(self) -> Iterator[Triplet]:
         for judgement in self.judgements("train"):
-            if judgement.relevance > 0:
+            if judgement.relevance > 0 and not isinstance(judgement.document, str):
                 yield Triplet(judgement.query, judgement.document)
 
 
 def read_document(id_: str, row: dict[str, Any], *, path: Path, line: int) -> Document:
-    """A row of a corpus: its title may be missing or, beside one, its text empty.
+    """Checks a row of a corpus; title and text may be empty or null, and the title may be missing.
 
     Raises:
-      InputError: a field is missing, empty or no string.
+      InputError: the text is missing, one of the two is not a string, or a field is misspelt.
     """
     at = {"path": path, "line": line}
+    check_lookalikes(row, ("_id", "title", "text"), **at)
     title = field(row, "title", str, default="", **at)
-    optional = {"default": ""} if title.strip() and "text" in row else {}
+    # A missing text is more often a misspelt field than an empty document.
+    optional = {"default": ""} if "text" in row else {}
     return Document(id_, title, field(row, "text", str, **optional, **at))
 
 

@@ -1,53 +1,61 @@
-"""Where prepared data is kept, and how a folder there comes into being whole or not at all."""
+"""The cache of prepared data: its place, and how folders there are written and read."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from selfdistill_jax import io
 from selfdistill_jax.errors import InputError
+
+_ADVICE = (
+    "set XDG_CACHE_HOME (or config.data.cache, in training) to a folder that can be written and "
+    "has room"
+)
 
 
 def cache_folder(folder: str = "") -> Path:
-    """The given folder, or ``selfdistill_jax`` in the user's cache (``XDG_CACHE_HOME``)."""
+    """Returns the given folder, or ``selfdistill_jax`` in the user's cache (``XDG_CACHE_HOME``).
+
+    Raises:
+      InputError: neither is given and the user has no home folder.
+    """
     if folder:
-        return Path(folder).expanduser().resolve()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "selfdistill_jax"
+        return io.expand(folder).resolve()
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return io.expand(base) / "selfdistill_jax"
+    try:
+        return Path.home() / ".cache" / "selfdistill_jax"
+    except RuntimeError:  # no HOME and no entry in the user database, as in many containers
+        raise InputError(f"no home folder to keep prepared data in; {_ADVICE}") from None
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a temporary folder that becomes ``path`` at the end; a failure leaves nothing behind.
+    """Gives a temporary folder that becomes ``path`` at the end, as `io.new_folder` does.
 
-    When two processes make the same folder, the first to finish wins; both hold the same content.
+    Raises:
+      InputError: the cache cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if not path.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with io.explained(path, "prepared data", _ADVICE), io.new_folder(path) as new:
+        yield new
 
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """What fails while a folder of the cache is read means that the folder is damaged.
+    """Reports whatever fails while a folder of the cache is read as a damaged folder.
 
     Raises:
       InputError: names the folder and says what to do.
     """
     try:
         yield
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError) as error:
+    except PermissionError as error:
+        where = error.filename or folder
+        raise InputError(f"{where}: cannot be read ({io.reason(error)}); {_ADVICE}") from None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(
-            f"{folder}: damaged ({type(error).__name__}: {error}); delete the folder, which is "
-            "made anew by the next run"
+            f"{folder}: damaged ({type(error).__name__}: {error}); delete the folder, and the next "
+            "run makes it anew"
         ) from error

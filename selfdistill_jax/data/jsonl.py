@@ -1,17 +1,32 @@
-"""Lines of a text file, checked: every complaint names the file and the line."""
+"""Reads the lines of text files; every message about them names the file and the line."""
 
 import gzip
 import hashlib
 import json
 import math
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import reason
 
+_GZIP = b"\x1f\x8b"
+_SAVE = "save it as UTF-8"
+# What a file that is not UTF-8 text begins with, what it is then, and what to do. UTF-32's mark
+# begins with UTF-16's, so it comes first.
+_NOT_TEXT = (
+    (b"\xff\xfe\x00\x00", "UTF-32 text", _SAVE),
+    (b"\x00\x00\xfe\xff", "UTF-32 text", _SAVE),
+    (b"\xff\xfe", "UTF-16 text", _SAVE),
+    (b"\xfe\xff", "UTF-16 text", _SAVE),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it"),
+    (b"PK\x03\x04", "a zip file", "unpack it"),
+    (b"\xfd7zXZ\x00", "an xz file", "unpack it"),
+    (b"BZh91AY&SY", "a bzip2 file", "unpack it"),
+)
 _JSON_NAMES = {
     str: "a string",
     bool: "true or false",
@@ -24,28 +39,40 @@ _JSON_NAMES = {
 _REQUIRED = object()
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields ``(line number, line)`` of the lines that are not blank; ``.gz`` is unpacked.
+def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields ``(line number, line with its line end)`` of a UTF-8 file; ``.gz`` is unpacked.
+
+    The file is read once and never sought in, so that it may be a pipe.
 
     Raises:
       InputError: the file is missing, unreadable, not UTF-8 or a broken gzip file.
+    """
+    with _opened(path) as file:
+        _check_text(path, file.peek(16)[:16])
+        for number, raw in enumerate(file, 1):
+            try:
+                # A byte order mark is not part of the first field.
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start}); {_SAVE}"
+                ) from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields ``(line number, line)`` of the lines that are not blank, without their line ends.
+
+    Raises:
+      InputError: as `decoded_lines`.
 
     Example:
       >>> list(read_lines(Path("queries.tsv")))  # doctest: +SKIP
       [(1, 'q1\\tsort an array'), (3, 'q2\\topen a file')]
     """
-    with _opened(path) as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                # The byte order mark that some editors put in front is no part of the first field.
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start}); "
-                    "save it as UTF-8"
-                ) from None
-            if line.strip():
-                yield number, line
+    for number, line in decoded_lines(path):
+        line = line.rstrip("\r\n")
+        if line.strip():
+            yield number, line
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -81,18 +108,18 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def field(
     row: dict[str, Any], name: str, expected: type, *, path: Path, line: int, default=_REQUIRED
 ):
-    """One checked field of a row; a required string must not be empty.
+    """Returns a field of a row after checking it; a required string must not be empty.
 
     Args:
       row: as `read_jsonl` yields it.
-      name: of the field.
+      name: the field's name.
       expected: ``str`` or ``float`` (which takes whole numbers too).
-      path: the file, for the message.
-      line: its line, for the message.
+      path: the row's file, for the message.
+      line: the row's line, for the message.
       default: returned where the field is missing or null; without it the field is required.
 
     Raises:
-      InputError: the field is missing, empty, of another type, or no finite number.
+      InputError: the field is missing, empty, of another type, or not a finite number.
 
     Example:
       >>> field({"title": "Arrays"}, "title", str, path=Path("corpus.jsonl"), line=1)
@@ -106,7 +133,7 @@ def field(
         raise InputError(f"{where} is missing; add it (fields there: {present})")
     value = row[name]
     fits = isinstance(value, (int, float) if expected is float else expected)
-    # Python counts true and false among the whole numbers.
+    # bool is a subclass of int, but true is not a number in JSON.
     if not fits or (expected is float and isinstance(value, bool)):
         raise InputError(f"{where} is {_JSON_NAMES[type(value)]}; expected {_JSON_NAMES[expected]}")
     if expected is float and not math.isfinite(value):
@@ -125,11 +152,47 @@ def field(
     return value
 
 
-def check_id(id_: str, seen: Container[str], *, path: Path, line: int) -> str:
-    """An id that stands once and fits a TREC run, whose columns white space separates.
+def check_lookalikes(row: dict[str, Any], known: Collection[str], *, path: Path, line: int) -> None:
+    """Refuses a row with a misspelt field, such as ``Title``, ``ID`` or ``id`` for ``_id``.
+
+    A field that is spelt like a known one but for case, spaces, ``_`` and ``-`` would silently be
+    left out. Beside the known field it is accepted, since nothing is lost then.
+
+    Args:
+      row: as `read_jsonl` yields it.
+      known: the names of the fields that are read.
+      path: the row's file, for the message.
+      line: the row's line, for the message.
 
     Raises:
-      InputError: `seen` has it, or it is empty or holds white space.
+      InputError: names the field and the name that is expected.
+
+    Example:
+      >>> check_lookalikes({"Title": "a"}, ("_id", "title"), path=Path("corpus.jsonl"), line=1)
+      Traceback (most recent call last):
+      ...
+      selfdistill_jax.errors.InputError: corpus.jsonl:1: field 'Title' is not read; expected ...
+    """
+    others = [name for name in row if name not in known]
+    if not others:  # nearly every row
+        return
+    spellings = {_plain(name): name for name in known if name not in row}
+    for name in others:
+        if expected := spellings.get(_plain(name)):
+            raise InputError(
+                f"{path}:{line}: field {name!r} is not read; expected {expected!r}; rename it"
+            )
+
+
+def _plain(name: str) -> str:
+    return "".join(name.split()).replace("_", "").replace("-", "").lower()
+
+
+def check_id(id_: str, seen: Container[str], *, path: Path, line: int) -> str:
+    """Returns an id after checking that it is unique and fits a TREC run.
+
+    Raises:
+      InputError: it is in `seen`, is empty, or holds white space, which separates a run's columns.
 
     Example:
       >>> check_id("d1", {"d2"}, path=Path("corpus.jsonl"), line=1)
@@ -146,7 +209,7 @@ def check_id(id_: str, seen: Container[str], *, path: Path, line: int) -> str:
 
 
 def digest(version: str, *paths: Path) -> str:
-    """Fingerprint of a reader's version and of files' content (unpacked; not their names).
+    """Returns the SHA-256 of a reader's version and of the unpacked content of files.
 
     Raises:
       InputError: a file is missing, unreadable or a broken gzip file.
@@ -164,9 +227,19 @@ def digest(version: str, *paths: Path) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file for reading bytes, unpacked if its name ends in ``.gz``."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield file
+        with path.open("rb") as file:
+            if path.suffix != ".gz":
+                yield file
+                return
+            head = file.peek(2)[:2]  # a pipe cannot go back to its start
+            if head and not _GZIP.startswith(head):
+                raise InputError(
+                    f"{path}: not a gzip file; remove .gz from its name, or pack it with gzip"
+                )
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -174,4 +247,17 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a whole gzip file ({error}); pack it again") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def _check_text(path: Path, head: bytes) -> None:
+    """Refuses a file whose first bytes are not those of UTF-8 text, and says what it is."""
+    if head.startswith(_GZIP):
+        packed = path.suffix == ".gz"
+        advice = "unpack it once" if packed else f"rename it to {path.name}.gz"
+        raise InputError(f"{path}: a gzip file{' in a gzip file' * packed}; {advice}")
+    for start, kind, advice in _NOT_TEXT:
+        if head.startswith(start):
+            raise InputError(f"{path}: {kind}, not UTF-8; {advice}")
+    if b"\0" in head:  # UTF-16 without its mark, which would decode as UTF-8
+        raise InputError(f"{path}: UTF-16 or a binary file, not UTF-8 text; {_SAVE}")

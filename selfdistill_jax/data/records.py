@@ -15,10 +15,11 @@ import tensorflow_datasets as tfds
 
 from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Source
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.progress import Progress
+from selfdistill_jax.progress import LOG, Progress
 
 _CHUNK = 4096  # rows read at once: 29,000 rows/s against 15,000 one by one
 _VERSION = "1.1.0"  # of the features
+ABSENT = "absent"  # beside the splits of judgements: ids of judged documents without a row
 
 _FEATURES = {
     "documents": {name: tfds.features.Text() for name in Document._fields},
@@ -42,7 +43,8 @@ class RetrievalTables(tfds.core.GeneratorBasedBuilder):
 
     def __init__(self, *, source: Source, config: str, data_dir: str):
         self._source = source
-        self.flat: dict[str, list] = {}  # split -> what stands beside the tables, once built
+        self._absent: dict[str, int] = {}
+        self.flat: dict[str, list] = {}  # split -> what is written beside the tables, once built
         super().__init__(config=config, data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -63,12 +65,29 @@ class RetrievalTables(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str, rows) -> Iterator[tuple[int, dict[str, Any]]]:
         flat = self.flat[split] = []
-        label = f"Reading {self._source.name}, {self.builder_config.name}"
+        label, empty = f"Reading {self._source.name}, {self.builder_config.name}", 0
         with Progress(label, None, unit="rows") as bar:
             for key, row in enumerate(rows):
+                if isinstance(row, Judgement):
+                    row = self._numbered(row)
+                empty += isinstance(row, Document) and not row.content
                 flat.append(row.id if isinstance(row, (Document, Query)) else row)
                 yield key, row._asdict()
                 bar.update(1)
+        if empty:
+            LOG.warning(
+                "%s: %s of %s documents have neither title nor text; they are encoded as an empty "
+                "text",
+                self._source.name, f"{empty:,}", f"{len(flat):,}",
+            )  # fmt: skip
+
+    def _numbered(self, judgement: Judgement) -> Judgement:
+        """Gives -1 - i for the i-th id of a document without a row."""
+        id_ = judgement.document
+        if not isinstance(id_, str):
+            return judgement
+        absent = self._absent.setdefault(id_, len(self._absent))
+        return judgement._replace(document=-1 - absent)
 
 
 def write_records(source: Source, table: str, folder: Path) -> dict[str, list]:
@@ -80,7 +99,8 @@ def write_records(source: Source, table: str, folder: Path) -> dict[str, list]:
       folder: that the table is written into.
 
     Returns:
-      Split -> ids of its rows, or the rows themselves where they have none.
+      Split -> ids of its rows, or the rows themselves where they have none; `ABSENT` -> ids of the
+      documents whose judgements have -1, -2, ... for a row, if there are any.
 
     Raises:
       InputError: what the source finds wrong.
@@ -94,7 +114,7 @@ def write_records(source: Source, table: str, folder: Path) -> dict[str, list]:
     except Exception as error:
         # tfds wraps what a reader raises; the reader's own line is what a person needs.
         raise _cause(error) from None
-    return builder.flat
+    return builder.flat | ({ABSENT: list(builder._absent)} if builder._absent else {})
 
 
 def read_records(folder: Path, table: str, split: str = "rows") -> Iterator[dict[str, Any]]:

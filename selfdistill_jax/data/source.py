@@ -1,4 +1,4 @@
-"""What a collection is to the rest of the house: documents, queries, judgements, triplets.
+"""Defines a collection: documents, queries, judgements and triplets.
 
 A row number is a position in `Source.documents` or `Source.queries`; everything refers to rows.
 """
@@ -17,7 +17,7 @@ class Document(NamedTuple):
 
     @property
     def content(self) -> str:
-        """What is encoded and indexed: title and text, joined as BEIR's own tools join them."""
+        """Title and text, joined as BEIR's own tools join them: this is encoded and indexed."""
         return f"{self.title} {self.text}".strip()
 
 
@@ -28,7 +28,7 @@ class Query(NamedTuple):
 
 class Judgement(NamedTuple):
     query: int
-    document: int
+    document: int | str  # the id of a document that is not in the corpus, which has no row
     relevance: int
 
 

@@ -9,6 +9,7 @@ from selfdistill_jax.data.triplet_rows import IDS, check_file, has_ids
 from selfdistill_jax.data.triplets import TripletFile
 from selfdistill_jax.data.triplets_over import TripletsOf, TripletsOver
 from selfdistill_jax.errors import InputError, nearest
+from selfdistill_jax.io import expand
 
 EMBEDDED = {"pydocs": PyDocs}
 
@@ -47,7 +48,7 @@ def open_source(*, dataset: str = "", triplets: str = "") -> Source:
 def _open(dataset: str) -> Source:
     if dataset in EMBEDDED:
         return EMBEDDED[dataset]()
-    path = Path(dataset).expanduser()
+    path = expand(dataset)
     if not path.exists():
         raise InputError(
             f"dataset {dataset!r}: no folder and no embedded collection; expected the path of a "

@@ -7,6 +7,7 @@ triplet. So a start needs no row, nor the library, which takes 0.2 s to import.
 
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from selfdistill_jax.data.cache import new_folder, reading
 from selfdistill_jax.data.source import SPLITS, Document, Judgement, Source, Triplet
 
-_VERSION = "1.3.0"  # of the layout of the folder
+_VERSION = "1.4.0"  # of the layout of the folder
 _INFO = "collection.json"
 _IDS = "{}.ids"  # a line each; white space is in none of them
 _NUMBERS = "{}.npy"  # [rows, columns]
@@ -48,6 +49,7 @@ class Collection:
         self.description: dict[str, Any] = info["description"]
         self.splits = tuple(info["splits"])
         self._empty = info["empty"]
+        self._absent: list[str] = info["absent"]
         self.num_documents = len(ids)
         self.corpus_size = info["corpus_size"] or len(ids)
         self.training_pool = range(info["pool_start"], len(ids))
@@ -69,9 +71,20 @@ class Collection:
         return (row["text"].decode() for row in self._rows("queries"))
 
     def judgements(self, split: str) -> list[Judgement]:
+        """All judgements of a split; a document that the corpus lacks is given by its id."""
         if split not in self.splits:
             return []
-        return [Judgement(*row) for row in self._numbers(f"judgements.{split}").tolist()]
+        return [
+            Judgement(query, self._absent[-1 - document] if document < 0 else document, relevance)
+            for query, document, relevance in self._numbers(f"judgements.{split}").tolist()
+        ]
+
+    @cached_property
+    def own_documents(self) -> np.ndarray:
+        """``[n, 2]`` int32: rows of each query and document (in evaluation's corpus) of one id."""
+        rows = {id_: row for row, id_ in enumerate(self.query_ids)}
+        pairs = [(rows[id_], row) for row, id_ in enumerate(self.document_ids) if id_ in rows]
+        return np.array(pairs, np.int32).reshape(-1, 2)
 
     def triplets(self) -> dict[str, np.ndarray]:
         """Column name -> array, one entry a triplet (int32 rows, float32 scores)."""
@@ -84,11 +97,12 @@ class Collection:
             return np.load(self.folder / _NUMBERS.format(name))
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
-        """Query id -> document id -> relevance, as TREC's tools want it."""
+        """Query id -> document id -> relevance, with the documents that the corpus lacks."""
         qrels: dict[str, dict[str, int]] = {}
         for query, document, relevance in self.judgements(split):
             judged = qrels.setdefault(self.query_ids[query], {})
-            judged[self.document_ids[document]] = relevance
+            id_ = document if isinstance(document, str) else self.document_ids[document]
+            judged[id_] = relevance
         return qrels
 
 
@@ -121,7 +135,7 @@ def build_tables(source: Source, folder: Path, fingerprint: str) -> None:
     Raises:
       InputError: what the source finds wrong.
     """
-    from selfdistill_jax.data.records import write_records
+    from selfdistill_jax.data.records import ABSENT, write_records
 
     with new_folder(folder) as new:
         written = {
@@ -140,6 +154,7 @@ def build_tables(source: Source, folder: Path, fingerprint: str) -> None:
             "pool_start": source.pool_start,
             "splits": splits,
             "empty": [table for table, rows in written.items() if not rows],
+            "absent": written["judgements"].get(ABSENT, []),
         }
         (new / _INFO).write_text(json.dumps(info, indent=2))
 

@@ -1,77 +1,224 @@
-"""Text to token ids with an encoder folder's own tokenizer, and none of its hidden limits."""
+"""Turns text into token ids, exactly as `transformers.AutoTokenizer` does for the same folder."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
 
+from selfdistill_jax import io
+from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.errors import InputError
 
-_OLDER_FILES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "tokenizer_config.json")
+_VERSION = "1"  # of the cached form
+_READ_BY_TRANSFORMERS = (".json", ".txt", ".model")
+_SIDES = ("right", "left")
+# One of them gives a token in any tokenizer, which tells its special tokens from the others.
+_PROBES = ("a", "the", "1", ".", "x y z")
+
+
+class Edges(NamedTuple):
+    """The special tokens around a text, and the end that is cut off when it is too long.
+
+    Attributes:
+      head: special tokens in front.
+      tail: special tokens behind.
+      cut_front: whether long texts lose their beginning instead of their end.
+    """
+
+    head: int = 1
+    tail: int = 1
+    cut_front: bool = False
+
+    def kept_in_front(self, limit: int) -> int:
+        """Returns how many of ``limit`` tokens come from the front; the others are the last ones.
+
+        >>> Edges().kept_in_front(8), Edges(cut_front=True).kept_in_front(8)
+        (7, 1)
+        """
+        return self.head if self.cut_front else limit - self.tail
+
+    def cut(self, ids: np.ndarray, limit: int) -> np.ndarray:
+        """Truncates as tokenizers do: special tokens stay.
+
+        >>> Edges(1, 1).cut(np.arange(6), 4).tolist()
+        [0, 1, 2, 5]
+        """
+        if len(ids) <= limit:
+            return ids
+        front = self.kept_in_front(limit)
+        return np.concatenate([ids[:front], ids[len(ids) - limit + front :]])
 
 
 class Tokenizer:
-    """A folder's ``tokenizer.json`` with the truncation and padding it may carry switched off.
+    """A model folder's tokenizer, without the padding and the length limit it may carry.
 
-    (all-MiniLM-L6-v2 ships one that pads and cuts every text to 128 tokens.)
+    The ids are those of ``AutoTokenizer``, and so of sentence-transformers: where the folder's
+    files contradict each other (``tokenizer.json`` lowers, ``tokenizer_config.json`` says not to),
+    transformers' rules decide. Its reading is cached, since importing transformers takes 0.5 to
+    2.6 s of a start.
 
     Args:
-      folder: holds ``tokenizer.json``, or older files that `transformers` turns into one.
+      folder: holds the tokenizer's files and ``config.json``.
+      table_rows: of the embedding table; a text with an id beyond it is refused.
+      lower: make texts lower case first, as sentence-transformers' own setting asks for.
 
     Raises:
       InputError: there is no tokenizer, or it cannot be read.
 
     Attributes:
+      edges: special tokens, and which end of long texts is cut.
+      pads_left: whether sentence-transformers pads batches in front.
       fingerprint: hex digest of everything that decides how text becomes ids.
     """
 
-    def __init__(self, folder: Path):
-        path = folder / "tokenizer.json"
-        try:
-            if path.is_file():
-                self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-            else:
-                self._tokenizer = _convert(folder)
-        except InputError:
-            raise
-        except Exception as error:  # the Rust library raises bare Exception
-            raise InputError(f"{path}: not a usable tokenizer ({error})") from None
-        if _lowers(folder):
+    def __init__(self, folder: Path, *, table_rows: int | None = None, lower: bool = False):
+        self._folder = folder
+        read = _read(folder)
+        self._tokenizer = tokenizers.Tokenizer.from_str(read["tokenizer"])
+        if lower:
             lower, own = tokenizers.normalizers.Lowercase(), self._tokenizer.normalizer
             self._tokenizer.normalizer = (
                 tokenizers.normalizers.Sequence([lower, own]) if own else lower
             )
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.fingerprint = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+        self.edges = _edges(self._tokenizer, cut_front=read["truncation_side"] == "left")
+        self.pads_left = read["padding_side"] == "left"
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        # Only such a tokenizer needs its output checked.
+        self._rows = table_rows if table_rows is not None and max(ids) >= table_rows else None
+        facts = [self._tokenizer.to_str()]
+        if self.edges.cut_front:
+            facts.append("left")
+        if self._rows is not None:
+            facts.append(f"rows {table_rows}")
+        self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     def encode(self, texts: Sequence[str], *, limit: int, prompt: str = "") -> list[np.ndarray]:
-        """Token ids with special tokens, int32, of the prompt and each text, cut at ``limit``."""
+        """Returns token ids with special tokens, int32, of the prompt and each text.
+
+        Args:
+          texts: any number of them.
+          limit: tokens each is cut at.
+          prompt: put before each.
+
+        Raises:
+          InputError: a text has a token that the model has no embedding for.
+        """
         encoded = self._tokenizer.encode_batch_fast([prompt + text for text in texts])
-        return [cut(np.array(e.ids, np.int32), limit) for e in encoded]
+        rows = [self.edges.cut(np.array(e.ids, np.int32), limit) for e in encoded]
+        if self._rows is not None:
+            for text, ids in zip(texts, rows, strict=True):
+                self._check(prompt + text, ids)
+        return rows
+
+    def _check(self, text: str, ids: np.ndarray) -> None:
+        beyond = ids[ids >= self._rows]
+        if len(beyond):
+            token = self._tokenizer.id_to_token(int(beyond[0]))
+            shown = text if len(text) <= 60 else f"{text[:60]}…"
+            raise InputError(
+                f"{self._folder}: the tokenizer gives token {token!r} the id {beyond[0]}, and the "
+                f"embedding table has {self._rows} rows (text: {shown!r}); resize the model's "
+                "embeddings to its tokenizer (model.resize_token_embeddings(len(tokenizer)))"
+            )
 
 
-def cut(ids: np.ndarray, limit: int) -> np.ndarray:
-    """Truncates as tokenizers do: the closing special token stays."""
-    if len(ids) <= limit:
-        return ids
-    return np.concatenate([ids[: limit - 1], ids[-1:]])
+def _read(folder: Path) -> dict[str, str]:
+    """Returns the tokenizer as JSON text and its two sides, from the cache or by transformers."""
+    place = None
+    with contextlib.suppress(InputError, OSError):  # without a cache it takes longer
+        place = cache_folder() / "tokenizers" / f"{_digest(folder)}.json"
+        read = json.loads(place.read_text(encoding="utf-8"))
+        if _is_whole(read):
+            return read
+    read = _by_transformers(folder)
+    if place is not None:
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            io.write_text(place, json.dumps(read))
+    return read
 
 
-def _lowers(folder: Path) -> bool:
-    """sentence-transformers' own switch, beside what ``tokenizer.json`` does."""
-    path = folder / "sentence_bert_config.json"
-    return path.is_file() and bool(json.loads(path.read_text()).get("do_lower_case"))
+def _digest(folder: Path) -> str:
+    from importlib.metadata import version
+
+    total = hashlib.sha256(" ".join((_VERSION, *map(version, ("transformers", "tokenizers")))).encode())
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _READ_BY_TRANSFORMERS and path.is_file():
+            total.update(f"\0{path.name}\0".encode())
+            total.update(path.read_bytes())
+    return total.hexdigest()
 
 
-def _convert(folder: Path) -> tokenizers.Tokenizer:
-    import transformers  # 0.5 s, and only older folders need it
+def _is_whole(read: Any) -> bool:
+    keys = {"tokenizer", "truncation_side", "padding_side"}
+    return isinstance(read, dict) and read.keys() == keys
 
-    if not any(
-        (folder / name).is_file() for name in ("vocab.txt", "vocab.json", "tokenizer_config.json")
+
+def _by_transformers(folder: Path) -> dict[str, str]:
+    names = {path.name for path in folder.iterdir()}
+    if not names & {"tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json"} and not (
+        any(name.endswith(".model") for name in names)
     ):
-        raise InputError(f"{folder}: no tokenizer.json; an encoder's folder holds its tokenizer")
-    return transformers.AutoTokenizer.from_pretrained(folder).backend_tokenizer
+        raise InputError(f"{folder}: no tokenizer.json; a model's folder holds its tokenizer")
+    with _quiet_transformers() as transformers:
+        try:
+            # Code of a folder is never run.
+            found = transformers.AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+            tokenizer, sides = found.backend_tokenizer, (found.truncation_side, found.padding_side)
+        except Exception as error:  # of many kinds; the Rust library raises bare Exception
+            raise InputError(_why_unreadable(folder, names, error)) from None
+    if not isinstance(tokenizer, tokenizers.Tokenizer) or not tokenizer.get_vocab_size():
+        raise InputError(f"{folder}: the tokenizer has no vocabulary; fetch the folder again")
+    for side in sides:
+        if side not in _SIDES:
+            raise InputError(
+                f"{folder / 'tokenizer_config.json'}: truncation_side or padding_side is "
+                f"{side!r}; expected 'right' or 'left'"
+            )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return dict(zip(("truncation_side", "padding_side"), sides, strict=True)) | {
+        "tokenizer": tokenizer.to_str()
+    }
+
+
+def _why_unreadable(folder: Path, names: set[str], error: Exception) -> str:
+    pieces = sorted(name for name in names if name.endswith(".model"))
+    if pieces and "tokenizer.json" not in names:
+        return (
+            f"{folder / pieces[0]}: a sentencepiece model without tokenizer.json beside it; "
+            "install sentencepiece and protobuf, or make tokenizer.json where they are installed: "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+    said = " ".join(str(error).split())[:200]
+    return f"{folder}: not a usable tokenizer ({type(error).__name__}: {said}); fetch it again"
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[Any]:
+    """Imports transformers without its advice on PyTorch, and silences its log for the block."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    try:
+        yield transformers
+    finally:
+        transformers.logging.set_verbosity(before)
+
+
+def _edges(tokenizer: tokenizers.Tokenizer, *, cut_front: bool) -> Edges:
+    for probe in _PROBES:
+        special = tokenizer.encode(probe).special_tokens_mask
+        if 0 in special:
+            return Edges(special.index(0), special[::-1].index(0), cut_front)
+    return Edges(cut_front=cut_front)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from selfdistill_jax.data.cache import new_folder, reading
-from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.data.tokenizer import Edges, Tokenizer
 from selfdistill_jax.progress import Progress
 
 _CHUNK = 2048
-_VERSION = "1"
+_VERSION = "2"
 
 
 class TokenTable:
@@ -21,10 +21,11 @@ class TokenTable:
     Args:
       ids: ``[total]`` int32, may be memory-mapped.
       offsets: ``[rows + 1]`` int64.
+      edges: the tokenizer's, which decide what of a long row is left out.
     """
 
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray):
-        self._ids, self._offsets = ids, offsets
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray, edges: Edges = Edges()):  # noqa: B008
+        self._ids, self._offsets, self._edges = ids, offsets, edges
 
     @classmethod
     def from_texts(
@@ -44,7 +45,7 @@ class TokenTable:
                 progress.update(len(chunk))
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
-        return cls(np.concatenate([*rows, np.zeros(0, np.int32)]), offsets)
+        return cls(np.concatenate([*rows, np.zeros(0, np.int32)]), offsets, tokenizer.edges)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -59,14 +60,12 @@ class TokenTable:
             return self
         parts = [self._ids[self._offsets[r] : self._offsets[r + 1]] for r in rows]
         offsets = np.concatenate([[0], np.cumsum([len(p) for p in parts], dtype=np.int64)])
-        return TokenTable(np.concatenate([*parts, np.zeros(0, np.int32)]), offsets)
+        return TokenTable(np.concatenate([*parts, np.zeros(0, np.int32)]), offsets, self._edges)
 
     def flat(
         self, rows: Sequence[int] | np.ndarray, *, limit: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """These rows cut at ``limit``, one after the other.
-
-        A row is cut as tokenizers do it: the closing special token stays.
+        """Returns these rows, each cut at ``limit`` as `Edges.cut` does, one after the other.
 
         Returns:
           ``[total]`` int32 ids and ``[n]`` int32 lengths.
@@ -74,10 +73,10 @@ class TokenTable:
         rows = np.asarray(rows, np.int64)
         begin, end = self._offsets[rows], self._offsets[rows + 1]
         lengths = np.minimum(end - begin, limit)
-        last = np.cumsum(lengths)
-        place = np.arange(lengths.sum()) + np.repeat(begin - last + lengths, lengths)
-        some = lengths > 0
-        place[last[some] - 1] = end[some] - 1
+        at = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        # In front of the cut tokens count from the row's begin, behind it from its end.
+        begin, end = np.repeat(begin, lengths), np.repeat(end - lengths, lengths)
+        place = at + np.where(at < self._edges.kept_in_front(limit), begin, end)
         return self._ids[place].astype(np.int32), lengths.astype(np.int32)
 
 
@@ -120,4 +119,4 @@ def cached_tokens(
             np.save(new / "offsets.npy", table._offsets)
     with reading(folder):
         ids = np.load(folder / "ids.npy", mmap_mode="r")
-        return TokenTable(ids, np.load(folder / "offsets.npy"))
+        return TokenTable(ids, np.load(folder / "offsets.npy"), tokenizer.edges)

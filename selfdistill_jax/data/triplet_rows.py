@@ -1,31 +1,63 @@
-"""Rows of a triplet file, JSONL or TSV, of texts or of ids."""
+"""Reads the rows of a triplet file: JSONL or TSV, of texts or of ids."""
 
+import itertools
 import json
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from selfdistill_jax.data.jsonl import field, read_jsonl, read_lines
+from selfdistill_jax.data.tsv import read_tsv
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import expand, reason
+from selfdistill_jax.progress import LOG
 
 TEXTS = ("query", "positive", "negative")
 IDS = ("query_id", "positive_id", "negative_id")
+_SCORES = ("positive_score", "negative_score")
+_NO_SCORES = (math.nan, math.nan)
+_ALIASES = {"anchor": "query"}  # the name that sentence-transformers uses
+_IGNORED = frozenset((
+    "id", "_id", "idx", "index", "source", "dataset", "lang", "language", "url", "metadata", "meta",
+    "comment",
+))  # fmt: skip
+_LABELS = frozenset(("label", "labels", "score", "scores", "similarity", "relevance"))
+# Words in names of columns, here and in other tools' files. A first record of only such names is a
+# header, if one that is refused: read as data it would become a triplet.
+_WORDS = _IGNORED | _LABELS | frozenset((
+    *TEXTS, *_ALIASES, "hard", "pos", "neg", "q", "p", "n", "d", "qid", "pid", "nid", "did",
+    "question", "answer", "passage", "document", "doc", "context", "text", "sentence", "premise",
+    "hypothesis", "title", "body", "content", "abstract", "queries", "positives", "negatives",
+    "questions", "answers", "passages", "documents", "docs", "texts", "input", "output", "target",
+    "response", "prompt", "instruction", "corpus", "user",
+))  # fmt: skip
+# `sentence1` and `negative_1` are such names, but `q1` and `doc1` are ids.
+_NAME = re.compile(r"([a-z]+(?:[_-][a-z]+)*)(?:_\d+|(?<=[a-z]{4})\d+)?|_id")
+_SEVERAL = re.compile(r".*neg(?:s|atives)?|.*neg.*\d")  # negatives, neg, negative_1, hard_neg2
+_LABEL_ADVICE = "rows with labels are not trained on: keep the positive pairs as query and positive"
+_SEVERAL_ADVICE = "several negatives for a query: write one row for each negative"
 
 
 def check_file(path: str | Path) -> Path:
-    """The path of a file that `read_rows` knows the suffix of.
+    """Returns the path of a triplet file after checking that it exists and its suffix is known.
 
     Raises:
       InputError: the file is missing, a folder, or has an unknown suffix.
     """
-    found = Path(path).expanduser()
+    found = expand(path)
     kind = _kind(found)
-    if found.is_dir():
+    try:
+        is_folder, is_file = found.is_dir(), found.is_file()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from None
+    if is_folder:
         raise InputError(f"{path}: is a folder; expected a .jsonl or .tsv file of triplets")
     if kind not in (".jsonl", ".json", ".tsv"):
         raise InputError(
             f"{path}: unknown suffix {kind!r}; expected .jsonl, .json or .tsv, or these with .gz"
         )
-    if not found.is_file():
+    if not is_file:
         raise InputError(f"{path}: no such file; expected a .jsonl or .tsv file of triplets")
     return found
 
@@ -36,78 +68,212 @@ def _kind(path: Path) -> str:
 
 
 def has_ids(path: Path) -> bool:
-    """Whether a file's first row names its columns as `IDS` are; what it holds is not checked.
+    """Returns whether the first row names columns of `IDS` and no query text.
+
+    Nothing else is checked: `read_rows` refuses a row that it does not understand.
 
     Raises:
-      InputError: a TSV file's first line has some of these names, not as they should stand.
+      InputError: as `read_tsv` or `read_lines`.
     """
-    for number, line in read_lines(path):
-        if _kind(path) == ".tsv":
-            cells = [cell.strip().lower() for cell in line.split("\t")]
-            if {*cells} & {*IDS} and cells not in (list(IDS), list(IDS[:2])):
-                raise InputError(
-                    f"{path}:{number}: columns {', '.join(cells)}; expected {', '.join(IDS)}, in "
-                    "this order"
-                )
-            return cells[0] == IDS[0]
+    if _kind(path) == ".tsv":
+        _, cells = next(read_tsv(path), (0, []))
+        names = cells if _is_header(cells) else []
+    else:
+        _, line = next(read_lines(path), (0, ""))
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             return False
-        return isinstance(row, dict) and IDS[0] in row and TEXTS[0] not in row
-    return False
+        names = row if isinstance(row, dict) else []
+    known = {_known(name) for name in names}
+    return bool(known & {*IDS}) and TEXTS[0] not in known
 
 
 def read_rows(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
-    """Yields ``(line, query, positive, negative)``, from JSONL with two numbers behind them.
+    """Yields ``(line, query, positive, negative, positive score, negative score)``.
+
+    Columns and fields are found by their names, in any order and case. Those that say nothing about
+    the triplet, such as ``url``, are left out, and a line in the log names them; all others are
+    refused. A TSV file without a header has two or three columns, in the order of `TEXTS`.
 
     Args:
-      path: of `check_file`.
-      names: of the columns, `TEXTS` or `IDS`. The negative is None where there is none. The numbers
-        are JSONL's ``positive_score`` and ``negative_score``, NaN where there are none. A TSV file
-        of texts may, one of ids must begin with the names; its third column may be left out.
+      path: as `check_file` returns it.
+      names: `TEXTS` or `IDS`. The negative is None where there is none, and the scores are NaN. A
+        TSV file of ids must have a header.
 
     Raises:
-      InputError: names file and line of what is wrong.
+      InputError: names the file, the line and the column that is wrong.
     """
     return _tsv(path, names) if _kind(path) == ".tsv" else _jsonl(path, names)
 
 
+def _known(name: str) -> str:
+    name = name.strip().lower()
+    return _ALIASES.get(name, name)
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    names = [_known(cell) for cell in cells]
+    return (
+        # A text may be the single word "query", but hardly "query_id".
+        not {*IDS, *_SCORES}.isdisjoint(names)
+        or sum(name in TEXTS for name in names) >= 2
+        or all(map(_is_name, names))
+        or names == [str(i) for i in range(len(names))]  # pandas, for columns without names
+    )
+
+
+def _is_name(name: str) -> bool:
+    found = _NAME.fullmatch(name)
+    return bool(found) and all(word in _WORDS for word in re.split("[_-]", found[1] or "id"))
+
+
+def _columns(
+    fields: Sequence[str], names: Sequence[str], kind: str, where: str
+) -> tuple[dict[str, str], list[str]]:
+    """Returns the file's own spelling of each name that it has, and the fields to ignore.
+
+    Args:
+      fields: the cells of a TSV header or the fields of a JSONL row.
+      names: `TEXTS` or `IDS`.
+      kind: "column" or "field", for messages.
+      where: file and line, for messages.
+
+    Raises:
+      InputError: a name is unknown, given twice, or missing though required.
+    """
+    found, ignored, unknown = {}, [], []
+    for given in fields:
+        name = _known(given)
+        if name in names or name in _SCORES:
+            if name in found:
+                raise InputError(
+                    f"{where}: {kind}s {found[name]!r} and {given!r} are both read as {name}; "
+                    "remove one of them"
+                )
+            found[name] = given
+        elif name in _IGNORED or (name in IDS and names == TEXTS):
+            ignored.append(given)
+        else:
+            unknown.append(given)
+    expected = f"expected {', '.join((*names, *_SCORES))}"
+    if unknown:
+        raise InputError(
+            f"{where}: unknown {kind}{'s' * (len(unknown) > 1)} "
+            f"{', '.join(map(repr, unknown))}; {expected}; {_advice(unknown, kind)}"
+        )
+    for name in names[:2]:
+        if name not in found:
+            present = ", ".join(map(repr, fields)) or "none"
+            raise InputError(
+                f"{where}: {kind} {name!r} is missing; add it ({kind}s there: {present})"
+            )
+    return found, ignored
+
+
+def _advice(unknown: Sequence[str], kind: str) -> str:
+    names = {name.strip().lower() for name in unknown}
+    several = {name for name in names if _SEVERAL.fullmatch(name)}
+    advice = []
+    # `neg` holds a list in some tools' files and one text in others'.
+    if names - several - _LABELS or "neg" in names:
+        advice.append(f"rename the {kind}s that are to be read and remove the others")
+    if several:
+        advice.append(_SEVERAL_ADVICE)
+    if names & _LABELS:
+        advice.append(_LABEL_ADVICE)
+    return "; ".join(advice)
+
+
+def _log_ignored(path: Path, ignored: Iterable[str], kind: str) -> None:
+    if ignored:
+        LOG.info("%s: %ss that are not used: %s", path, kind, ", ".join(ignored))
+
+
 def _jsonl(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
-    query, positive, negative = names
+    layouts: dict[tuple[str, ...], dict[str, str]] = {}  # of the rows so far, few in any file
+    ignored: dict[str, None] = {}
     for line, row in read_jsonl(path):
         at = {"path": path, "line": line}
+        found = layouts.get(tuple(row))
+        if found is None:
+            # A null says nothing, and a field that is always null may have any name.
+            given = [name for name, value in row.items() if value is not None or name in names]
+            found, others = _columns(given, names, "field", f"{path}:{line}")
+            ignored |= dict.fromkeys(others)
+            if len(given) == len(row):  # else another row of these fields may have no null
+                layouts[tuple(row)] = found
+        query, positive, negative = (found.get(name, name) for name in names)
+        if isinstance(row.get(negative), list):
+            raise InputError(
+                f"{path}:{line}: field {negative!r} is a list; expected a string; {_SEVERAL_ADVICE}"
+            )
         texts = (
             field(row, query, str, **at),
             field(row, positive, str, **at),
             field(row, negative, str, **at) if row.get(negative) is not None else None,
         )
         scores = [
-            field(row, f"{kind}_score", float, default=float("nan"), **at)
-            for kind in ("positive", "negative")
+            field(row, found.get(name, name), float, default=math.nan, **at) for name in _SCORES
         ]
-        if (scores[0] == scores[0]) != (scores[1] == scores[1]):
-            raise InputError(
-                f"{path}:{line}: only one of positive_score and negative_score is there; "
-                "expected both or none"
-            )
+        if math.isnan(scores[0]) != math.isnan(scores[1]):
+            raise _one_score(path, line)
         yield line, *texts, *scores
+    _log_ignored(path, ignored, "field")
+
+
+def _one_score(path: Path, line: int) -> InputError:
+    return InputError(
+        f"{path}:{line}: only one of positive_score and negative_score is there; expected both or "
+        "none"
+    )
 
 
 def _tsv(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
-    width = None
-    for line, text in read_lines(path):
-        columns = text.split("\t")
-        if width is None:
-            width = len(columns)
-            if [column.strip().lower() for column in columns] == list(names)[:width]:
-                continue
-        if len(columns) != width or width not in (2, 3):
+    records = read_tsv(path)
+    first = next(records, None)
+    if first is None:
+        return
+    line, cells = first
+    width = len(cells)
+    if _is_header(cells):
+        found, ignored = _columns(cells, names, "column", f"{path}:{line}")
+        _log_ignored(path, ignored, "column")
+        places = {name: cells.index(given) for name, given in found.items()}
+        if len({*_SCORES} & {*places}) == 1:
+            raise _one_score(path, line)
+    elif names == IDS:
+        raise InputError(f"{path}:{line}: no header; expected a first line of {', '.join(IDS)}")
+    elif width not in (2, 3):
+        raise InputError(
+            f"{path}:{line}: {width} columns; expected 3 (or 2, without the negative), "
+            "separated by tabs"
+        )
+    else:
+        places = dict(zip(names, range(width), strict=False))
+        records = itertools.chain([first], records)
+    texts = [(name, places[name]) for name in names if name in places]
+    scores = [(name, places[name]) for name in _SCORES if name in places]
+    missing = [None] * (len(names) - len(texts))
+    for line, cells in records:
+        if len(cells) != width:
             raise InputError(
-                f"{path}:{line}: {len(columns)} columns; expected "
-                f"{width if width in (2, 3) else '3 (or 2, without the negative)'}, "
-                "separated by tabs"
+                f"{path}:{line}: {len(cells)} columns; expected {width}, separated by tabs"
             )
-        if not all(column.strip() for column in columns):
-            raise InputError(f"{path}:{line}: an empty column; remove the row or fill it")
-        yield line, *columns, *([None] * (3 - width))
+        for name, place in texts:
+            if not cells[place].strip():
+                raise InputError(
+                    f"{path}:{line}: column {name!r} is empty; remove the row or fill it"
+                )
+        numbers = [_number(cells[place], name, path, line) for name, place in scores] or _NO_SCORES
+        yield line, *(cells[place] for _, place in texts), *missing, *numbers
+
+
+def _number(text: str, name: str, path: Path, line: int) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{path}:{line}: column {name!r} is {text!r}; expected a finite number")
+    return number

@@ -1,26 +1,29 @@
-"""A triplet file beside a collection: the one is trained on, the other evaluated on."""
+"""Combines a triplet file, which is trained on, with a collection, which is evaluated on."""
 
 import hashlib
+from array import array
 from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from selfdistill_jax.data.jsonl import digest
 from selfdistill_jax.data.source import DRAWN, Document, Judgement, Query, Source, Triplet
 from selfdistill_jax.data.triplet_rows import IDS, check_file, read_rows
-from selfdistill_jax.data.triplets import TripletFile
+from selfdistill_jax.data.triplets import TripletFile, check_contradictions
 from selfdistill_jax.errors import InputError
 
-_VERSION = "id-triplets-1"  # part of the fingerprint: raise it when the same file is read otherwise
+_VERSION = "id-triplets-2"  # part of the fingerprint: raise it when a file is read differently
 
 
 class TripletsOver:
     """Trains on a triplet file, evaluates on a collection.
 
-    The file's texts follow the collection's, so that rows stay valid; `corpus_size` documents in
-    front are the collection's own, and only those are searched. Open the file with
-    ``held_out=False``: none of it is evaluated on.
+    The file's texts follow the collection's, so that rows stay valid. Evaluation searches only the
+    first `corpus_size` documents, which are the collection's own. Open the file with
+    ``held_out=False``, since none of it is evaluated on.
 
     Example:
       >>> TripletsOver(PyDocs(), TripletFile("mine.jsonl", held_out=False))  # doctest: +SKIP
@@ -32,7 +35,7 @@ class TripletsOver:
 
     @property
     def pool_start(self) -> int:
-        """Behind the collection: what only evaluation knows is never a negative."""
+        """Excludes the collection: a document that only evaluation knows is never a negative."""
         return self.corpus_size
 
     @cached_property
@@ -82,16 +85,16 @@ class TripletsOver:
 class TripletsOf:
     """Trains on triplets of a collection's own queries and documents, named by their ids.
 
-    The collection's judgements stay what they are. Refused are negatives that train judges
-    relevant, and what is evaluated on: queries that dev or test judges, and documents in front of
-    those that negatives may come from.
+    The collection keeps its judgements. Refused are negatives that train judges relevant or that
+    are positives of the same query in another row, queries that dev or test judges, and documents
+    before `pool_start`, which only evaluation may see.
 
     JSONL rows are ``{"query_id": str, "positive_id": str, "negative_id": str}``, optionally with
-    the numbers ``positive_score`` and ``negative_score``; a TSV file begins with a line of the
-    three names. Without a negative it is drawn.
+    the numbers ``positive_score`` and ``negative_score``. A TSV file has a header of these names.
+    Where there is no negative, it is drawn.
 
     Args:
-      collection: that the ids are of.
+      collection: has the queries and documents.
       path: the file.
 
     Raises:
@@ -124,7 +127,7 @@ class TripletsOf:
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, int]]:
-        """Of queries and documents: id -> row."""
+        """Maps ids to rows, for queries and for documents."""
         return {
             kind: {entry.id: row for row, entry in enumerate(entries())}
             for kind, entries in (("queries", self.queries), ("documents", self.documents))
@@ -134,9 +137,11 @@ class TripletsOf:
         queries, documents = self._rows["queries"], self._rows["documents"]
         evaluated = {j.query for split in ("dev", "test") for j in self.judgements(split)}
         relevant = {j[:2] for j in self.judgements("train") if j.relevance > 0}
-        first = self.pool_start  # pydocs counts it anew each time
-        wrong: dict[str, list[Any]] = {}  # what is wrong -> rows, the first one's line and id
+        first = self.pool_start  # pydocs counts its documents at each access
+        wrong: dict[str, list[Any]] = {}  # problem -> number of rows, first one's line and id
         total = 0
+        # Query, positive, negative and line of each triplet: a file has millions.
+        seen = [array("q") for _ in range(4)]
         for line, query, positive, negative, *scores in read_rows(self._path, IDS):
             total += 1
             if positive == negative:
@@ -150,17 +155,23 @@ class TripletsOf:
             if not problem and (rows[0], n) in relevant:
                 problem = "negatives that train judges relevant", negative
             if problem:
-                what, id_ = problem
-                wrong.setdefault(what, [0, line, id_])[0] += 1
+                kind, id_ = problem
+                wrong.setdefault(kind, [0, line, id_])[0] += 1
             elif not wrong:
+                for column, number in zip(seen, (*rows, line), strict=True):
+                    column.append(number)
                 yield Triplet(*rows, *scores)
-        for what, (count, line, id_) in wrong.items():
+        for kind, (count, line, id_) in wrong.items():
             raise InputError(
-                f"{self._path}: {count:,} of {total:,} rows name {what} (first: line {line}, "
+                f"{self._path}: {count:,} of {total:,} rows name {kind} (first: line {line}, "
                 f"{id_!r}); remove them"
             )
         if not total:
             raise InputError(f"{self._path}: no triplets; expected rows of {', '.join(IDS)}")
+        columns, lines = map(np.asarray, seen[:3]), seen[3]
+        check_contradictions(
+            self._path, *columns, lines=lines, name=lambda row: list(documents)[row]
+        )
 
     def _problem(
         self,
@@ -169,7 +180,7 @@ class TripletsOf:
         evaluated: Container[int],
         first: int,
     ) -> tuple[str, str] | None:
-        """What a row names that it may not, and its id."""
+        """Returns the first thing that a row must not name, and its id."""
         kinds = ("queries", "documents", "documents")
         for kind, id_, row in zip(kinds, ids, rows, strict=True):
             if row is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from selfdistill_jax import io
 from selfdistill_jax.data.quantize import PRECISIONS, RANGED, quantize, ranges_of, width
 from selfdistill_jax.errors import InputError
 
@@ -62,13 +63,7 @@ class VectorFile:
         if self._part.is_file() and self._note.is_file():
             self._array = self._open()
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._array = np.lib.format.open_memmap(
-                self._part,
-                mode="w+",
-                dtype=PRECISIONS[precision],
-                shape=(rows, width(dimensions, precision)),
-            )
+            self._array = self._create(PRECISIONS[precision], (rows, width(dimensions, precision)))
             self._write_note()
 
     @staticmethod
@@ -99,13 +94,28 @@ class VectorFile:
         os.replace(self._part, self._path)
         self._note.unlink()
 
+    def _create(self, dtype: type, shape: tuple[int, int]) -> np.ndarray:
+        size = shape[0] * shape[1] * np.dtype(dtype).itemsize
+        advice = f"{size / 1e6:,.1f} MB are needed; free some space, or give another path"
+        with io.explained(self._path, "the vectors", advice):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                array = np.lib.format.open_memmap(self._part, mode="w+", dtype=dtype, shape=shape)
+                io.allocate(self._part, self._part.stat().st_size)
+            except OSError:
+                self._part.unlink(missing_ok=True)
+                raise
+        return array
+
     def _open(self) -> np.ndarray:
         start_anew = f"delete {self._note.name} to start anew"
         try:
             note = json.loads(self._note.read_text())
             self.done, ranges = note.pop("done"), note.pop("ranges")
             array = np.lib.format.open_memmap(self._part, mode="r+")
-        except (ValueError, KeyError, OSError, EOFError) as error:
+            if array.shape[1] != width(self._facts["dimensions"], self._facts["precision"]):
+                raise ValueError(f"an array {array.shape}")
+        except (ValueError, KeyError, AttributeError, TypeError, OSError, EOFError) as error:
             raise InputError(f"{self._note}: damaged ({error}); {start_anew}") from None
         if note != self._facts:
             raise InputError(
@@ -117,7 +127,5 @@ class VectorFile:
         return array
 
     def _write_note(self) -> None:
-        new = self._note.with_suffix(".new")
         ranges = None if self.ranges is None else self.ranges.tolist()
-        new.write_text(json.dumps({**self._facts, "done": self.done, "ranges": ranges}))
-        os.replace(new, self._note)
+        io.write_json(self._note, {**self._facts, "done": self.done, "ranges": ranges})

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_jax.encoder.atomic import folder_beside, take_place
-from selfdistill_jax.encoder.modules import read_json, write_json
+from selfdistill_jax.encoder.layout import read_json
 from selfdistill_jax.encoder.tensors import write_tensors
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import new_folder, write_json
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -39,8 +39,6 @@ def write_adapter(
       card: text of ``README.md``.
       settings: for `read_settings`.
     """
-    new = folder_beside(path)
-    write_tensors(new / TENSORS, dict(tensors))
     written = {
         "peft_type": kind,
         "task_type": "FEATURE_EXTRACTION",
@@ -48,11 +46,12 @@ def write_adapter(
         "inference_mode": True,
         **config,
     }
-    write_json(new / CONFIG, written)
-    if settings:
-        write_json(new / SETTINGS, dict(settings))
-    (new / "README.md").write_text(card, encoding="utf-8")
-    take_place(new, path)
+    with new_folder(path, replace=True) as new:
+        write_tensors(new / TENSORS, dict(tensors))
+        write_json(new / CONFIG, written)
+        if settings:
+            write_json(new / SETTINGS, dict(settings))
+        (new / "README.md").write_text(card, encoding="utf-8")
 
 
 def read_adapter(folder: Path, *, kinds: Sequence[str]) -> dict[str, Any]:

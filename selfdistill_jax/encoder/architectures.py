@@ -7,6 +7,7 @@ All are layers of attention and feed-forward with a norm at each: see `bert` and
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from selfdistill_jax.encoder.layout import entry
 from selfdistill_jax.errors import InputError
 
 Path = tuple[str, ...]
@@ -153,21 +154,28 @@ def _modernbert_layers(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     Written in two ways: by numbers in the files on the hub, by layer since transformers 5.
     """
     count, near, far = raw["num_hidden_layers"], "sliding_attention", "full_attention"
-    every = raw.get("global_attn_every_n_layers", 3)
-    types = raw.get("layer_types") or [near if i % every else far for i in range(count)]
-    if len(types) != count or not set(types) <= {near, far}:
+    every = entry(raw, "global_attn_every_n_layers", int, where=where, default=3)
+    types = entry(raw, "layer_types", list, where=where, default=[]) or [
+        near if i % max(every, 1) else far for i in range(count)
+    ]
+    if len(types) != count or not all(kind in (near, far) for kind in types):
         raise InputError(
             f"{where}: layer_types is {types}; expected {near} or {far} for each of {count} layers"
         )
-    bases = {far: raw.get("global_rope_theta", 160000.0), near: raw.get("local_rope_theta", 1e4)}
-    for kind, given in (raw.get("rope_parameters") or {}).items():
+    bases = {
+        far: entry(raw, "global_rope_theta", float, where=where, default=160000.0),
+        near: entry(raw, "local_rope_theta", float, where=where, default=1e4),
+    }
+    given_bases = entry(raw, "rope_parameters", dict, where=where, default={})
+    for kind in given_bases:
+        given = entry(given_bases, kind, dict, where=where, default={})
         if given.get("rope_type", "default") != "default":
             raise InputError(
                 f"{where}: rope_type of {kind} is {given['rope_type']!r}; only 'default' is "
                 "supported"
             )
-        bases[kind] = given.get("rope_theta", bases[kind])
-    window = {far: 0, near: raw.get("local_attention", 128) // 2}
+        bases[kind] = entry(given, "rope_theta", float, where=where, default=bases.get(kind, 1e4))
+    window = {far: 0, near: entry(raw, "local_attention", int, where=where, default=128) // 2}
     return {
         "rotary": tuple(float(bases[kind]) for kind in types),
         "windows": tuple(window[kind] for kind in types),

@@ -6,6 +6,7 @@ from typing import Any
 
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.dropout import Dropout
+from selfdistill_jax.encoder.layout import entry
 from selfdistill_jax.encoder.pointwise import ACTIVATIONS
 from selfdistill_jax.errors import InputError
 
@@ -53,6 +54,14 @@ class EncoderConfig:
         return self.hidden_size // self.num_heads
 
 
+def counts_positions_from_padding(config: EncoderConfig) -> bool:
+    """Returns whether transformers numbers a padded row's positions from its first column.
+
+    RoBERTa and MPNet number a text's own tokens, and rotary angles depend on distances alone.
+    """
+    return not config.position_offset and not config.rotary
+
+
 def read_dropout(raw: Mapping[str, Any], *, where: str) -> Dropout:
     """The shares that a ``config.json`` asks for in training.
 
@@ -64,7 +73,10 @@ def read_dropout(raw: Mapping[str, Any], *, where: str) -> Dropout:
       InputError: a share is not in [0, 1).
     """
     keys = ARCHITECTURES[raw["model_type"]].dropout
-    rates = {place: raw.get(key, default) for place, (key, default) in keys.items()}
+    rates = {
+        place: entry(raw, key, float, where=where, default=default)
+        for place, (key, default) in keys.items()
+    }
     for place, rate in rates.items():
         if not 0 <= rate < 1:
             raise InputError(f"{where}: {keys[place][0]} is {rate}; expected a share in [0, 1)")
@@ -82,29 +94,36 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
       InputError: an unknown architecture, a missing key, or an unsupported setting.
     """
     model_type = raw.get("model_type")
-    if model_type not in ARCHITECTURES:
+    if model_type is None:
         raise InputError(
-            f"{where}: model_type is {model_type!r}; supported: {', '.join(ARCHITECTURES)}; choose "
-            "such an encoder"
+            f"{where}: has no model_type, and so describes no transformer; expected the folder that "
+            "save_pretrained of transformers or sentence-transformers writes"
+        )
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        raise InputError(
+            f"{where}: model_type is {model_type!r}, which is not supported; use a model of one of "
+            f"{', '.join(ARCHITECTURES)}"
         )
     architecture = ARCHITECTURES[model_type]
     for key, expected in architecture.only.items():
         if raw.get(key, expected) != expected:
             raise InputError(f"{where}: {key} is {raw[key]!r}; only {expected!r} is supported")
-    missing = [key for key in architecture.keys.values() if key not in raw]
-    if missing:
-        raise InputError(
-            f"{where}: key {missing[0]!r} is missing; a {architecture.name} config.json has it"
-        )
-    sizes = {name: raw[key] for name, key in architecture.keys.items()}
+    sizes = {
+        field: _size(raw, key, field, where=where) for field, key in architecture.keys.items()
+    }
     if sizes.get("embedding_size") == sizes["hidden_size"]:
         sizes["embedding_size"] = 0
     if architecture.after_padding:
         # The first rows of the table are no token's position.
-        sizes["position_offset"] = raw.get("pad_token_id", 1) + 1
+        sizes["position_offset"] = entry(raw, "pad_token_id", int, where=where, default=1) + 1
         sizes["max_positions"] -= sizes["position_offset"]
     by_layer = architecture.by_layer(raw, where)
     config = EncoderConfig(architecture=model_type, **sizes, **architecture.fixed, **by_layer)
+    if config.max_positions < 1:
+        raise InputError(
+            f"{where}: max_position_embeddings is {raw['max_position_embeddings']}; expected more "
+            f"than {config.position_offset}, the rows before the first token's position"
+        )
     if config.hidden_size % config.num_heads:
         raise InputError(
             f"{where}: hidden_size {config.hidden_size} is not divisible by "
@@ -116,3 +135,12 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
             f"{', '.join(ACTIVATIONS)}"
         )
     return config
+
+
+def _size(raw: Mapping[str, Any], key: str, field: str, *, where: str) -> Any:
+    """Returns a checked value of ``config.json`` for a field of `EncoderConfig`."""
+    kind = {"layer_norm_eps": float, "activation": str}.get(field, int)
+    value = entry(raw, key, kind, where=where)
+    if kind is not str and not 0 < value < 2**31:
+        raise InputError(f"{where}: {key} is {value}; expected a number above 0")
+    return value

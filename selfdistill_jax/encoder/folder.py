@@ -8,31 +8,30 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from selfdistill_jax.encoder.atomic import folder_beside, take_place
 from selfdistill_jax.encoder.config import EncoderConfig, read_config
 from selfdistill_jax.encoder.encode import Params
 from selfdistill_jax.encoder.head import DenseLayer
+from selfdistill_jax.encoder.layout import read_json, read_layout
 from selfdistill_jax.encoder.locate import locate
 from selfdistill_jax.encoder.modules import (
     Modules,
     Prompts,
     lowers,
-    read_json,
     read_limit,
     read_modules,
     read_prompts,
-    write_json,
     write_modules,
 )
 from selfdistill_jax.encoder.pooling import POOLINGS
-from selfdistill_jax.encoder.tensors import WEIGHTS, read_tensors, write_tensors
+from selfdistill_jax.encoder.tensors import WEIGHTS, as_float32, read_tensors, write_tensors
 from selfdistill_jax.encoder.weights import to_params, to_tensors
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import new_folder, write_json
 
 POOLER = "pooler"  # the first token's state through a BERT's own pooler, a dense layer with tanh
 _POOLER_TENSORS = "pooler.dense"
 _POOLER_FROM = "cls"
-# Copied as they are: they say how text becomes ids, and whose work the start encoder is.
+# Copied as they are: they say how text becomes ids.
 _COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -41,16 +40,17 @@ _COPIED = (
     "vocab.json",
     "merges.txt",
     "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
     "added_tokens.json",
-    "LICENSE",
-    "NOTICE",
 )
+_COPIED_FROM_ROOT = ("LICENSE", "NOTICE")  # whose work the start encoder is
 
 
 class Encoder(NamedTuple):
     """A loaded encoder: everything needed to encode with it and to write it back."""
 
-    folder: Path  # where it was read; the tokenizer's files are there
+    folder: Path  # of config.json, the weights and the tokenizer's files
     config: EncoderConfig
     raw_config: dict[str, Any]  # config.json as it was
     params: Params  # float32 numpy arrays
@@ -59,6 +59,7 @@ class Encoder(NamedTuple):
     max_length: int  # tokens a text is cut at, special tokens included
     dense: tuple[DenseLayer, ...] = ()  # behind pooling; their parameters are params["dense"]
     prompts: Prompts = Prompts()
+    root: Path | None = None  # of modules.json and the model card, where that is another folder
 
     @property
     def dimensions(self) -> int:
@@ -80,10 +81,11 @@ def read_folder(name: str, *, pooling: str = "source") -> Encoder:
     if pooling not in ("source", *POOLINGS, POOLER):
         known = ", ".join(("source", *POOLINGS, POOLER))
         raise InputError(f"pooling is {pooling!r}; expected {known}")
-    folder = locate(name)
+    layout = read_layout(locate(name))
+    folder = layout.transformer
     raw = read_json(folder / "config.json")
     config = read_config(raw, where=str(folder / "config.json"))
-    modules = read_modules(folder, pooling=_POOLER_FROM if pooling == POOLER else pooling)
+    modules = read_modules(layout, pooling=_POOLER_FROM if pooling == POOLER else pooling)
     params, extra = to_params(read_tensors(folder), config, where=str(folder / WEIGHTS))
     if modules.dense and _is_pooler(modules, extra):
         first, *others = modules.dense
@@ -96,7 +98,7 @@ def read_folder(name: str, *, pooling: str = "source") -> Encoder:
     return Encoder(
         folder, config, raw, params, extra, modules.pooling,
         min(config.max_positions, read_limit(folder)), modules.dense,
-        read_prompts(folder),
+        read_prompts(layout), layout.root,
     )  # fmt: skip
 
 
@@ -138,19 +140,20 @@ def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
             own = modules.params[str(number)]
             tensors[f"{layer.also}.weight"] = np.asarray(own["kernel"], np.float32).T
             tensors[f"{layer.also}.bias"] = np.asarray(own["bias"], np.float32)
-    new = folder_beside(path)
-    for name in _COPIED:
-        if (encoder.folder / name).is_file():
-            shutil.copyfile(encoder.folder / name, new / name)
-    write_tensors(new / WEIGHTS, tensors)
     # The weights are float32; a source's own dtype would have transformers open them in that.
-    kept = {k: v for k, v in encoder.raw_config.items() if k not in ("dtype", "torch_dtype")}
-    write_json(new / "config.json", kept)
+    config = {k: v for k, v in encoder.raw_config.items() if k not in ("dtype", "torch_dtype")}
     limits = {"max_seq_length": encoder.max_length, "do_lower_case": lowers(encoder.folder)}
-    write_json(new / "sentence_bert_config.json", limits)
-    write_modules(new, modules, encoder.prompts, size=encoder.config.hidden_size)
-    (new / "README.md").write_text(card, encoding="utf-8")
-    take_place(new, path)
+    with new_folder(path, replace=True) as new:
+        root = encoder.root or encoder.folder
+        for source, names in ((encoder.folder, _COPIED), (root, _COPIED_FROM_ROOT)):
+            for name in names:
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, new / name)
+        write_tensors(new / WEIGHTS, tensors)
+        write_json(new / "config.json", config)
+        write_json(new / "sentence_bert_config.json", limits)
+        write_modules(new, modules, encoder.prompts, size=encoder.config.hidden_size)
+        (new / "README.md").write_text(card, encoding="utf-8")
 
 
 def _with_pooler(modules: Modules, extra: dict[str, np.ndarray], folder: Path) -> Modules:
@@ -162,7 +165,7 @@ def _with_pooler(modules: Modules, extra: dict[str, np.ndarray], folder: Path) -
             f"{folder}: no tensor {missing[0]!r}, so that there is nothing to pool with; take "
             f"another pooling than {POOLER!r}: {', '.join(POOLINGS)}"
         )
-    kernel, bias = (extra[name].astype(np.float32) for name in names)
+    kernel, bias = (as_float32(extra[name], name, folder / WEIGHTS) for name in names)
     layers = (DenseLayer(len(kernel), "Tanh", also=_POOLER_TENSORS), *modules.dense)
     params = {str(int(number) + 1): value for number, value in modules.params.items()}
     return Modules(modules.pooling, layers, {"0": {"kernel": kernel.T, "bias": bias}, **params})

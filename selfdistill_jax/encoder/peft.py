@@ -29,7 +29,7 @@ from selfdistill_jax.encoder.folder import Encoder
 from selfdistill_jax.encoder.peft_prefix import KIND as PREFIX
 from selfdistill_jax.encoder.peft_prefix import read_prefix
 from selfdistill_jax.encoder.prefix import apply_prefix
-from selfdistill_jax.encoder.tensors import read_file
+from selfdistill_jax.encoder.tensors import as_float32, read_file
 from selfdistill_jax.errors import InputError
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -217,11 +217,11 @@ def _read_modules(path: Path, raw: Mapping[str, Any], encoder: Encoder) -> dict[
     for name, value in read_file(path).items():
         match = re.fullmatch(pattern, name)
         if match and match[1] in sizes:
-            halves.setdefault(match[1], {})[match[2]] = value.astype(np.float32).T
+            halves.setdefault(match[1], {})[match[2]] = as_float32(value, name, path).T
         elif not (match and match[1].startswith(unused)):
             raise InputError(
                 f"{path}: tensor {name!r} is no adapter of a layer of a {names.name} with "
-                f"{encoder.config.num_layers} layers; vectors made without it would be others"
+                f"{encoder.config.num_layers} layers; ignoring it would change the vectors"
             )
     if not halves:
         raise InputError(f"{path}: no adapter of any layer")

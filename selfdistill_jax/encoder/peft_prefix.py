@@ -16,7 +16,7 @@ from selfdistill_jax.encoder.adapter_folder import CONFIG, TENSORS, read_adapter
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import Params
 from selfdistill_jax.encoder.prefix import check_prefix
-from selfdistill_jax.encoder.tensors import read_file
+from selfdistill_jax.encoder.tensors import as_float32, read_file
 from selfdistill_jax.errors import InputError
 
 KIND = "PREFIX_TUNING"
@@ -108,7 +108,8 @@ def read_prefix(folder: Path, config: EncoderConfig) -> Params:
             f"{folder / TENSORS}: {_TENSOR!r} has shape {list(table.shape)}; expected "
             f"{[count, layers * 2 * size]}, keys and values of {count} tokens in {layers} layers"
         )
-    both = table.astype(np.float32).reshape(count, layers, 2, size).transpose(2, 1, 0, 3)
+    table = as_float32(table, _TENSOR, folder / TENSORS)
+    both = table.reshape(count, layers, 2, size).transpose(2, 1, 0, 3)
     return dict(zip(("key", "value"), np.ascontiguousarray(both), strict=True))
 
 

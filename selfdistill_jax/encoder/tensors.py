@@ -1,6 +1,8 @@
 """Safetensors files in and out, whole or in shards."""
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import reason
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -34,10 +37,15 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{folder}: no {WEIGHTS}{reason}")
     try:
         of_tensor = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / INDEX}: no index of safetensors files ({error!r})") from None
+        shards = sorted(set(of_tensor.values()))
+        if not all(isinstance(shard, str) and shard for shard in shards):
+            raise TypeError("a file's name is no text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder / INDEX}: not an index of safetensors files ({error!r}); fetch it again"
+        ) from None
     tensors: dict[str, np.ndarray] = {}
-    for shard in sorted(set(of_tensor.values())):
+    for shard in shards:
         tensors |= read_file(folder / shard)
     missing = sorted(of_tensor.keys() - tensors.keys())
     if missing:
@@ -59,13 +67,52 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; fetch the folder again") from None
-    except (SafetensorError, OSError) as error:
+    except PermissionError as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from None
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: not a whole safetensors file ({error}); fetch it again"
         ) from None
 
 
+def as_float32(tensor: np.ndarray, name: str, where: Path | str) -> np.ndarray:
+    """Returns a tensor that vectors are computed with, as float32.
+
+    Args:
+      tensor: as read.
+      name: of the tensor, for the message.
+      where: the file, for the message.
+
+    Raises:
+      InputError: it holds NaN or infinity, or whole numbers (a quantised model's).
+    """
+    if not (tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"):
+        raise InputError(
+            f"{where}: tensor {name!r} is of type {tensor.dtype.name}; expected floating-point "
+            "weights (a quantised model is not supported)"
+        )
+    value = tensor.astype(np.float32, copy=False)
+    wrong = value.size - int(np.isfinite(value).sum())
+    if wrong:
+        raise InputError(
+            f"{where}: {wrong:,} of {value.size:,} numbers of tensor {name!r} are not finite (NaN "
+            "or infinity), and so would be every vector; take an earlier checkpoint of the model"
+        )
+    return value
+
+
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file marked as PyTorch's layout, as `transformers` insists on."""
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path, {"format": "pt"})
+    """Writes a safetensors file marked as PyTorch's layout, as `transformers` insists on.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    try:
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path, {"format": "pt"})
+    except SafetensorError as error:
+        # The Rust library gives the number of the operating system's error in words.
+        if number := re.search(r"os error (\d+)", str(error)):
+            code = int(number[1])
+            raise OSError(code, os.strerror(code), str(path)) from None
+        raise
     path.chmod(0o644)  # the library makes it readable by its owner alone

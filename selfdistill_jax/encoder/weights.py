@@ -7,6 +7,7 @@ import numpy as np
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.encode import Params
+from selfdistill_jax.encoder.tensors import as_float32
 from selfdistill_jax.errors import InputError
 
 # A kernel [in, out] is stored transposed there.
@@ -52,7 +53,7 @@ def to_params(
                 f"config.json asks for {list(shape)}"
             )
         used.add(name)
-        return tensors[name].astype(np.float32, copy=False)
+        return as_float32(tensors[name], name, where)
 
     def norm(name: str, size: int) -> Params:
         return {ours: take(f"{name}.{theirs}", (size,)) for ours, theirs in parts.items()}
@@ -111,8 +112,7 @@ def to_params(
         if not name.startswith(names.unused):
             raise InputError(
                 f"{where}: tensor {prefix + name!r} is of no part of a {names.name} of this size "
-                f"({config.num_layers} layers by config.json); vectors made without it would be "
-                "others"
+                f"({config.num_layers} layers by config.json); ignoring it would change the vectors"
             )
     return params, rest
 

@@ -1,6 +1,5 @@
 """From vectors or texts to runs and their values; training and the commands share it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from selfdistill_jax.data.bm25 import BM25
+from selfdistill_jax.io import write_json, write_text
 from selfdistill_jax.retrieval.metrics import evaluate, mean
 from selfdistill_jax.retrieval.search import search
 from selfdistill_jax.retrieval.significance import paired_test
-from selfdistill_jax.retrieval.trec import Qrels, Run, run_from_rows, write_run
+from selfdistill_jax.retrieval.trec import Qrels, Run, run_from_rows, without_own, write_run
 
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 
@@ -34,9 +34,15 @@ def dense_run(
     query_ids: Sequence[str],
     document_ids: Sequence[str],
     k: int,
+    drop_own: bool = False,
 ) -> Run:
-    """Exact search of vectors ``[Q, D]`` over vectors ``[N, D]``."""
-    return run_from_rows(query_ids, document_ids, *search(queries, documents, k=k))
+    """Searches document vectors ``[N, D]`` exactly for each query vector of ``[Q, D]``.
+
+    With ``drop_own``, a query's document of the same id is no result; k others are then found.
+    """
+    found = search(queries, documents, k=k + drop_own)
+    run = run_from_rows(query_ids, document_ids, *found)
+    return without_own(run, k) if drop_own else run
 
 
 def bm25_run(
@@ -46,10 +52,12 @@ def bm25_run(
     query_ids: Sequence[str],
     document_ids: Sequence[str],
     k: int,
+    drop_own: bool = False,
 ) -> Run:
-    """BM25 of texts over texts."""
-    scores, rows = BM25(documents).search(queries, k)
-    return run_from_rows(query_ids, document_ids, scores, rows)
+    """Searches texts for texts by BM25; ``drop_own`` as of `dense_run`."""
+    found = BM25(documents).search(queries, k + drop_own)
+    run = run_from_rows(query_ids, document_ids, *found)
+    return without_own(run, k) if drop_own else run
 
 
 def judge(qrels: Qrels, run: Run) -> System:
@@ -79,7 +87,7 @@ def write_results(
             "\t".join([name, query, *(repr(system.values[m][query]) for m in MEASURES)])
             for query in system.values[MEASURES[0]]
         ]
-    (folder / f"per_query.{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / f"per_query.{split}.tsv", "\n".join(lines) + "\n")
     results = {
         "split": split,
         **facts,
@@ -94,6 +102,5 @@ def write_results(
             if name != baseline
         },
     }
-    text = json.dumps(results, indent=2) + "\n"
-    (folder / f"results.{split}.json").write_text(text, encoding="utf-8")
+    write_json(folder / f"results.{split}.json", results)
     return results

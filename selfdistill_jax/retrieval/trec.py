@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from selfdistill_jax.data.jsonl import read_lines
+from selfdistill_jax.data.qrels import read_qrels_lines
 from selfdistill_jax.errors import InputError
 
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> relevance
 
 _RUN_COLUMNS = "query-id Q0 document-id rank score tag"
-_QRELS_COLUMNS = "'query-id 0 document-id relevance' or, with tabs, 'query-id document-id score'"
 
 
 def ranking(documents: Mapping[str, float]) -> list[str]:
@@ -56,6 +57,33 @@ def run_from_rows(
     return {
         query: {document_ids[r]: s for s, r in zip(*pair, strict=True) if r >= 0}
         for query, *pair in zip(query_ids, scores.tolist(), rows.tolist(), strict=True)
+    }
+
+
+def count_own_relevant(qrels: Mapping[str, Mapping[str, int]]) -> int:
+    """Counts the queries for which the document of the same id is relevant.
+
+    If there are any, queries and documents are numbered independently and equal ids mean nothing.
+    If there are none, a document of a query's id is the query itself, as in BEIR's ArguAna and
+    Quora, and finding it is no result.
+
+    Example:
+      >>> count_own_relevant({"1": {"1": 1}, "2": {"1": 1}})
+      1
+    """
+    return sum(documents.get(query, 0) > 0 for query, documents in qrels.items())
+
+
+def without_own(run: Run, k: int | None = None) -> Run:
+    """Drops each query's document of the same id, and then all but the first k; None keeps all.
+
+    Example:
+      >>> without_own({"a": {"a": 1.0, "b": 0.5, "c": 0.4}}, 1)
+      {'a': {'b': 0.5}}
+    """
+    return {
+        query: dict(itertools.islice(((d, s) for d, s in found.items() if d != query), k))
+        for query, found in run.items()
     }
 
 
@@ -137,8 +165,8 @@ def read_run(path: str | Path) -> Run:
         documents = run.setdefault(query, {})
         if document in documents:
             raise InputError(
-                f"{path}:{number}: document {document!r} stands twice for query {query!r}; "
-                "remove one of the lines"
+                f"{path}:{number}: document {document!r} is listed twice for query "
+                f"{query!r}; remove one of the lines"
             )
         documents[document] = score
     if not run:
@@ -153,34 +181,11 @@ def read_qrels(path: str | Path) -> Qrels:
     relevance) or BEIR's three, separated by tabs, with or without BEIR's header line.
 
     Raises:
-      InputError: with file and line: another number of columns, a relevance that is no whole
-        number, two different judgements of one pair, or no judgement at all.
+      InputError: as `read_qrels_lines`, or there is no judgement at all.
     """
-    path, qrels, width = Path(path), {}, 0
-    for number, line in read_lines(path):
-        tabs = [column.strip() for column in line.split("\t")]
-        columns = tabs if len(tabs) == 3 else line.split()
-        if not width:
-            width = len(columns)
-            if width == 3 and columns[2].lower() == "score":
-                continue  # BEIR's header: query-id, corpus-id, score
-        if len(columns) != width or width not in (3, 4):
-            raise InputError(
-                f"{path}:{number}: {len(columns)} columns; expected {_QRELS_COLUMNS}, "
-                "the same in every line"
-            )
-        query, document, text = columns[0], columns[-2], columns[-1]
-        try:
-            relevance = int(text)
-        except ValueError:
-            raise InputError(
-                f"{path}:{number}: relevance is {text!r}; expected a whole number"
-            ) from None
-        if qrels.setdefault(query, {}).setdefault(document, relevance) != relevance:
-            raise InputError(
-                f"{path}:{number}: document {document!r} of query {query!r} is judged "
-                f"{relevance} here and {qrels[query][document]} above; remove one of the lines"
-            )
+    path, qrels = Path(path), {}
+    for _, query, document, relevance in read_qrels_lines(path, trec=True):
+        qrels.setdefault(query, {})[document] = relevance
     if not qrels:
-        raise InputError(f"{path}: no judgements; expected lines of {_QRELS_COLUMNS}")
+        raise InputError(f"{path}: no judgements; expected TREC's or BEIR's columns")
     return qrels

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from selfdistill_jax.io import check_room
+from selfdistill_jax.train.processes import by_first
 from selfdistill_jax.train.step import TrainState
 
 
@@ -31,7 +33,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         options = ocp.CheckpointManagerOptions(max_to_keep=2)
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        self._folder = folder.resolve()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
         """The last step that was saved whole."""
@@ -40,6 +43,10 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, memory: Memory) -> None:
         if step == self.latest():
             return
+        # orbax's threads answer a full disk with pages of tracebacks, and one save may still be
+        # in the background.
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        by_first(lambda: check_room(self._folder, size, f"the checkpoint of step {step}"))
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()), memory=ocp.args.JsonSave(memory._asdict())
         )

@@ -11,49 +11,80 @@ from selfdistill_jax.data.tables import Collection
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.encode import Params
 from selfdistill_jax.encoding import encode_tokens
+from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.evaluation import System, bm25_run, dense_run, judge
-from selfdistill_jax.retrieval.trec import Qrels
+from selfdistill_jax.retrieval.trec import Qrels, count_own_relevant
 
 EncodeTable = Callable[[TokenTable, str], np.ndarray]
 
 
 class EvaluationSet(NamedTuple):
-    """What is searched for and in, as row numbers of the collection."""
+    """The queries and documents of an evaluation, as row numbers of the collection and as ids.
+
+    Attributes:
+      query_rows, document_rows: their rows.
+      query_ids, document_ids: their ids.
+      qrels: all judgements, also of documents that are not searched.
+      drop_own: whether a query's document of the same id is no result.
+    """
 
     query_rows: np.ndarray
     document_rows: np.ndarray
     query_ids: list[str]
     document_ids: list[str]
     qrels: Qrels
+    drop_own: bool
 
 
 def evaluation_set(
     collection: Collection, split: str, *, max_documents: int = 0, seed: int = 0
 ) -> EvaluationSet:
-    """The judged queries of a split, and the documents they are searched in.
+    """Chooses the judged queries of a split and the documents that are searched for them.
 
     Args:
       collection: the collection.
       split: one of its splits.
-      max_documents: all judged documents and others drawn by ``seed`` up to so many; 0 means all.
+      max_documents: all judged documents and others drawn by ``seed``, up to this number; 0
+        means all.
       seed: of that draw, the same through a run and its resumptions.
     """
     judgements = collection.judgements(split)
     queries = np.unique([j.query for j in judgements])
     documents = np.arange(len(collection.document_ids))
     if 0 < max_documents < len(documents):
-        judged = np.unique([j.document for j in judgements])
+        judged = [j.document for j in judgements if not isinstance(j.document, str)]
+        judged = np.unique(np.array(judged, int))
         others = np.setdiff1d(documents, judged)
         count = max(max_documents - len(judged), 0)
         drawn = np.random.default_rng(seed).choice(others, min(count, len(others)), replace=False)
         documents = np.sort(np.concatenate([judged, drawn]))
+    qrels = collection.qrels(split)
     return EvaluationSet(
         queries,
         documents,
         [collection.query_ids[r] for r in queries],
         [collection.document_ids[r] for r in documents],
-        collection.qrels(split),
+        qrels,
+        _drops_own(f"{collection.name}, {split}", collection, queries, qrels),
     )
+
+
+def _drops_own(label: str, collection: Collection, queries: np.ndarray, qrels: Qrels) -> bool:
+    """Decides whether queries may find the document of their own id, and logs the decision."""
+    own = int(np.isin(collection.own_documents[:, 0], queries).sum())
+    if not own:
+        return False
+    relevant = count_own_relevant(qrels)
+    found = f"{label}: {own:,} of {len(queries):,} queries have a document of the same id"
+    if not relevant:
+        LOG.info("%s; it is left out of their results, as in BEIR", found)
+        return True
+    if relevant < own:  # where every one is relevant, as in pydocs, there is nothing to doubt
+        LOG.info(
+            "%s, which is judged relevant for %s; it is kept in the results of all",
+            found, f"{relevant:,}",
+        )  # fmt: skip
+    return False
 
 
 def evaluate_encoder(
@@ -81,6 +112,7 @@ def evaluate_encoder(
         query_ids=examined.query_ids,
         document_ids=examined.document_ids,
         k=k,
+        drop_own=examined.drop_own,
     )
     return judge(examined.qrels, run)
 
@@ -117,5 +149,6 @@ def evaluate_bm25(examined: EvaluationSet, collection: Collection, *, k: int) ->
         query_ids=examined.query_ids,
         document_ids=examined.document_ids,
         k=k,
+        drop_own=examined.drop_own,
     )
     return judge(examined.qrels, run)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from selfdistill_jax.train.opening import open_whole
 from selfdistill_jax.train.optimizer import make_optimizer
 from selfdistill_jax.train.processes import by_first, is_first, wait
 from selfdistill_jax.train.programs import Programs
-from selfdistill_jax.train.run_folder import check_run, read_result
+from selfdistill_jax.train.run_folder import check_run, claimed, read_result
 from selfdistill_jax.train.run_log import LOWER, RunLog, check_finite
 from selfdistill_jax.train.setup import (
     DTYPES,
@@ -50,6 +50,7 @@ from selfdistill_jax.train.setup import (
     schedule_of,
 )
 from selfdistill_jax.train.step import (
+    Loss,
     TrainState,
     make_mesh,
     make_step,
@@ -94,6 +95,14 @@ def train(
         by_first(lambda: check_run(workdir, values, data=open_data(config).fingerprint()))
         if (finished := read_result(workdir)) is not None:
             return finished
+    with ExitStack() as held:
+        by_first(lambda: held.enter_context(claimed(workdir)))
+        return _train(config, workdir, mesh, loss, schedule, restart=restart, stop=stop)
+
+
+def _train(
+    config: ml_collections.ConfigDict, workdir: Path, mesh, loss: Loss, schedule, *, restart, stop
+) -> str | None:
     encoder = load_encoder(config)
     check_dimensions(config.train.dimensions, encoder.dimensions)
     encode, encode_all = make_encoders(config, encoder)

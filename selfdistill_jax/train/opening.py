@@ -5,13 +5,13 @@ from pathlib import Path
 import ml_collections
 
 from selfdistill_jax.encoder.folder import Encoder, fingerprint
+from selfdistill_jax.io import write_json
 from selfdistill_jax.train.loading import Data
 from selfdistill_jax.train.run_folder import (
     ENVIRONMENT,
     check_start,
     environment,
     open_run,
-    write_json,
 )
 
 

@@ -11,11 +11,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from selfdistill_jax.io import write_text
 from selfdistill_jax.data.tables import Collection
 from selfdistill_jax.losses import QUANTILES
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train.adapter import ADAPTERS
-from selfdistill_jax.train.run_folder import flatten, write_text
+from selfdistill_jax.train.run_folder import flatten
 from selfdistill_jax.train.run_log import read_metrics
 
 _SHOWN_QUERIES = 12  # of the most gained and of the most lost, each

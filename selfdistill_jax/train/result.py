@@ -6,12 +6,13 @@ from typing import Any
 
 from selfdistill_jax.data.tables import Collection
 from selfdistill_jax.encoder.folder import Encoder
+from selfdistill_jax.io import expand, write_text
 from selfdistill_jax.retrieval.evaluation import MEASURES, System, write_results
 from selfdistill_jax.retrieval.significance import PairedTest, paired_test
 from selfdistill_jax.retrieval.table import results_table
 from selfdistill_jax.train.adapter import ADAPTERS, MODEL
 from selfdistill_jax.train.adapter import FOLDER as ADAPTER
-from selfdistill_jax.train.run_folder import RESULT, flatten, write_text
+from selfdistill_jax.train.run_folder import RESULT, flatten
 from selfdistill_jax.train.run_log import read_metrics
 
 
@@ -129,7 +130,7 @@ def model_card(
     from huggingface_hub import EvalResult, ModelCardData
 
     init = config["encoder"]["init"]
-    local = Path(init).expanduser().is_dir()
+    local = expand(init).is_dir()
     title = f"{Path(init).absolute().name if local else init} trained on {collection.name}"
     licence = _licence(encoder.folder)
     alone = ADAPTERS[config["encoder"]["adapter"]] == ADAPTER
@@ -216,7 +217,7 @@ def adapter_card(init: str, note: str) -> str:
     matter = ModelCardData(
         library_name="peft",
         tags=["lora", "sentence-similarity", "selfdistill_jax"],
-        base_model=None if Path(init).expanduser().is_dir() else init,
+        base_model=None if expand(init).is_dir() else init,
     )
     return f"""---
 {matter.to_yaml()}

@@ -6,13 +6,15 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import LOCK, NO_ROOM, locked_folder, reason, write_json
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers",
@@ -35,18 +37,20 @@ def check_run(workdir: Path, config: Mapping[str, Any], *, data: str) -> None:
       InputError: the folder holds something else, or a run with another config or other data.
     """
     path = workdir / "config.json"
-    if not workdir.exists() or not any(workdir.iterdir()):
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir}: is a file; give another --workdir")
+    if not workdir.exists() or all(entry.name == LOCK for entry in workdir.iterdir()):
         return
     if not path.is_file():
         raise InputError(f"{workdir}: not empty and no run's folder; give another --workdir")
-    differences = _differences(json.loads(path.read_text()), config)
+    differences = _differences(_read(path), config)
     if differences:
         raise InputError(
             f"{workdir} holds a run with another config: {'; '.join(differences)}; "
             "give another --workdir, or --restart to move that run aside"
         )
     path = workdir / ENVIRONMENT
-    if path.is_file() and json.loads(path.read_text())["collection_fingerprint"] != data:
+    if path.is_file() and _read(path).get("collection_fingerprint") != data:
         raise InputError(
             f"{workdir} holds a run with other data: the content of the dataset or triplets has "
             "changed since; give another --workdir, or --restart to move that run aside"
@@ -66,7 +70,7 @@ def check_start(workdir: Path, encoder: str) -> None:
     path = workdir / ENVIRONMENT
     if (
         path.is_file()
-        and json.loads(path.read_text()).get("encoder_fingerprint", encoder) != encoder
+        and _read(path).get("encoder_fingerprint", encoder) != encoder
     ):
         raise InputError(
             f"{workdir} holds a run from another start encoder: the content of config.encoder.init "
@@ -87,27 +91,36 @@ def open_run(workdir: Path, config: Mapping[str, Any], *, data: str, restart: bo
       InputError: as of `check_run`.
     """
     if restart and workdir.exists():
-        workdir.rename(_free_name(workdir))
+        _move_aside(workdir)
     check_run(workdir, config, data=data)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", config)
+
+
+@contextmanager
+def claimed(workdir: Path) -> Iterator[None]:
+    """Makes a run's folder if need be, and keeps other processes out of it.
+
+    Raises:
+      InputError: another process trains there; or the file system refused a file at any time of
+        the run, whose checkpoints are whole then.
+    """
+    try:
+        with locked_folder(workdir, "the run", "give a --workdir that can be written"):
+            yield
+    except OSError as error:
+        if error.filename is None and error.errno not in NO_ROOM:
+            raise
+        raise InputError(
+            f"{error.filename or workdir}: cannot be written ({reason(error)}); the same command "
+            "resumes the run when that is mended"
+        ) from None
 
 
 def read_result(workdir: Path) -> str | None:
     """The table of a finished run, None for an unfinished one."""
     path = workdir / RESULT
     return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that a crash leaves the old file or the new one."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def environment(**facts: Any) -> dict[str, Any]:
@@ -148,6 +161,28 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
         for key in sorted(old.keys() | new.keys())
         if old.get(key, "absent") != new.get(key, "absent")
     ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+        problem = "not an object"
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    raise InputError(
+        f"{path}: damaged ({problem}); give another --workdir, or --restart to move that run aside"
+    )
+
+
+def _move_aside(workdir: Path) -> None:
+    """Moves what a folder holds to a new one beside it; the folder, which is locked, stays."""
+    old = _free_name(workdir)
+    old.mkdir()
+    for entry in workdir.iterdir():
+        if entry.name != LOCK:
+            entry.rename(old / entry.name)
 
 
 def _free_name(workdir: Path) -> Path:

@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import write_text
 
 METRICS = "metrics.jsonl"
 LOWER = "lower config.train.learning_rate or set config.train.clip_norm, and run with --restart"
@@ -43,9 +43,7 @@ class RunLog:
         path = workdir / METRICS
         if path.exists():
             kept = [line for line, record in _lines(path) if record["step"] <= step]
-            temporary = path.with_name(f".{METRICS}.new")
-            temporary.write_text("".join(kept), encoding="utf-8")
-            os.replace(temporary, path)
+            write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     @functools.cached_property

@@ -28,7 +28,8 @@ class Tables(NamedTuple):
       tokenizer: of the run's encoder.
       queries, documents: tokens of all of the collection's.
       triplets: of the collection.
-      known: positives of triplets and of the train split's judgements.
+      known: positives of triplets and of the train split's judgements, and where queries stand in
+        the corpus themselves, each query's document of the same id: no negative is one of these.
     """
 
     collection: Collection
@@ -104,13 +105,23 @@ def open_tables(config: ml_collections.ConfigDict, encoder: Encoder) -> Tables:
             f"{collection.name}: {count} training triplets, fewer than one batch of {size} "
             "(config.train.batch_size)"
         )
-    judged = [j for j in collection.judgements("train") if j.relevance > 0]
-    pairs = [
-        np.concatenate([triplets[name], np.array([getattr(j, of) for j in judged], np.int32)])
-        for name, of in (("query", "query"), ("positive", "document"))
+    return Tables(collection, tokenizer, queries, documents, triplets, _known(collection, triplets))
+
+
+def _known(collection: Collection, triplets: dict[str, np.ndarray]) -> KnownPositives:
+    judged = [
+        j[:2]
+        for j in collection.judgements("train")
+        if j.relevance > 0 and not isinstance(j.document, str)
     ]
-    known = KnownPositives(*pairs, collection.training_pool)
-    return Tables(collection, tokenizer, queries, documents, triplets, known)
+    given = np.stack([triplets["query"], triplets["positive"]], axis=1)
+    pairs = np.concatenate([given, np.array(judged, np.int32).reshape(-1, 2)])
+    known = KnownPositives(*pairs.T, collection.training_pool)
+    own = collection.own_documents
+    # As `count_own_relevant` says: one positive of its query's id, and equal ids mean nothing.
+    if len(own) and not known.contains(*own.T).any():
+        known = KnownPositives(*np.concatenate([pairs, own]).T, collection.training_pool)
+    return known
 
 
 def _check_teacher(collection: str, loss: str, triplets: dict[str, np.ndarray]) -> None:

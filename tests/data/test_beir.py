@@ -8,6 +8,7 @@ import pytest
 from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.source import Document, Judgement, Query, Triplet
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import LOG
 
 DOCUMENTS = [
     {"_id": "osx/cat:0", "title": "cat", "text": "Print files."},
@@ -130,7 +131,12 @@ def test_fingerprint_is_the_content(folder, tmp_path):
         ),
         ('{"id": "d2", "text": "a"}', ":2: field '_id' is missing; add it (fields there: 'id', "),
         ('{"_id": "d2", "title": "a"}', ":2: field 'text' is missing"),
-        ('{"_id": "d2", "title": " ", "text": " "}', ":2: field 'text' is empty"),
+        (
+            '{"_id": "d2", "Title": "a", "text": ""}',
+            ":2: field 'Title' is not read; expected 'title'",
+        ),
+        ('{"_id": "d2", "TEXT": "a"}', ":2: field 'TEXT' is not read; expected 'text'"),
+        ('{"_id": "d2", "text": 1}', ":2: field 'text' is a number; expected a string"),
         ('{"_id": "", "text": "a"}', ":2: field '_id' is empty"),
         ('{"_id": "d1", "text": "a"}', ":2: _id 'd1' stands there twice"),
         ('{"_id": "d 2", "text": "a"}', ":2: _id 'd 2' is empty or holds white space"),
@@ -146,6 +152,7 @@ def test_wrong_document(folder, corpus, message):
     ("query", "message"),
     [
         ('{"_id": "q2", "text": ""}', ":2: field 'text' is empty"),
+        ('{"_id": "q2", "Text": "b"}', ":2: field 'Text' is not read; expected 'text'"),
         ('{"_id": "q1", "text": "b"}', ":2: _id 'q1' stands there twice"),
         ('{"_id": "q2\\n", "text": "b"}', ":2: _id 'q2\\n' is empty or holds white space"),
         ('{"_id": "q2", "text": null}', ":2: field 'text' is null; expected a string"),
@@ -166,6 +173,11 @@ def test_wrong_query(folder, query, message):
         ("q2\td2\tyes", ":2: score is 'yes'; expected a whole number"),
         ("q2\td2\t", ":2: score is ''; expected a whole number"),
         ("q2\td2\t99999999999", ":2: score is '99999999999'; expected a whole number"),
+        ("q2\t0\td2\t1", ":2: 4 columns; expected query-id, corpus-id and score"),
+        (
+            "q2\td2\t2\nq2\td;3\t1\nq2\td2\t0",
+            ":4: document 'd2' of query 'q2' is judged 0 here and 2 in line 2; remove one of the",
+        ),
     ],
 )
 def test_wrong_judgement(folder, row, message):
@@ -182,18 +194,55 @@ def test_first_row_is_not_taken_for_a_header(folder):
     assert refusal(folder).startswith(f"{path}:2: score is 'score'")
 
 
-def test_unknown_ids_are_counted_after_the_split(folder):
+def test_unknown_queries_are_counted_after_the_split(folder):
     path = folder / "qrels" / "test.tsv"
-    path.write_text("query-id\tcorpus-id\tscore\nq2\td2\t1\nq2\tdoc17\t1\nq2\tdoc18\t1\n")
+    path.write_text("query-id\tcorpus-id\tscore\nq2\td2\t1\nq9\td2\t1\nq8\tnone\t1\n")
     assert refusal(folder) == (
-        f"{path}: 2 of 3 rows name documents that are not in corpus.jsonl "
-        "(first: line 3, 'doc17'); remove the rows or add the documents"
+        f"{path}: 2 of 3 judgements name queries that are not in queries.jsonl "
+        "(first: line 3, 'q9'); remove them or add the queries"
     )
-    path.write_text("query-id\tcorpus-id\tscore\nq9\td2\t1\n")
+
+
+def test_documents_that_the_corpus_lacks_are_warned_of_once(folder, monkeypatch, caplog):
+    monkeypatch.setattr(LOG, "propagate", True)
+    for split in ("train", "test"):
+        path = folder / "qrels" / f"{split}.tsv"
+        path.write_text("q2\td2\t1\nq2\tdoc17\t1\nq2\tdoc18\t0\nq2\tdoc17\t1\n")
+    source = BeirFolder(folder)
+    for _ in range(2):
+        assert list(source.judgements("test")) == [(1, 1, 1), (1, "doc17", 1), (1, "doc18", 0)]
+        assert [t[:3] for t in source.triplets()] == [(1, 1, -1)]
+    text = (
+        "2 of 3 judgements name documents that are not in corpus.jsonl (first: line 2, 'doc17'); "
+        "measures count them as never found, as BEIR does"
+    )
+    assert caplog.messages == [
+        f"{folder}/qrels/test.tsv: {text}",
+        f"{folder}/qrels/train.tsv: {text}, and training skips 1 of them",
+    ]
+
+
+def test_another_corpus_is_refused(folder):
+    path = folder / "qrels" / "test.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nq2\tdoc17\t1\nq2\tdoc18\t1\n")
     assert refusal(folder) == (
-        f"{path}: 1 of 1 rows name queries that are not in queries.jsonl "
-        "(first: line 2, 'q9'); remove the rows or add the queries"
+        f"{path}: no judged document is in corpus.jsonl (first: line 2, 'doc17'); "
+        "give the corpus that was judged"
     )
+
+
+@pytest.mark.parametrize("fields", [{"title": "", "text": ""}, {"text": None}, {"text": " "}])
+def test_a_document_may_have_no_text(tmp_path, fields):
+    source = BeirFolder(write(tmp_path / "mine", [*DOCUMENTS, {"_id": "d4", **fields}]))
+    *_, empty = source.documents()
+    assert (empty.id, empty.content) == ("d4", "")
+
+
+def test_a_pair_judged_twice_alike_counts_once(folder):
+    path = folder / "qrels" / "train.tsv"
+    path.write_text(path.read_text() + "q2\td2\t1\n")
+    assert len(list(BeirFolder(folder).judgements("train"))) == 3
+    assert len(list(BeirFolder(folder).triplets())) == 2
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])

@@ -1,11 +1,17 @@
 """Every complaint about a file names the file and the line."""
 
+import bz2
+import errno
 import gzip
+import lzma
+import os
 import re
+import threading
+from pathlib import Path
 
 import pytest
 
-from selfdistill_jax.data.jsonl import digest, field, read_jsonl, read_lines
+from selfdistill_jax.data.jsonl import check_lookalikes, digest, field, read_jsonl, read_lines
 from selfdistill_jax.errors import InputError
 
 
@@ -46,8 +52,63 @@ def test_corrupt_gzip_is_refused(tmp_path):
     whole[10] = 0xFF  # behind the header: no such kind of block
     path.write_bytes(whole)
     assert "not a whole gzip file" in refusal(read_lines, path)
-    path.write_text("plain text")
-    assert "not a whole gzip file" in refusal(read_lines, path)
+
+
+@pytest.mark.parametrize("content", [b"plain text", b"p", b"\x28\xb5\x2f\xfd"])
+def test_name_of_a_gzip_file_without_its_content(tmp_path, content):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(content)
+    for read in (read_lines, lambda p: digest("v", p)):
+        assert refusal(read, path).startswith(f"{path}: not a gzip file; remove .gz from its name")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"a"), "a gzip file; rename it to a.tsv.gz"),
+        ("a".encode("utf-16"), "UTF-16 text, not UTF-8; save it as UTF-8"),
+        (b"\xfe\xff" + "a".encode("utf-16-be"), "UTF-16 text, not UTF-8; save it as UTF-8"),
+        ("a".encode("utf-16-le"), "UTF-16 or a binary file, not UTF-8 text; save it as UTF-8"),
+        ("a".encode("utf-32"), "UTF-32 text, not UTF-8; save it as UTF-8"),
+        (b"\x00\x00\xfe\xff" + b"\x00\x00\x00a", "UTF-32 text, not UTF-8; save it as UTF-8"),
+        (bz2.compress(b"a"), "a bzip2 file, not UTF-8; unpack it"),
+        (lzma.compress(b"a"), "an xz file, not UTF-8; unpack it"),
+        (b"PK\x03\x04\x14\x00", "a zip file, not UTF-8; unpack it"),
+        (b"\x28\xb5\x2f\xfd\x04", "a zstd file, not UTF-8; unpack it"),
+    ],
+)
+def test_other_kinds_of_files_are_named(tmp_path, content, message):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(content)
+    assert refusal(read_lines, path) == f"{path}: {message}"
+    packed = tmp_path / "b.tsv.gz"
+    packed.write_bytes(gzip.compress(content))
+    if content.startswith(b"\x1f\x8b"):
+        message = "a gzip file in a gzip file; unpack it once"
+    assert refusal(read_lines, packed) == f"{packed}: {message}"
+    digest("v", path)  # may be of any content
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_pipe(tmp_path, suffix):
+    path = tmp_path / f"pipe{suffix}"
+    os.mkfifo(path)
+    content = "".join(f"line {i}\n" for i in range(20_000)).encode()
+    written = gzip.compress(content) if suffix else content
+    writer = threading.Thread(target=path.write_bytes, args=[written])
+    writer.start()
+    assert [line for _, line in read_lines(path)] == content.decode().splitlines()
+    writer.join()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP])
+def test_unreadable_file(tmp_path, monkeypatch, code):
+    def refuse(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for read in (read_lines, lambda p: digest("v", p)):
+        assert refusal(read, tmp_path).startswith(f"{tmp_path}: cannot be read (")
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -113,6 +174,36 @@ def test_field_that_does_not_fit(tmp_path, row, expected, message):
     path = tmp_path / "f.jsonl"
     got = refusal(field, row, "x", expected, path=path, line=7)
     assert got.startswith(f"{path}:7: {message}")
+
+
+KNOWN = ("_id", "title", "text", "metadata")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Title", "title"),
+        ("TEXT", "text"),
+        ("text ", "text"),
+        ("id", "_id"),
+        ("ID", "_id"),
+        ("_ID", "_id"),
+        ("meta-data", "metadata"),
+        ("Meta Data", "metadata"),
+    ],
+)
+def test_misspelt_field_is_refused(tmp_path, name, expected):
+    path = tmp_path / "f.jsonl"
+    row = dict.fromkeys([*(known for known in KNOWN if known != expected), name], "a")
+    got = refusal(check_lookalikes, row, KNOWN, path=path, line=7)
+    assert got == f"{path}:7: field {name!r} is not read; expected {expected!r}; rename it"
+
+
+@pytest.mark.parametrize("name", ["_id", "url", "subtitle", "text_2", "", "id", "Title"])
+def test_other_fields_are_none_of_its_business(tmp_path, name):
+    """Neither is another spelling beside the right one: `id` beside `_id` is common."""
+    row = dict.fromkeys([*KNOWN, name], "a")
+    check_lookalikes(row, KNOWN, path=tmp_path / "f.jsonl", line=7)
 
 
 def test_digest_changes_with_version_content_and_order(tmp_path):

@@ -1,6 +1,7 @@
 """Two settings name what is trained on and what is evaluated on."""
 
 import gzip
+import itertools
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from selfdistill_jax.data.pydocs import PyDocs
 from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.triplets import TripletFile
-from selfdistill_jax.data.triplets_over import TripletsOf
+from selfdistill_jax.data.triplets_over import TripletsOf, TripletsOver
 from selfdistill_jax.errors import InputError
 
 
@@ -84,20 +85,20 @@ def named(source):
 
 JSON_OF_IDS = [
     {"query_id": "q0", "positive_id": "c1", "negative_id": "c0"},
-    {"query_id": "q0", "positive_id": "c0"},
+    {"query_id": "q0", "positive_id": "c1"},
 ]
 TSV_OF_IDS = "query_id\tpositive_id\tnegative_id\n"
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "tsv", "jsonl.gz", "two columns"])
 def test_triplets_of_a_collection(folder, tmp_path, kind):
-    want = [("q0", "c1", "c0"), ("q0", "c0", None)]
+    want = [("q0", "c1", "c0"), ("q0", "c1", None)]
     if kind.startswith("jsonl"):
         path, text = tmp_path / f"own.{kind}", "".join(json.dumps(r) + "\n" for r in JSON_OF_IDS)
     elif kind == "tsv":
         path, text, want = tmp_path / "own.tsv", TSV_OF_IDS + "q0\tc1\tc0\n", want[:1]
     else:
-        path, text = tmp_path / "own.tsv", "query_id\tpositive_id\nq0\tc1\nq0\tc0\n"
+        path, text = tmp_path / "own.tsv", "query_id\tpositive_id\nq0\tc1\nq0\tc1\n"
         want = [(*row[:2], None) for row in want]
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     collection = BeirFolder(folder)
@@ -177,20 +178,68 @@ def test_ids_without_names(folder, tmp_path):
         list(source.triplets())
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(JSON_OF_IDS[0])))
+def test_names_of_ids_in_any_order(folder, tmp_path, order):
+    path = tmp_path / "own.tsv"
+    path.write_text("\t".join(order) + "\n" + "\t".join(JSON_OF_IDS[0][name] for name in order))
+    assert named(open_source(dataset=str(folder), triplets=str(path))) == [("q0", "c1", "c0")]
+
+
 @pytest.mark.parametrize(
-    "head", ["positive_id\tquery_id\tnegative_id", "query_id\tpositive\tnegative_id"]
+    ("head", "message"),
+    [
+        (
+            "query_id\tpositive\tnegative_id",
+            "unknown column 'positive'; expected query_id, ",
+        ),
+        ("query_id\tpositive_id\tscore", "unknown column 'score'; expected query_id, positive_id"),
+        ("query_id\tright\twrong", "unknown columns 'right', 'wrong'; expected query_id, positiv"),
+        ("query_id\tanswer\ttext", "unknown columns 'answer', 'text'; expected query_id, positive"),
+        ("query_id\tnegative_id\tid", "column 'positive_id' is missing; add it"),
+        ("query\tpositive_id\tnegative_id", "column 'positive' is missing; add it"),
+    ],
 )
-def test_names_of_ids_in_another_order(folder, tmp_path, head):
+def test_header_of_ids_that_is_wrong(folder, tmp_path, head, message):
     path = tmp_path / "own.tsv"
     path.write_text(f"{head}\nq0\tc1\tc0\n")
-    with pytest.raises(InputError, match=r"own.tsv:1: columns .*; expected query_id, positive_id,"):
-        open_source(dataset=str(folder), triplets=str(path))
+    with pytest.raises(InputError) as caught:
+        list(open_source(dataset=str(folder), triplets=str(path)).triplets())
+    assert str(caught.value).startswith(f"{path}:1: {message}")
+
+
+def test_ids_beside_texts_are_not_used(folder, tmp_path):
+    path = tmp_path / "own.tsv"
+    path.write_text("query_id\tquery\tpositive_id\tpositive\nq0\ta\tc1\tb\n")
+    source = open_source(dataset=str(folder), triplets=str(path))
+    assert isinstance(source, TripletsOver)
+    assert named(source) == [("triplets:q0", "triplets:d0", None)]
+
+
+@pytest.mark.parametrize("kind", ["tsv", "jsonl"])
+@pytest.mark.parametrize("rows", [["c3 c2", "c2 c4"], ["c2 c4", "c3 c2"]])
+def test_positive_of_one_row_is_negative_of_another(folder, tmp_path, kind, rows):
+    with (folder / "corpus.jsonl").open("a") as file:
+        file.writelines(json.dumps({"_id": f"c{i}", "text": f"t{i}"}) + "\n" for i in (2, 3, 4))
+    path = tmp_path / f"own.{kind}"
+    cells = [("q0", *row.split()) for row in rows]
+    if kind == "tsv":
+        path.write_text(TSV_OF_IDS + "".join("\t".join(row) + "\n" for row in cells))
+    else:
+        lines = (json.dumps(dict(zip(JSON_OF_IDS[0], row, strict=True))) for row in cells)
+        path.write_text("".join(f"{line}\n" for line in lines))
+    negative, positive = (i + (kind == "tsv") for i in ((1, 2) if rows[0] == "c3 c2" else (2, 1)))
+    with pytest.raises(InputError) as caught:
+        list(open_source(dataset=str(folder), triplets=str(path)).triplets())
+    assert str(caught.value) == (
+        f"{path}: 1 of 2 rows have a negative that is a positive of the same query in another row "
+        f"(first: line {negative}, 'c2', positive in line {positive}); remove the wrong rows"
+    )
 
 
 def test_ids_and_texts_in_one_file(folder, tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps(JSON_OF_IDS[0]) + '\n{"query": "a", "positive": "b"}\n')
-    with pytest.raises(InputError, match=r"own\.jsonl:2: field 'query_id' is missing"):
+    with pytest.raises(InputError, match=r"own\.jsonl:2: unknown fields 'query', 'positive'; exp"):
         list(open_source(dataset=str(folder), triplets=str(path)).triplets())
 
 

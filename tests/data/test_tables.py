@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from selfdistill_jax.data import cache, records
+from selfdistill_jax import io
+from selfdistill_jax.data import records
 from selfdistill_jax.data.cache import cache_folder, new_folder
 from selfdistill_jax.data.source import Document, Judgement, Query, Triplet
 from selfdistill_jax.data.tables import open_collection
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import LOG
 from tests.tiny import content
 
 DOCUMENTS = [
@@ -148,6 +150,40 @@ def test_qrels_name_ids(tmp_path):
     assert found.qrels("test") == {"q4": {"d2": 2, "d/1:ä": 1}, "q2": {"d3": 3}}
 
 
+def test_documents_that_are_absent_keep_their_ids(tmp_path):
+    judged = {
+        "train": [(0, "gone", 1), (1, 2, 1)],
+        "dev": [(1, "the other one", -1), (1, "gone", 2)],
+        "test": [(3, 1, 2)],
+    }
+    given = source(judgements=lambda split: (Judgement(*row) for row in judged[split]))
+    for _ in range(2):  # built, then opened
+        found = open_collection(given, tmp_path)
+        assert {split: found.judgements(split) for split in judged} == judged
+        assert found.qrels("train") == {"q1": {"gone": 1}, "q2": {"d3": 1}}
+        assert found.qrels("dev") == {"q2": {"the other one": -1, "gone": 2}}
+    rows = [[row["document"] for row in found._rows("judgements", split)] for split in judged]
+    assert rows == [[-1, 2], [-2, -1], [1]]
+
+
+def test_documents_without_text_are_counted_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(LOG, "propagate", True)
+    documents = [*DOCUMENTS, Document("d7", "", ""), Document("d8", " ", "\n")]
+    for _ in range(2):  # built, then opened
+        found = open_collection(source(documents=documents), tmp_path)
+        assert list(found.document_contents()) == [*CONTENTS, "", ""]
+    assert caplog.messages == [
+        "mine: 2 of 8 documents have neither title nor text; they are encoded as an empty text"
+    ]
+
+
+def test_own_documents_are_queries_by_id(tmp_path):
+    documents = [Document(id_, "", "x") for id_ in ("d0", "q4", "q1", "d3", "q2", "d5")]
+    found = open_collection(source(documents=documents, corpus_size=4), tmp_path)
+    assert found.own_documents.tolist() == [[3, 1], [0, 2]]  # evaluation does not see q2's
+    assert open_collection(source(fingerprint=lambda: "cd"), tmp_path).own_documents.shape == (0, 2)
+
+
 @pytest.mark.parametrize(("size", "start"), [(None, 0), (6, 0), (None, 2), (4, 4)])
 def test_evaluation_and_training_have_their_own_documents(tmp_path, size, start):
     found = open_collection(source(corpus_size=size, pool_start=start), tmp_path)
@@ -195,7 +231,7 @@ def test_an_error_leaves_nothing_behind(tmp_path, table, error):
 
 def test_what_a_killed_build_leaves_is_not_opened(tmp_path, monkeypatch):
     # A killed process tidies nothing up.
-    monkeypatch.setattr(cache, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
+    monkeypatch.setattr(io, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
     with pytest.raises(KeyboardInterrupt):
         open_collection(failing("triplets", KeyboardInterrupt()), tmp_path)
     assert any("documents" in name for name in content(tmp_path))
@@ -217,7 +253,7 @@ def test_of_two_that_build_the_first_to_finish_wins(tmp_path):
 
 def test_a_file_in_the_way_is_not_overwritten(tmp_path):
     (tmp_path / "a").write_text("mine")
-    with pytest.raises(OSError, match="a"), new_folder(tmp_path / "a") as new:
+    with pytest.raises(InputError, match=f"^{tmp_path}/a: "), new_folder(tmp_path / "a") as new:
         (new / "file").write_text("new")
     assert content(tmp_path) == {"a": b"mine"}
 

@@ -72,6 +72,47 @@ def test_tsv_with_and_without_negatives(tmp_path):
     assert [t[:3] for t in source.triplets()] == [(0, 0, -1), (0, 1, -1)]
 
 
+def named(path):
+    """Texts and scores of each triplet."""
+    source = TripletFile(path, held_out=False)
+    documents, queries = ([x.text for x in xs] for xs in (source.documents(), source.queries()))
+    return [
+        (queries[q], documents[p], None if n < 0 else documents[n], *scores)
+        for q, p, n, *scores in source.triplets()
+    ]
+
+
+def test_texts_that_differ_in_white_space_at_their_ends_are_one(tmp_path):
+    rows = [
+        {"query": " q", "positive": "a ", "negative": "b"},
+        {"query": "q", "positive": "a", "negative": " b "},
+        {"query": "q ", "positive": "\u2003a"},
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    assert [t[:3] for t in named(path)] == [(" q", "a ", "b")] * 2 + [(" q", "a ", None)]
+
+
+@pytest.mark.parametrize("kind", ["tsv", "jsonl"])
+@pytest.mark.parametrize("positive_first", [True, False])
+def test_positive_of_one_row_is_negative_of_another(tmp_path, kind, positive_first):
+    path = tmp_path / f"a.{kind}"
+    long = "a" * 70
+    # Another query may have the same document as negative.
+    rows = [("p", "x", long), ("q ", long, "b"), ("q", "c", f" {long}"), ("q", "d", long)]
+    if not positive_first:
+        rows = rows[::-1]
+    if kind == "tsv":
+        path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    else:
+        write(path, [dict(zip(ROWS[0], row, strict=True)) for row in rows])
+    negative, positive = (3, 2) if positive_first else (1, 3)
+    assert refusal(path) == (
+        f"{path}: 2 of 4 rows have a negative that is a positive of the same query in another row "
+        f"(first: line {negative}, '{long[:59]}…', positive in line {positive}); "
+        "remove the wrong rows"
+    )
+
+
 def many(path, count=2000):
     return write(path, [{"query": f"query {i}", "positive": f"document {i}"} for i in range(count)])
 
@@ -117,7 +158,7 @@ def test_fingerprint_is_the_content_and_what_is_held_out(tmp_path):
         ('{"query": "a", "positive": "b", "negative": " "}', "field 'negative' is empty"),
         (
             '{"query": "a", "positive": "b", "negative": ["c"]}',
-            "field 'negative' is a list; expected a string",
+            "field 'negative' is a list; expected a string; several negatives for a query: write",
         ),
         (
             '{"query": "a", "positive": "b", "negative": "b "}',
@@ -148,14 +189,26 @@ def test_wrong_jsonl_row(tmp_path, row, message):
     [
         ("q\tp", "2 columns; expected 3, separated by tabs"),
         ("q\tp\tn\tx", "4 columns; expected 3, separated by tabs"),
-        ("q\t \tn", "an empty column"),
-        ("q\tp\tp", "positive and negative are the same text"),
+        ("q\t \tn", "column 'positive' is empty; remove the row or fill it"),
+        ("q\tp\tp ", "positive and negative are the same text"),
     ],
 )
-def test_wrong_tsv_row(tmp_path, row, message):
+@pytest.mark.parametrize("first", ["a\tb\tc", "query\tpositive\tnegative"])
+def test_wrong_tsv_row(tmp_path, first, row, message):
     path = tmp_path / "a.tsv"
-    path.write_text(f"q\tp\tn\n{row}\n")
+    path.write_text(f"{first}\n{row}\n")
     assert refusal(path).startswith(f"{path}:2: {message}")
+
+
+@pytest.mark.parametrize("score", ["", "high", "nan", "1e999", "1,5"])
+def test_wrong_tsv_score(tmp_path, score):
+    path = tmp_path / "a.tsv"
+    path.write_text(f"query\tpositive\tpositive_score\tnegative_score\na\tb\t1\t{score}\n")
+    assert refusal(path) == (
+        f"{path}:2: column 'negative_score' is {score!r}; expected a finite number"
+    )
+    path.write_text("query\tpositive\tnegative_score\na\tb\t1\n")
+    assert refusal(path).startswith(f"{path}:1: only one of positive_score and negative_score")
 
 
 def test_tsv_of_one_column(tmp_path):
@@ -180,3 +233,5 @@ def test_no_rows(tmp_path, content):
 def test_missing_file_and_folder(tmp_path):
     assert refusal(tmp_path / "a.tsv").startswith(f"{tmp_path / 'a.tsv'}: no such file")
     assert refusal(tmp_path).startswith(f"{tmp_path}: is a folder; expected a .jsonl or .tsv file")
+    path = tmp_path / f"{'a' * 300}.tsv"
+    assert refusal(path).startswith(f"{path}: cannot be read (")

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.trec import (
+    count_own_relevant,
     ranking,
     read_qrels,
     read_run,
     run_from_rows,
+    without_own,
     write_run,
 )
 
@@ -104,7 +106,7 @@ def test_write_run_into_no_folder(tmp_path):
         ("q Q0 a 1 1.0 t\nq Q0 b 2 0.5\n", r":2: 5 columns; expected the 6"),
         ("\nq Q0 a 1 high t\n", r":2: score is 'high'; expected a finite number"),
         ("q Q0 a 1 nan t\n", r":1: score is 'nan'"),
-        ("q Q0 a 1 2 t\nr Q0 a 1 2 t\nq Q0 a 2 1 t\n", r":3: document 'a' stands twice"),
+        ("q Q0 a 1 2 t\nr Q0 a 1 2 t\nq Q0 a 2 1 t\n", r":3: document 'a' is listed twice"),
         ("", r"a\.trec: no lines"),
     ],
 )
@@ -148,9 +150,9 @@ def test_beir_ids_may_hold_spaces(tmp_path):
     [
         ("q 0 a 1\nq a 1\n", r":2: 3 columns; expected .* the same in every line"),
         ("q 0 a 1\nq 0 b 0.5\n", r":2: relevance is '0\.5'; expected a whole number"),
-        ("q\ta\tone\n", r":1: relevance is 'one'"),
+        ("q\ta\tone\n", r":1: score is 'one'"),
         ("q Q0 a 1 0.5 t\n", r":1: 6 columns"),
-        ("q 0 a 1\nq 0 b 1\nq 0 a 2\n", r":3: document 'a' of query 'q' is judged 2 here and 1"),
+        ("q 0 a 1\nq 0 b 1\nq 0 a 2\n", r":3: document 'a' of query 'q' is judged 2 here and 1 in"),
         ("query-id\tcorpus-id\tscore\n", r"qrels: no judgements"),
     ],
 )
@@ -177,3 +179,19 @@ def test_run_from_rows_drops_rows_that_are_no_result():
 def test_run_from_rows_checks_shapes():
     with pytest.raises(ValueError, match="3 queries"):
         run_from_rows(["q", "r", "s"], ["a"], np.zeros((2, 1)), np.zeros((2, 1), int))
+
+
+def test_own_documents_that_are_relevant():
+    assert count_own_relevant({"a": {"b": 1}, "c": {"c": 0}, "d": {"d": -1}}) == 0
+    assert count_own_relevant({"1": {"2": 1}, "2": {"2": 1, "1": 0}}) == 1
+
+
+def test_without_own_keeps_the_first_k_others():
+    run = {"a": {"b": 3.0, "a": 2.0, "c": 1.0}, "x": {"b": 3.0, "c": 2.0, "a": 1.0}, "e": {}}
+    assert without_own(run, 2) == {
+        "a": {"b": 3.0, "c": 1.0},
+        "x": {"b": 3.0, "c": 2.0},
+        "e": {},
+    }
+    assert without_own(run)["x"] == run["x"]
+    assert list(without_own(run)["a"]) == ["b", "c"]
