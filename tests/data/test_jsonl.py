@@ -41,14 +41,14 @@ def test_gzip_reads_like_plain(tmp_path):
 @pytest.mark.parametrize("keep", [8, 20, -9])
 def test_cut_gzip_is_refused(tmp_path, keep):
     path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"a": "b"}\n' * 50)[:keep])
+    path.write_bytes(gzip.compress(b'{"a": "b"}\n' * 50, mtime=0)[:keep])
     for read in (read_jsonl, lambda p: digest("v", p)):
         assert refusal(read, path).startswith(f"{path}: not a whole gzip file")
 
 
 def test_corrupt_gzip_is_refused(tmp_path):
     path = tmp_path / "a.jsonl.gz"
-    whole = bytearray(gzip.compress(b'{"a": "b"}\n'))
+    whole = bytearray(gzip.compress(b'{"a": "b"}\n', mtime=0))
     whole[10] = 0xFF  # behind the header: no such kind of block
     path.write_bytes(whole)
     assert "not a whole gzip file" in refusal(read_lines, path)
@@ -65,7 +65,7 @@ def test_name_of_a_gzip_file_without_its_content(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"a"), "a gzip file; rename it to a.tsv.gz"),
+        (gzip.compress(b"a", mtime=0), "a gzip file; rename it to a.tsv.gz"),
         ("a".encode("utf-16"), "UTF-16 text, not UTF-8; save it as UTF-8"),
         (b"\xfe\xff" + "a".encode("utf-16-be"), "UTF-16 text, not UTF-8; save it as UTF-8"),
         ("a".encode("utf-16-le"), "UTF-16 or a binary file, not UTF-8 text; save it as UTF-8"),
@@ -82,7 +82,7 @@ def test_other_kinds_of_files_are_named(tmp_path, content, message):
     path.write_bytes(content)
     assert refusal(read_lines, path) == f"{path}: {message}"
     packed = tmp_path / "b.tsv.gz"
-    packed.write_bytes(gzip.compress(content))
+    packed.write_bytes(gzip.compress(content, mtime=0))
     if content.startswith(b"\x1f\x8b"):
         message = "a gzip file in a gzip file; unpack it once"
     assert refusal(read_lines, packed) == f"{packed}: {message}"
@@ -94,7 +94,7 @@ def test_pipe(tmp_path, suffix):
     path = tmp_path / f"pipe{suffix}"
     os.mkfifo(path)
     content = "".join(f"line {i}\n" for i in range(20_000)).encode()
-    written = gzip.compress(content) if suffix else content
+    written = gzip.compress(content, mtime=0) if suffix else content
     writer = threading.Thread(target=path.write_bytes, args=[written])
     writer.start()
     assert [line for _, line in read_lines(path)] == content.decode().splitlines()

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import write_json, write_text
 from selfdistill_jax.train.run_folder import (
     ENVIRONMENT,
     environment,
     flatten,
     open_run,
     read_result,
-    write_json,
-    write_text,
 )
 from tests.tiny import content
 
