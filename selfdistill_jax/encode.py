@@ -63,9 +63,8 @@ def main(argv: list[str]) -> None:
             f"--input={texts}: not a regular file; it is read several times, which a pipe cannot "
             "be; write the texts to a file first"
         )
-    io.try_output(output, "--output")
     # Two processes would overwrite each other's rows.
-    with io.lock(output.with_name(f".{output.name}.lock"), str(output)):
+    with io.locked_output(output, "--output"):
         _encode(texts, output)
 
 

@@ -157,6 +157,8 @@ def encode_tokens(
     sharding = jax.NamedSharding(mesh, P(AXIS))
     devices, streams = mesh.devices.size, _streams(mesh)
     lengths = tokens.lengths(limit)
+    if not lengths.any():  # no text has a token; without one no rows are laid out
+        return out
     kinds = row_lengths(_reach(lengths, limit))
     if merges():
         kinds = kinds[-1:]

@@ -19,7 +19,9 @@ from typing import IO, Any
 from selfdistill_jax.errors import InputError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_LONGEST_NAME = 100  # bytes of a cached folder's own name; file systems allow 255, suffixes included
+_LONGEST_NAME = (
+    100  # bytes of a cached folder's own name; file systems allow 255, suffixes included
+)
 LOCK = ".lock"  # in a folder that one process writes at a time
 _LONGEST_SUFFIX = ".part.json"  # that is added to an output's name while it is written
 _REASONS = {
@@ -323,6 +325,21 @@ def locked_folder(folder: Path, purpose: str, advice: str) -> Iterator[None]:
         with explained(folder, purpose, advice):
             held.enter_context(made_folder(folder))
             held.enter_context(lock(folder / LOCK, str(folder)))
+        yield
+
+
+@contextlib.contextmanager
+def locked_output(path: Path, purpose: str) -> Iterator[None]:
+    """Does for an output file what `locked_folder` does for a folder, after `try_output`.
+
+    Raises:
+      InputError: another process writes the file, or it cannot be written.
+    """
+    try_output(path, purpose)
+    with contextlib.ExitStack() as held:
+        with explained(path, purpose, "give a path that can be written"):
+            held.enter_context(made_folder(path.parent))
+            held.enter_context(lock(path.with_name(f".{path.name}.lock"), str(path)))
         yield
 
 

@@ -8,6 +8,8 @@ from absl import flags
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand
 
+flags.disclaim_key_flags()  # --help of a command shows the flags that it defines
+
 
 class _PathParser(flags.ArgumentParser):
     """Reads a path; shells leave the ~ of ``--output=~/x`` as it is."""
@@ -45,7 +47,9 @@ def define_model(values: flags.FlagValues) -> None:
 
 def define_adapter(values: flags.FlagValues) -> None:
     define_path(
-        "adapter", "Adapter of --model: a run's adapter/ folder, or another in PEFT's format.", values
+        "adapter",
+        "Adapter of --model: a run's adapter/ folder, or another in PEFT's format.",
+        values,
     )
 
 

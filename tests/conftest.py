@@ -35,11 +35,19 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = (
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
+# What a test keeps in the user's cache (tokenizers) is of this session only.
+os.environ["XDG_CACHE_HOME"] = (
+    os.environ["XDG_CACHE_HOME"]
+    if "PYTEST_XDIST_WORKER" in os.environ
+    else tempfile.mkdtemp(prefix="selfdistill_jax-cache-")
+)
+
 import jax
 import pytest
 
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"):
+        atexit.register(shutil.rmtree, os.environ[name], ignore_errors=True)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -69,12 +77,12 @@ def model(finished):
 
 
 @pytest.fixture
-def start(capsys, monkeypatch, tmp_path):
+def start(capsys, monkeypatch, tmp_path_factory):
     """``start(command, *arguments)`` runs a command: exit status, stdout, stderr."""
     from selfdistill_jax import cli
     from selfdistill_jax.progress import LOG
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     for name in ("handlers", "level", "propagate"):  # a command sets its own
         monkeypatch.setattr(LOG, name, getattr(LOG, name))
 

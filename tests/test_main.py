@@ -122,10 +122,10 @@ def other_shape(tiny, folder):
     return {"encoder.init": model}
 
 
-def unknown_documents(tiny, folder):
+def unknown_queries(tiny, folder):
     collection = shutil.copytree(tiny.collection, folder / "collection")
     with (collection / "qrels" / "train.tsv").open("a") as file:
-        file.write("q1\tx1\t1\nq2\tx2\t1\n")
+        file.write("x1\tc1\t1\nx2\tc2\t1\n")
     return {"data.dataset": collection}
 
 
@@ -187,10 +187,10 @@ WRONG = {
         triplets(),
         "{folder}/own.jsonl: no triplets; expected rows of query, positive and negative",
     ),
-    "unknown documents": (
-        unknown_documents,
-        "{folder}/collection/qrels/train.tsv: 2 of 26 rows name documents that are not in "
-        "corpus.jsonl (first: line 26, 'x1'); remove the rows or add the documents",
+    "unknown queries": (
+        unknown_queries,
+        "{folder}/collection/qrels/train.tsv: 2 of 26 judgements name queries that are not in "
+        "queries.jsonl (first: line 26, 'x1'); remove them or add the queries",
     ),
     "truncated weights": (
         truncated_weights,

@@ -1,7 +1,5 @@
 """Opens the collection that a run's two settings name."""
 
-from pathlib import Path
-
 from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.pydocs import PyDocs
 from selfdistill_jax.data.source import Source

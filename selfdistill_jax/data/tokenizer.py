@@ -147,7 +147,9 @@ def _read(folder: Path) -> dict[str, str]:
 def _digest(folder: Path) -> str:
     from importlib.metadata import version
 
-    total = hashlib.sha256(" ".join((_VERSION, *map(version, ("transformers", "tokenizers")))).encode())
+    total = hashlib.sha256(
+        " ".join((_VERSION, *map(version, ("transformers", "tokenizers")))).encode()
+    )
     for path in sorted(folder.iterdir()):
         if path.suffix in _READ_BY_TRANSFORMERS and path.is_file():
             total.update(f"\0{path.name}\0".encode())

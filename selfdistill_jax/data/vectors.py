@@ -113,8 +113,9 @@ class VectorFile:
             note = json.loads(self._note.read_text())
             self.done, ranges = note.pop("done"), note.pop("ranges")
             array = np.lib.format.open_memmap(self._part, mode="r+")
-            if array.shape[1] != width(self._facts["dimensions"], self._facts["precision"]):
-                raise ValueError(f"an array {array.shape}")
+            shape = note["rows"], width(note["dimensions"], note["precision"])
+            if array.shape != shape:
+                raise ValueError(f"an array {array.shape} instead of {shape}")
         except (ValueError, KeyError, AttributeError, TypeError, OSError, EOFError) as error:
             raise InputError(f"{self._note}: damaged ({error}); {start_anew}") from None
         if note != self._facts:

@@ -108,9 +108,7 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
     for key, expected in architecture.only.items():
         if raw.get(key, expected) != expected:
             raise InputError(f"{where}: {key} is {raw[key]!r}; only {expected!r} is supported")
-    sizes = {
-        field: _size(raw, key, field, where=where) for field, key in architecture.keys.items()
-    }
+    sizes = {field: _size(raw, key, field, where=where) for field, key in architecture.keys.items()}
     if sizes.get("embedding_size") == sizes["hidden_size"]:
         sizes["embedding_size"] = 0
     if architecture.after_padding:

@@ -11,8 +11,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfdistill_jax.io import write_text
 from selfdistill_jax.data.tables import Collection
+from selfdistill_jax.io import write_text
 from selfdistill_jax.losses import QUANTILES
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train.adapter import ADAPTERS

@@ -68,10 +68,7 @@ def check_start(workdir: Path, encoder: str) -> None:
       InputError: the encoder's folder has changed since.
     """
     path = workdir / ENVIRONMENT
-    if (
-        path.is_file()
-        and _read(path).get("encoder_fingerprint", encoder) != encoder
-    ):
+    if path.is_file() and _read(path).get("encoder_fingerprint", encoder) != encoder:
         raise InputError(
             f"{workdir} holds a run from another start encoder: the content of config.encoder.init "
             "has changed since; give another --workdir, or --restart to move that run aside"

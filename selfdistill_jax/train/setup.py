@@ -1,6 +1,7 @@
 """From a config to losses and encoders; wrong values are found here, before any work."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from functools import partial, wraps
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from flax import traverse_util
 
 from selfdistill_jax.data.negatives import NEGATIVES
 from selfdistill_jax.encoder.attention import ATTENTIONS
@@ -57,8 +59,13 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
             value = config[group][name] if group else config[name]
             if not value >= least:
                 raise InputError(f"config.{key} is {value}; expected {least} or more")
+    for key, value in traverse_util.flatten_dict(config.to_dict(), sep=".").items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"config.{key} is {value}; expected a finite number")
     size, parts = config.train.batch_size, config.train.micro_batches
-    if size < 1 or size % (devices * parts):
+    if size < 2:  # a query alone has nothing to be compared with, and grain batches no single rows
+        raise InputError(f"config.train.batch_size is {size}; expected 2 or more")
+    if size % (devices * parts):
         near = max(size // (devices * parts), 1) * devices * parts
         shared = f" in {parts} micro-batches each (config.train.micro_batches)" if parts > 1 else ""
         raise InputError(

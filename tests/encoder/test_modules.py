@@ -174,7 +174,7 @@ def test_shards_are_one_model(tiny, tmp_path):
     with pytest.raises(InputError, match=f"{files[2].name}: no such file"):
         read_tensors(shards)
     (shards / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(InputError, match="no index of safetensors files"):
+    with pytest.raises(InputError, match="not an index of safetensors files"):
         read_tensors(shards)
 
 
@@ -208,7 +208,7 @@ def test_a_tensor_of_no_part_is_named(tiny, tmp_path):
         ("3_Dense/config.json", {"bias": True},
          r"tensor 'linear.bias' is missing; config.json asks for \[6\]"),
         ("config_sentence_transformers.json", {"default_prompt_name": "nope"},
-         r"default_prompt_name is 'nope', of which it has no prompt \(it has document, other, q"),
+         r"default_prompt_name is 'nope', and there is no such prompt \(prompts: document, other, q"),
         ("1_Pooling/config.json", {"include_prompt": False}, "include_prompt is false"),
     ],
 )  # fmt: skip
