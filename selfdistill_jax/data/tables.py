@@ -15,6 +15,7 @@ import numpy as np
 
 from selfdistill_jax.data.cache import new_folder, reading
 from selfdistill_jax.data.source import SPLITS, Document, Judgement, Source, Triplet
+from selfdistill_jax.io import short_name
 
 _VERSION = "1.4.0"  # of the layout of the folder
 _INFO = "collection.json"
@@ -118,7 +119,7 @@ def open_collection(source: Source, cache: Path) -> Collection:
         there are damaged.
     """
     fingerprint = source.fingerprint()
-    folder = cache / "collections" / f"{source.name}-{fingerprint[:16]}-v{_VERSION}"
+    folder = cache / "collections" / f"{short_name(source.name)}-{fingerprint[:16]}-v{_VERSION}"
     if not folder.is_dir():
         build_tables(source, folder, fingerprint)
     return Collection(folder)

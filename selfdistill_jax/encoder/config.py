@@ -96,8 +96,8 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
     model_type = raw.get("model_type")
     if model_type is None:
         raise InputError(
-            f"{where}: has no model_type, and so describes no transformer; expected the folder that "
-            "save_pretrained of transformers or sentence-transformers writes"
+            f"{where}: has no model_type, and so describes no transformer; expected the folder "
+            "that save_pretrained of transformers or sentence-transformers writes"
         )
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise InputError(

@@ -175,8 +175,8 @@ def read_limit(folder: Path) -> int:
         for key in _HIDDEN_SETTINGS:
             if raw.get(key):
                 raise InputError(
-                    f"{path}: {key} is {raw[key]!r}; such settings are not read here and may change "
-                    "the vectors; remove the key, or save the model again without it"
+                    f"{path}: {key} is {raw[key]!r}; such settings are not read here and may "
+                    "change the vectors; remove the key, or save the model again without it"
                 )
     path = folder / "tokenizer_config.json"
     found = [(path, "max_seq_length", raw) for path, raw in own]

@@ -14,6 +14,7 @@ from selfdistill_jax.data.tables import Collection, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable, cached_tokens
 from selfdistill_jax.encoder.folder import Encoder
+from selfdistill_jax.encoding import open_tokenizer
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
 from selfdistill_jax.train.processes import is_first
@@ -61,7 +62,7 @@ def open_tables(config: ml_collections.ConfigDict, encoder: Encoder) -> Tables:
     """
     cache = cache_folder(config.data.cache)
     collection = open_collection(open_data(config), cache)
-    tokenizer = Tokenizer(encoder.folder)
+    tokenizer = open_tokenizer(encoder)
     for kind in ("query", "document"):
         limit = config.data[f"{kind}_length"]
         prompt = encoder.prompts.of(kind)

@@ -181,7 +181,7 @@ def test_a_build_that_fails_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="wrong"):
         cached_tokens(folder, tokenizer, broken, limit=LIMIT)
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(InputError, match="mine-.*: cannot write prepared data .no space left"):
+    with pytest.raises(InputError, match=r"mine-.*: cannot write prepared data .no space left"):
         cached_tokens(folder, tokenizer, lambda: ["the"], limit=LIMIT)
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
