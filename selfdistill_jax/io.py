@@ -34,7 +34,7 @@ _REASONS = {
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "is a folder; expected a file",
     errno.ENOENT: "no such file or folder",
-    errno.EEXIST: "already there",
+    errno.EEXIST: "a file of that name is already there",
     errno.EIO: "the device reports an input/output error",
     errno.EFBIG: "the file is too large for the file system or the process's limit",
     errno.ELOOP: "a loop of symbolic links",

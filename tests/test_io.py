@@ -86,7 +86,7 @@ def test_a_trial_leaves_nothing_behind(tmp_path):
     io.try_output(tmp_path / "a" / "b" / "v.npy", "--output")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot write --output .a part of the path is a file"):
+    with pytest.raises(InputError, match=r"--output \(a file of that name is already there"):
         io.try_output(tmp_path / "file" / "v.npy", "--output")
     with pytest.raises(InputError, match="the name is too long"):
         io.try_output(tmp_path / ("n" * 250), "--output")
@@ -102,7 +102,7 @@ def test_no_room(start, model, monkeypatch, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(InputError, match="no space left on the device.; 3.0 MB are needed"):
+    with pytest.raises(InputError, match=r"no space left on the device\); 3\.0 MB are needed"):
         io.check_room(tmp_path, 3_000_000, "the checkpoint")
     path = write_rows(tmp_path / "texts.jsonl", ROWS)
     output = tmp_path / "v.npy"

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from selfdistill_jax.data.beir import BeirFolder
-from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.encoder.folder import read_folder
+from selfdistill_jax.encoding import open_tokenizer
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train import loop
@@ -54,7 +54,10 @@ def test_run_folder_is_whole(tiny, finished):
     source = BeirFolder(tiny.collection)
     assert environment["collection_fingerprint"] == source.fingerprint()
     assert environment["collection_source"] == source.describe()
-    assert environment["tokenizer_fingerprint"] == Tokenizer(tiny.encoder).fingerprint
+    assert (
+        environment["tokenizer_fingerprint"]
+        == open_tokenizer(read_folder(str(tiny.encoder))).fingerprint
+    )
     assert {"python", "platform", "cpus", "processes", "commit"} <= environment.keys()
     assert [r["step"] for r in metrics(finished, "train")] == list(range(1, 13))
     assert [r["step"] for r in metrics(finished, "dev")] == [0, 4, 8, 12]
