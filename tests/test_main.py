@@ -277,6 +277,39 @@ def test_help(main):
         assert f"\n  --{flag}\n" in out
 
 
+def test_two_runs_in_one_folder(start, tiny, tmp_path):
+    """The second is refused at once, and the first one's records are whole."""
+    arguments = [CONFIG, *tiny.flags(**{"train.steps": 40}), f"--workdir={tmp_path}/run"]
+    programs = [start(*arguments), start(*arguments)]
+    (status, _, _), (refused, out, err) = sorted(program.wait() for program in programs)
+    assert (status, refused, out) == (0, 2, "")
+    assert err.splitlines()[-1].startswith(f"error: {tmp_path}/run: another process is writing ")
+    steps = [record["step"] for record in metrics(tmp_path / "run", "train")]
+    assert steps == list(range(1, 41))
+
+
+def test_the_home_folder_in_a_config_and_a_workdir(start, tiny, tmp_path):
+    wrong = ["--config=~nobody-here/x.py", *tiny.flags(), f"--workdir={tmp_path}/run"]
+    assert start(*wrong).wait()[2].startswith("error: ~nobody-here/x.py: the home folder is unk")
+    wrong = [CONFIG, *tiny.flags(), "--workdir=~nobody-here/run"]
+    assert start(*wrong).wait()[2].startswith("error: ~nobody-here/run: the home folder is unkn")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"train.batch_size": 1}, "config.train.batch_size is 1; expected 2 or more"),
+        ({"train.learning_rate": "inf"}, "config.train.learning_rate is inf; expected a finite"),
+        ({"loss.error": "l2", "train.clip_norm": "nan"}, "config.train.clip_norm is nan; expected"),
+    ],
+)
+def test_settings_that_train_nothing(main, tiny, tmp_path, setting, message):
+    status, out, err = main(CONFIG, *tiny.flags(**setting), f"--workdir={tmp_path}/run")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+    assert not (tmp_path / "run").exists()
+
+
 def test_terminated_and_resumed(start, tiny, tmp_path):
     settings = {"train.steps": 120, "train.checkpoint_every": 1000, "train.evaluate_every": 1000}
     arguments = [CONFIG, *tiny.flags(**settings), f"--workdir={tmp_path}"]
