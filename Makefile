@@ -10,7 +10,7 @@ PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers test soak real-accuracy real-encoders real-onnx lint format lock clean
+.PHONY: help demo setup weights peers test soak soak-damage real-accuracy real-encoders real-onnx lint format lock clean
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -43,6 +43,9 @@ test: setup weights  ## Run the tests, in two processes of 3 GB.
 
 soak: setup weights  ## Run the tests as users' programs are compiled: slower.
 	XLA_FLAGS= $(PYTEST)
+
+soak-damage: setup  ## Damage files and arguments of all commands at random for ten minutes.
+	$(RUN) -m tests.soak.damage
 
 real-accuracy: setup weights  ## Train the demo nine times: packed, in bfloat16, and neither (hours).
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m tests.real.accuracy
