@@ -35,7 +35,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = (
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
-# What a test keeps in the user's cache (tokenizers) is of this session only.
+# Tests must not read or fill the user's own cache: tokenizers are cached there.
 os.environ["XDG_CACHE_HOME"] = (
     os.environ["XDG_CACHE_HOME"]
     if "PYTEST_XDIST_WORKER" in os.environ

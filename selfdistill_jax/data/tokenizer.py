@@ -18,7 +18,7 @@ from selfdistill_jax.errors import InputError
 _VERSION = "1"  # of the cached form
 _READ_BY_TRANSFORMERS = (".json", ".txt", ".model")
 _SIDES = ("right", "left")
-# One of them gives a token in any tokenizer, which tells its special tokens from the others.
+# Texts to tokenise once, to see which tokens are special: any tokenizer knows one of them.
 _PROBES = ("a", "the", "1", ".", "x y z")
 
 
@@ -36,7 +36,7 @@ class Edges(NamedTuple):
     cut_front: bool = False
 
     def kept_in_front(self, limit: int) -> int:
-        """Returns how many of ``limit`` tokens come from the front; the others are the last ones.
+        """Returns how many of ``limit`` tokens are taken from the front; the rest are the last ones.
 
         >>> Edges().kept_in_front(8), Edges(cut_front=True).kept_in_front(8)
         (7, 1)

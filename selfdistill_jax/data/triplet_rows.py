@@ -177,7 +177,7 @@ def _advice(unknown: Sequence[str], kind: str) -> str:
     advice = []
     # `neg` holds a list in some tools' files and one text in others'.
     if names - several - _LABELS or "neg" in names:
-        advice.append(f"rename the {kind}s that are to be read and remove the others")
+        advice.append(f"rename the {kind}s to be read, and remove the rest")
     if several:
         advice.append(_SEVERAL_ADVICE)
     if names & _LABELS:

@@ -124,7 +124,7 @@ def _marked_records(path: Path) -> Iterator[tuple[int, list[str], bool]]:
                 yield start, parts, True
                 parts = []
                 continue
-            # The open mark was text, and this line may be a record of its own.
+            # The mark was text after all; this line may be the start of another record.
             yield start, parts[:-1], False
             parts = []
         if '"' not in text:

@@ -14,7 +14,7 @@ _NAMES |= {list: "a list", dict: "an object", type(None): "null"}
 
 
 class Layout(NamedTuple):
-    """Where the parts of a model lie.
+    """Lists the folders and files of a model's parts.
 
     Attributes:
       root: the model's folder: ``modules.json``, prompts, model card.

@@ -163,9 +163,9 @@ def read_prompts(layout: Layout) -> Prompts:
 def read_limit(folder: Path) -> int:
     """Returns the number of tokens at which a transformer's folder says texts are cut.
 
-    The result is huge where the folder says nothing. sentence-transformers before 6 has the limit
-    in a file of its own, later versions among the tokenizer's settings. (The truncation in
-    ``tokenizer.json`` is only what somebody last used it with.)
+    The result is huge if the folder sets no limit. sentence-transformers before 6 keeps the limit in
+    ``sentence_bert_config.json``, later versions in ``tokenizer_config.json``. The truncation in
+    ``tokenizer.json`` is ignored: it is left over from the last use of the tokenizer.
 
     Raises:
       InputError: a limit that is not a positive number, or settings that would change vectors.

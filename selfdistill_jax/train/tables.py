@@ -29,8 +29,8 @@ class Tables(NamedTuple):
       tokenizer: of the run's encoder.
       queries, documents: tokens of all of the collection's.
       triplets: of the collection.
-      known: positives of triplets and of the train split's judgements, and where queries stand in
-        the corpus themselves, each query's document of the same id: no negative is one of these.
+      known: documents that must not become negatives: positives of triplets and of the train split's
+        judgements, and each query's document of the same id, if the corpus holds the queries.
     """
 
     collection: Collection

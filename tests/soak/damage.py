@@ -100,7 +100,7 @@ def trial(seed: int, inputs: Path, folder: Path) -> tuple[str, list[str]]:
     """Runs one damaged command.
 
     Returns:
-      What was run, and what was wrong with the answer: nothing, mostly.
+      A description of the command, and a list of faults in its answer, empty if it is right.
     """
     rng = random.Random(seed)
     shutil.rmtree(folder, ignore_errors=True)
