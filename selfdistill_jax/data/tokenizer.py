@@ -36,7 +36,7 @@ class Edges(NamedTuple):
     cut_front: bool = False
 
     def kept_in_front(self, limit: int) -> int:
-        """Returns how many of ``limit`` tokens are taken from the front; the rest are the last ones.
+        """Returns how many of ``limit`` tokens come from the front; the rest are the last ones.
 
         >>> Edges().kept_in_front(8), Edges(cut_front=True).kept_in_front(8)
         (7, 1)

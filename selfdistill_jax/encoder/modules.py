@@ -163,7 +163,7 @@ def read_prompts(layout: Layout) -> Prompts:
 def read_limit(folder: Path) -> int:
     """Returns the number of tokens at which a transformer's folder says texts are cut.
 
-    The result is huge if the folder sets no limit. sentence-transformers before 6 keeps the limit in
+    The result is huge if the folder sets no limit. sentence-transformers before 6 keeps it in
     ``sentence_bert_config.json``, later versions in ``tokenizer_config.json``. The truncation in
     ``tokenizer.json`` is ignored: it is left over from the last use of the tokenizer.
 

@@ -29,7 +29,7 @@ class Tables(NamedTuple):
       tokenizer: of the run's encoder.
       queries, documents: tokens of all of the collection's.
       triplets: of the collection.
-      known: documents that must not become negatives: positives of triplets and of the train split's
+      known: documents that must not become negatives: positives of triplets and of train's
         judgements, and each query's document of the same id, if the corpus holds the queries.
     """
 

@@ -1,4 +1,4 @@
-"""What is searched for and in; a query's own document, which is neither a result nor a negative."""
+"""Evaluation sets, and a query's own document, which is neither a result nor a negative."""
 
 import json
 import logging
