@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from selfdistill_jax import BiEncoder, cli, io, options
+from selfdistill_jax import BiEncoder, cli, io, locks, options
 from selfdistill_jax.data.beir import read_document
 from selfdistill_jax.data.jsonl import check_id, digest, field, read_jsonl
 from selfdistill_jax.data.quantize import PRECISIONS, RANGED, check_dimensions, read_ranges
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
             "be; write the texts to a file first"
         )
     # Two processes would overwrite each other's rows.
-    with io.locked_output(output, "--output"):
+    with locks.locked_output(output, "--output"):
         _encode(texts, output)
 
 

@@ -15,7 +15,7 @@ found. Unlike BEIR, queries without a relevant document are left out of the mean
 
 from absl import flags
 
-from selfdistill_jax import BiEncoder, cli, io, options
+from selfdistill_jax import BiEncoder, cli, io, locks, options
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.quantize import check_dimensions
 from selfdistill_jax.data.sources import open_source
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
     }
     for collection, folder in collections:
         baseline = "baseline" if _FLAGS.baseline else "bm25"
-        with io.locked_folder(folder, "--output", "give another --output"):
+        with locks.locked_folder(folder, "--output", "give another --output"):
             systems = _evaluate(collection, models)
             results = write_results(
                 folder, systems, baseline=baseline, split=_FLAGS.split, models=facts

@@ -4,7 +4,7 @@ commands: main, prepare, evaluate, search, encode, compare, export
 train                       mteb_encoder
 bi_encoder, encoding        retrieval
 data        encoder         losses       (these know nothing of each other)
-errors, progress, packed, io    (leaves: anyone may import them, but for losses)
+errors, progress, packed, io, locks  (leaves: anyone may import them, but for losses)
 """
 
 import ast
@@ -19,7 +19,7 @@ import selfdistill_jax
 NAME = "selfdistill_jax"
 PACKAGE = Path(selfdistill_jax.__file__).parent
 
-LEAVES = {"errors", "progress", "packed", "io"}
+LEAVES = {"errors", "progress", "packed", "io", "locks"}
 BASEMENT = {"data", "encoder", "losses"}
 COMMANDS = {"main", "prepare", "evaluate", "search", "encode", "compare", "export"}
 # What each room may import of the package, besides itself.
@@ -27,6 +27,7 @@ BELOW = {
     "errors": set(),
     "progress": set(),
     "io": {"errors"},
+    "locks": {"errors", "io"},
     "packed": set(),
     "losses": set(),
     "data": LEAVES,

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill_jax import compare, encode, evaluate, io, options, search
+from selfdistill_jax import compare, encode, evaluate, io, locks, options, search
 from selfdistill_jax.errors import InputError
 from tests.tiny import ROWS, content, fails, write_rows
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from selfdistill_jax import io
-with io.locked_folder(Path(sys.argv[1]), "the run", "x"):
+from selfdistill_jax import locks
+with locks.locked_folder(Path(sys.argv[1]), "the run", "x"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -72,12 +72,12 @@ def test_one_process_writes_at_a_time_and_a_dead_one_holds_nothing(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         held = rf"{folder}: another process is writing there \(process {holder.pid} on "
-        with pytest.raises(InputError, match=held), io.locked_folder(folder, "the run", "x"):
+        with pytest.raises(InputError, match=held), locks.locked_folder(folder, "the run", "x"):
             pass
         holder.kill()
         holder.wait()
-    assert list(content(folder)) == [io.LOCK]  # left by the kill
-    with io.locked_folder(folder, "the run", "x"):
+    assert list(content(folder)) == [locks.LOCK]  # left by the kill
+    with locks.locked_folder(folder, "the run", "x"):
         (folder / "result").write_text("x")
     assert list(content(folder)) == ["result"]
 

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.io import LOCK, NO_ROOM, locked_folder, reason, write_json
+from selfdistill_jax.io import NO_ROOM, reason, write_json
+from selfdistill_jax.locks import LOCK, locked_folder
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers",
