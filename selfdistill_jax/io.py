@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from selfdistill_jax.errors import InputError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Bytes of a cached folder's own name; file systems allow 255, suffixes included.
 _LONGEST_NAME = 100
 _LONGEST_SUFFIX = ".part.json"  # that is added to an output's name while it is written
@@ -68,6 +68,24 @@ def expand(path: str | Path) -> Path:
 def reason(error: OSError) -> str:
     """Returns why the file system refused, in plain words."""
     return _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+
+
+def full_disk(error: BaseException) -> OSError | None:
+    """Returns the full disk behind a library's error, if that is its cause.
+
+    array_record and tensorstore report it as an error of their own with the system's words in it.
+
+    Example:
+      >>> full_disk(RuntimeError("write() failed: No space left on device"))
+      OSError(28, 'No space left on device')
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        for number in NO_ROOM:
+            if os.strerror(number) in str(seen):
+                return OSError(number, os.strerror(number))
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 @contextlib.contextmanager

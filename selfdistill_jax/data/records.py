@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Source
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import full_disk
 from selfdistill_jax.progress import LOG, Progress
 
 _CHUNK = 4096  # rows read at once: 29,000 rows/s against 15,000 one by one
@@ -104,6 +105,7 @@ def write_records(source: Source, table: str, folder: Path) -> dict[str, list]:
 
     Raises:
       InputError: what the source finds wrong.
+      OSError: the folder cannot be written.
     """
     tfds.disable_progress_bar()
     builder = RetrievalTables(source=source, config=table, data_dir=str(folder))
@@ -112,7 +114,6 @@ def write_records(source: Source, table: str, folder: Path) -> dict[str, list]:
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
     except Exception as error:
-        # tfds wraps what a reader raises; the reader's own line is what a person needs.
         raise _cause(error) from None
     return builder.flat | ({ABSENT: list(builder._absent)} if builder._absent else {})
 
@@ -137,9 +138,10 @@ def read_records(folder: Path, table: str, split: str = "rows") -> Iterator[dict
 
 
 def _cause(error: BaseException) -> BaseException:
+    """Returns the error behind tfds's: the source's own line, or what the file system said."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, InputError):
             return seen
         seen = seen.__cause__ or seen.__context__
-    return error
+    return full_disk(error) or error

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import itertools
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from selfdistill_jax.data.jsonl import read_lines
 from selfdistill_jax.data.qrels import read_qrels_lines
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import explained, new_file
 
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> relevance
@@ -103,32 +103,23 @@ def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], *, tag: 
         score is not finite, or the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as raw, contextlib.ExitStack() as stack:
-            file = raw
-            if path.suffix == ".gz":  # no name and no time inside: a run always gives one file
-                file = gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0)
-                stack.enter_context(file)
-            for query, documents in run.items():
-                _check_ids(path, query, tag, *documents)
-                for rank, document in enumerate(ranking(documents), 1):
-                    score = documents[document]
-                    if not math.isfinite(score):
-                        raise InputError(
-                            f"{path}: the score of query {query!r}, document {document!r} is "
-                            f"{score}; expected a finite number"
-                        )
-                    line = f"{query} Q0 {document} {rank} {score:.9g} {tag}\n"
-                    file.write(line.encode())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); give a file in a folder that exists"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    advice = "free some space, or give a path that can be written"
+    with explained(path, "the run", advice), new_file(path) as raw, contextlib.ExitStack() as stack:
+        file = raw
+        if path.suffix == ".gz":  # no name and no time inside: a run always gives one file
+            file = gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0)
+            stack.enter_context(file)
+        for query, documents in run.items():
+            _check_ids(path, query, tag, *documents)
+            for rank, document in enumerate(ranking(documents), 1):
+                score = documents[document]
+                if not math.isfinite(score):
+                    raise InputError(
+                        f"{path}: the score of query {query!r}, document {document!r} is "
+                        f"{score}; expected a finite number"
+                    )
+                line = f"{query} Q0 {document} {rank} {score:.9g} {tag}\n"
+                file.write(line.encode())
 
 
 def _check_ids(path: Path, *ids: str) -> None:

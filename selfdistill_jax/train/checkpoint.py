@@ -1,14 +1,19 @@
 """Checkpoints by orbax: the state on the devices, and what the loop has to remember beside it."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
-from selfdistill_jax.io import check_room
+from selfdistill_jax.io import check_room, full_disk
 from selfdistill_jax.train.processes import by_first
 from selfdistill_jax.train.step import TrainState
+
+# Bytes of a checkpoint's small files, each of whole blocks: 0.1 MB measured.
+_SMALL_FILES = 1_000_000
 
 
 class Memory(NamedTuple):
@@ -45,12 +50,14 @@ class Checkpoints:
             return
         # orbax's threads answer a full disk with pages of tracebacks, and one save may still be
         # in the background.
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SMALL_FILES
         by_first(lambda: check_room(self._folder, size, f"the checkpoint of step {step}"))
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()), memory=ocp.args.JsonSave(memory._asdict())
         )
-        if not self._manager.save(step, args=args, force=True):
+        with _full_disk_found():
+            saved = self._manager.save(step, args=args, force=True)
+        if not saved:
             raise RuntimeError(f"orbax did not save step {step}")
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Memory]:
@@ -70,5 +77,17 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is still being written."""
-        self._manager.wait_until_finished()
+        with _full_disk_found():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _full_disk_found() -> Iterator[None]:
+    """Raises a full disk as the `OSError` it is, instead of as orbax's or tensorstore's error."""
+    try:
+        yield
+    except Exception as error:
+        if full := full_disk(error):
+            raise full from None
+        raise

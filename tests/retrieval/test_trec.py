@@ -96,7 +96,7 @@ def test_who_reads_the_old_file_keeps_it_whole(tmp_path):
 
 
 def test_write_run_into_no_folder(tmp_path):
-    with pytest.raises(InputError, match=r"none/a\.trec: cannot be written \(No such file"):
+    with pytest.raises(InputError, match=r"none/a\.trec: cannot write the run \(no such file"):
         write_run(tmp_path / "none" / "a.trec", {"q": {"a": 1.0}}, tag="t")
 
 

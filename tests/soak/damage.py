@@ -2,12 +2,16 @@
 
     python -m tests.soak.damage [--minutes=10] [--seed=0]
 
-Exit status 0 or 2, an error is one line, there is never a traceback, and no file that was there
-before is changed. Prints every answer that is wrong, with the seed that repeats it.
+Damages one of an input file, an argument, a permission, or the room on the disk that is written to.
+The exit status must be 0 or 2, an error must be one line without a traceback, and no file that was
+there before may change. Prints every answer that is wrong, with the seed that repeats it.
+
+As root it also fills disks, and runs the commands without root's right to pass permissions over.
 """
 
 import argparse
 import collections
+import contextlib
 import os
 import random
 import shutil
@@ -15,11 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.tiny import Tiny, content, texts, write_rows
 
 ROOT = Path(__file__).parents[2]
+IS_ROOT = os.geteuid() == 0
+BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if IS_ROOT else []
+KINDS = (
+    "cut", "byte", "empty", "gone", "folder", "utf-16", "latin-1", "mark", "line twice", "null",
+)  # fmt: skip
 ENDS = ("", "\0", "\n", "é" * 300, "~nobody-here/x", "/proc/none", "/dev/null", "a,b", "-1", "nan")
 
 
@@ -65,7 +75,7 @@ def damage_file(root: Path, rng: random.Random) -> str:
     path = rng.choice(sorted(p for p in root.rglob("*") if p.is_file()))
     data = path.read_bytes()
     at = rng.randrange(len(data) + 1)
-    kind = rng.choice(("cut", "byte", "empty", "gone", "folder", "utf-16", "line twice", "null"))
+    kind = rng.choice(KINDS)
     if kind == "cut":
         path.write_bytes(data[:at])
     elif kind == "byte":
@@ -74,6 +84,11 @@ def damage_file(root: Path, rng: random.Random) -> str:
         path.write_bytes(b"")
     elif kind == "utf-16":
         path.write_bytes(data.decode(errors="replace").encode("utf-16"))
+    elif kind == "latin-1":
+        text = data.decode(errors="ignore").replace("a", "é", 1)
+        path.write_bytes(text.encode("latin-1", errors="replace"))
+    elif kind == "mark":
+        path.write_bytes(b"\xef\xbb\xbf" + data)
     elif kind == "line twice":
         lines = data.splitlines(keepends=True) or [b""]
         path.write_bytes(data + rng.choice(lines))
@@ -84,6 +99,31 @@ def damage_file(root: Path, rng: random.Random) -> str:
         if kind == "folder":
             path.mkdir()
     return f"{path.relative_to(root)}: {kind} at {at} of {len(data)}"
+
+
+@contextlib.contextmanager
+def forbidden(root: Path, rng: random.Random) -> Iterator[str]:
+    """Forbids reading or writing one file or folder for the time of the block."""
+    path = rng.choice(sorted((root, *root.rglob("*"))))
+    before, mode = path.stat().st_mode, rng.choice((0o000, 0o444, 0o555))
+    path.chmod(mode)
+    try:
+        yield f"{path.relative_to(root)}: mode {mode:03o}"
+    finally:
+        path.chmod(before)
+
+
+@contextlib.contextmanager
+def full_disk(root: Path, rng: random.Random) -> Iterator[str]:
+    """Mounts a small disk where outputs or caches are written, for the time of the block."""
+    place = root / rng.choice(("out", "cache", "xdg"))
+    size = rng.choice((4, 16, 40, 64, 100, 200, 400))
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", place], check=True)
+    try:
+        yield f"{place.name}: a disk of {size} kB"
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 def damage_argument(arguments: list[str], rng: random.Random) -> str:
@@ -106,28 +146,48 @@ def trial(seed: int, inputs: Path, folder: Path) -> tuple[str, list[str]]:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(inputs, folder)
     arguments = rng.choice(commands(folder, rng))
-    in_file = rng.random() < 0.7
-    what = damage_file(folder, rng) if in_file else damage_argument(arguments, rng)
+    kind = rng.choice(("file",) * 5 + ("argument",) * 2 + ("permission",) + ("disk",) * IS_ROOT)
+    what = ""
+    if kind == "file":
+        what = damage_file(folder, rng)
+    elif kind == "argument":
+        what = damage_argument(arguments, rng)
     before = content(folder)
+    with contextlib.ExitStack() as stack:
+        if kind == "permission":
+            what = stack.enter_context(forbidden(folder, rng))
+        elif kind == "disk":
+            what = stack.enter_context(full_disk(folder, rng))
+        done = run(arguments, folder)
+    wrong = faults(done.returncode, done.stderr)
+    after = content(folder)
+    wrong += [f"{name} has changed" for name in before if after.get(name) != before[name]]
+    return f"seed {seed}, {arguments[0]}, {what}", wrong
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
+    """Runs a command with caches and a home below ``folder``."""
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(folder / "xdg"), "HOME": str(folder / "home"),
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", f"selfdistill_jax.{arguments[0]}", *arguments[1:]],
+    return subprocess.run(
+        [*BOUND, sys.executable, "-m", f"selfdistill_jax.{arguments[0]}", *arguments[1:]],
         cwd=ROOT, env=environment, capture_output=True, text=True, errors="replace", timeout=300,
     )  # fmt: skip
-    wrong = []
-    if done.returncode not in (0, 2):
-        wrong.append(f"exit status {done.returncode}")
-    if "Traceback" in done.stderr or "Exception ignored" in done.stderr:
-        wrong.append("a traceback: " + done.stderr.strip()[-600:])
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    if done.returncode == 2 and (len(errors) != 1 or not done.stderr.endswith(f"{errors[0]}\n")):
-        wrong.append(f"not one line of error at the end: {done.stderr.strip()[-400:]!r}")
-    after = content(folder)
-    wrong += [f"{name} has changed" for name in before if after.get(name) != before[name]]
-    return f"seed {seed}, {arguments[0]}, {what}", wrong
+
+
+def faults(status: int, stderr: str) -> list[str]:
+    """Returns what is wrong with how a command has ended."""
+    found = []
+    if status not in (0, 2):
+        found.append(f"exit status {status}")
+    if "Traceback" in stderr or "Exception ignored" in stderr:
+        found.append("a traceback: " + stderr.strip()[-600:])
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    if status == 2 and (len(errors) != 1 or not stderr.endswith(f"{errors[0]}\n")):
+        found.append(f"not one line of error at the end: {stderr.strip()[-400:]!r}")
+    return found
 
 
 def main() -> int:
@@ -136,6 +196,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="selfdistill_jax-damage-"))
+    root.chmod(0o755)
     make_inputs(root / "inputs")
     end, seed = time.monotonic() + 60 * options.minutes, options.seed
     answers = collections.Counter()
