@@ -164,8 +164,9 @@ def _is_whole(read: Any) -> bool:
 
 
 def _by_transformers(folder: Path) -> dict[str, str]:
-    names = {path.name for path in folder.iterdir()}
-    if not names & {"tokenizer.json", "vocab.txt", "vocab.json", "tokenizer_config.json"} and not (
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    # transformers makes an empty vocabulary of a folder without one.
+    if not names & {"tokenizer.json", "vocab.txt", "vocab.json"} and not (
         any(name.endswith(".model") for name in names)
     ):
         raise InputError(f"{folder}: no tokenizer.json; a model's folder holds its tokenizer")

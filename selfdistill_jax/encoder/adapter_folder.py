@@ -85,4 +85,4 @@ def read_settings(folder: Path) -> dict[str, Any]:
       InputError: the file is damaged.
     """
     path = folder / SETTINGS
-    return read_json(path) if path.is_file() else {}
+    return read_json(path) if path.exists() else {}

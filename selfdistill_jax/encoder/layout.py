@@ -41,9 +41,9 @@ def read_layout(root: Path) -> Layout:
         folder is missing.
     """
     path = root / MODULES
-    if not path.is_file():
+    if not path.exists():
         pooling = root / "1_Pooling" / "config.json"
-        return Layout(root, root, pooling if pooling.is_file() else None, ())
+        return Layout(root, root, pooling if pooling.exists() else None, ())
     modules = [_module(path, module) for module in read_json(path, list)]
     kinds = [kind for kind, _ in modules]
     for kind in kinds:

@@ -137,7 +137,7 @@ def read_prompts(layout: Layout) -> Prompts:
       InputError: the default has no prompt, or vectors are to be made of the text alone.
     """
     path = layout.root / _PROMPTS
-    raw = read_json(path) if path.is_file() else {}
+    raw = read_json(path) if path.exists() else {}
     given = entry(raw, "prompts", dict, where=path, default={})
     named = {name: entry(given, name, str, where=path, default="") for name in given}
     prompts = Prompts(named, entry(raw, "default_prompt_name", str, where=path, default=None))
@@ -180,7 +180,7 @@ def read_limit(folder: Path) -> int:
                 )
     path = folder / "tokenizer_config.json"
     found = [(path, "max_seq_length", raw) for path, raw in own]
-    if path.is_file():
+    if path.exists():
         found.append((path, "model_max_length", read_json(path)))
     for path, key, raw in found:
         limit = entry(raw, key, float, where=path, default=None)
@@ -202,7 +202,7 @@ def read_sentence_config(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Returns the first of sentence-transformers' files beside a transformer, or nothing."""
     for kind in _SENTENCE_KINDS:
         path = folder / f"sentence_{kind}_config.json"
-        if path.is_file():
+        if path.exists():
             return [(path, read_json(path))]
     return []
 

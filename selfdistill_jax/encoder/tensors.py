@@ -23,9 +23,9 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     Raises:
       InputError: a file is missing, truncated or no safetensors file.
     """
-    if (folder / WEIGHTS).is_file():
+    if (folder / WEIGHTS).exists():
         return read_file(folder / WEIGHTS)
-    if not (folder / INDEX).is_file():
+    if not (folder / INDEX).exists():
         reason = ""
         if (folder / "pytorch_model.bin").is_file():
             reason = (
