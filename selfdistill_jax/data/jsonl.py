@@ -15,8 +15,8 @@ from selfdistill_jax.io import reason
 
 _GZIP = b"\x1f\x8b"
 _SAVE = "save it as UTF-8"
-# What a file that is not UTF-8 text begins with, what it is then, and what to do. UTF-32's mark
-# begins with UTF-16's, so it comes first.
+# First bytes of files that are not UTF-8 text, the file's format, and advice. UTF-32's mark begins
+# with UTF-16's, so it comes first.
 _NOT_TEXT = (
     (b"\xff\xfe\x00\x00", "UTF-32 text", _SAVE),
     (b"\x00\x00\xfe\xff", "UTF-32 text", _SAVE),

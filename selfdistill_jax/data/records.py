@@ -45,7 +45,7 @@ class RetrievalTables(tfds.core.GeneratorBasedBuilder):
     def __init__(self, *, source: Source, config: str, data_dir: str):
         self._source = source
         self._absent: dict[str, int] = {}
-        self.flat: dict[str, list] = {}  # split -> what is written beside the tables, once built
+        self.flat: dict[str, list] = {}  # split -> ids or rows, once the table is built
         super().__init__(config=config, data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
