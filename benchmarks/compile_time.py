@@ -17,8 +17,8 @@ import optax
 
 from benchmarks.common import print_table, summary, write
 from benchmarks.training_step import MINILM, batch
+from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.losses import distributed_margin
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch
 

@@ -29,10 +29,10 @@ import numpy as np
 from benchmarks import common
 from benchmarks.common import Worker, alternate, print_table, summary, write
 from selfdistill_jax import BiEncoder
+from selfdistill_jax.checkpoints.hub import locate
+from selfdistill_jax.checkpoints.model_folder import read_folder
 from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.tokenizer import Tokenizer
-from selfdistill_jax.encoder.folder import read_folder
-from selfdistill_jax.encoder.locate import locate
 
 
 def ours(*, model: str, texts: list[str], length: int, precision: str) -> tuple[Any, dict]:

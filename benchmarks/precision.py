@@ -54,7 +54,7 @@ def _jax() -> tuple[int, Callable[[str], Callable[[], Any]]]:
     import jax
     import jax.numpy as jnp
 
-    from selfdistill_jax.encoder.products import product
+    from selfdistill_jax.encoder.cpu.matmul import product
 
     size = _SIZES["cpu" if jax.default_backend() == "cpu" else "gpu"]
 

@@ -9,13 +9,13 @@ from benchmarks.training_step import timed
 from configs import distributed
 from selfdistill_jax.data.batches import Shape, TripletBatch
 from selfdistill_jax.data.cache import cache_folder
+from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.encode import make_encode
 from selfdistill_jax.losses import distributed_margin
-from selfdistill_jax.train.devices import share_cpu
-from selfdistill_jax.train.loading import load_data
+from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
+from selfdistill_jax.train.dataset import load_data
+from selfdistill_jax.train.job import load_encoder
 from selfdistill_jax.train.optimizer import make_optimizer
-from selfdistill_jax.train.setup import load_encoder
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, start_state
 
 
@@ -60,7 +60,7 @@ def build(
       batch_size, query_length, document_length, dtype, packing: of the config.
       count: batches to make.
     """
-    share_cpu(batch_size)
+    split_cpu_into_devices(batch_size)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     config = distributed.get_config()
     config.encoder.init, config.data.dataset, config.data.packing = model, dataset, packing

@@ -24,10 +24,10 @@ import jax.numpy as jnp
 from benchmarks.common import print_table, without_path, write
 from benchmarks.precision import PRECISIONS
 from benchmarks.real_step import RealStep, build
+from selfdistill_jax.checkpoints.hub import locate
+from selfdistill_jax.checkpoints.model_folder import read_folder
 from selfdistill_jax.encoder.flops import training_flops
-from selfdistill_jax.encoder.folder import read_folder
-from selfdistill_jax.encoder.locate import locate
-from selfdistill_jax.train.machine import matmul_rate
+from selfdistill_jax.train.hardware import matmul_rate
 
 KINDS = (
     "products of layers",

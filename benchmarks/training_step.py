@@ -11,11 +11,11 @@ from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.packing import block_of, fill, lay_out, row_lengths
 from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.encode import init_params, make_encode
-from selfdistill_jax.encoding import block_tokens
 from selfdistill_jax.losses import distributed_margin
-from selfdistill_jax.train.devices import share_cpu
+from selfdistill_jax.retrieval.encode_corpus import block_tokens
+from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 
 MINILM = EncoderConfig(30522, 384, 6, 12, 1536, 512)
@@ -63,7 +63,7 @@ def setup(
     Compiled programs are kept as a run keeps them; called again, nothing is compiled, which alone
     takes some 0.3 GB that the process keeps.
     """
-    share_cpu(batch_size // micro_batches)
+    split_cpu_into_devices(batch_size // micro_batches)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     params = init_params(MINILM, jax.random.key(0))
     optimizer = optax.adamw(5e-5)

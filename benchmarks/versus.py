@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when run as a
 from benchmarks import common
 from benchmarks.common import print_table, summary, write
 from benchmarks.jobs import OPTIMIZER, Job
-from selfdistill_jax.encoder.locate import locate
+from selfdistill_jax.checkpoints.hub import locate
 
 SIDES = ("ours", "released", "sentence_transformers")
 # Figures that are seconds: there the side that has less is the faster one.

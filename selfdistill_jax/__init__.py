@@ -7,7 +7,7 @@ __all__ = ["BiEncoder"]
 def __getattr__(name: str):
     # Lazily: `from selfdistill_jax import losses` must not wait for tokenizers and hub clients.
     if name == "BiEncoder":
-        from selfdistill_jax.bi_encoder import BiEncoder
+        from selfdistill_jax.retrieval.bi_encoder import BiEncoder
 
         return BiEncoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from absl import flags
 
-from selfdistill_jax import cli, options
+from selfdistill_jax.cli import options
+from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand
 from selfdistill_jax.retrieval.metrics import evaluate
 from selfdistill_jax.retrieval.significance import paired_test
-from selfdistill_jax.retrieval.table import format_table, results_table
+from selfdistill_jax.retrieval.text_table import format_table, results_table
 from selfdistill_jax.retrieval.trec import count_own_relevant, read_qrels, read_run, without_own
 
 _FLAGS = flags.FlagValues()
@@ -93,4 +94,4 @@ def _tests_table(systems, first: str, others: list[str], *, markdown: bool) -> s
 
 
 if __name__ == "__main__":
-    cli.run(main, flag_values=_FLAGS)
+    run_command(main, flag_values=_FLAGS)

@@ -21,14 +21,16 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from selfdistill_jax import BiEncoder, cli, io, locks, options
+from selfdistill_jax import BiEncoder, io, locks
+from selfdistill_jax.cli import options
+from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.beir import read_document
+from selfdistill_jax.data.collection import Document
 from selfdistill_jax.data.jsonl import check_id, digest, field, read_jsonl
-from selfdistill_jax.data.quantize import PRECISIONS, RANGED, check_dimensions, read_ranges
-from selfdistill_jax.data.source import Document
-from selfdistill_jax.data.vectors import VectorFile
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress, show_log
+from selfdistill_jax.retrieval.quantize import PRECISIONS, RANGED, check_dimensions, read_ranges
+from selfdistill_jax.retrieval.vectors import VectorFile
 
 _SHARD = 16384  # texts: on two cores two minutes of work, which is lost at most
 _FEW = 100  # texts that say little of where all others will lie; sentence-transformers' number
@@ -132,4 +134,4 @@ def stream_texts(path: Path) -> Iterator[Document]:
 
 
 if __name__ == "__main__":
-    cli.run(main, flag_values=_FLAGS)
+    run_command(main, flag_values=_FLAGS)

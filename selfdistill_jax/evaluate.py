@@ -15,16 +15,18 @@ found. Unlike BEIR, queries without a relevant document are left out of the mean
 
 from absl import flags
 
-from selfdistill_jax import BiEncoder, cli, io, locks, options
+from selfdistill_jax import BiEncoder, io, locks
+from selfdistill_jax.cli import options
+from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.data.quantize import check_dimensions
 from selfdistill_jax.data.sources import open_source
-from selfdistill_jax.data.tables import Collection, open_collection
+from selfdistill_jax.data.store import Collection, open_collection
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import show_log
+from selfdistill_jax.retrieval.eval_set import evaluate_bm25, evaluate_encoder, make_eval_set
 from selfdistill_jax.retrieval.evaluation import System, write_results
-from selfdistill_jax.retrieval.table import results_table
-from selfdistill_jax.train.evaluation import evaluate_bm25, evaluate_encoder, evaluation_set
+from selfdistill_jax.retrieval.quantize import check_dimensions
+from selfdistill_jax.retrieval.text_table import results_table
 
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
@@ -90,7 +92,7 @@ def main(argv: list[str]) -> None:
 
 
 def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str, System]:
-    examined = evaluation_set(collection, _FLAGS.split)
+    examined = make_eval_set(collection, _FLAGS.split)
     systems = {"bm25": evaluate_bm25(examined, collection, k=_FLAGS.k)}
     for name, model in models.items():
         queries, documents = (
@@ -114,4 +116,4 @@ def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str,
 
 
 if __name__ == "__main__":
-    cli.run(main, flag_values=_FLAGS)
+    run_command(main, flag_values=_FLAGS)

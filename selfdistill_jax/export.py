@@ -14,8 +14,9 @@ from absl import flags
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from selfdistill_jax import cli, options
-from selfdistill_jax.encoder.folder import read_folder
+from selfdistill_jax.checkpoints.model_folder import read_folder
+from selfdistill_jax.cli import options
+from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand
 from selfdistill_jax.progress import show_log
@@ -81,4 +82,4 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, flag_values=_FLAGS)
+    run_command(main, flag_values=_FLAGS)

@@ -21,11 +21,12 @@ if __name__ == "__main__":
 import jax
 from absl import flags
 
-from selfdistill_jax import cli, config_flag, options
+from selfdistill_jax.cli import config_flag, options
+from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, show_log
-from selfdistill_jax.train.devices import share_cpu
+from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.loop import train
 
 _FLAGS = flags.FLAGS
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int | None:
     _keep_compiled()
     config = _FLAGS.config
     if not _FLAGS.distributed:  # else this machine may be others' as well
-        share_cpu(config.train.batch_size // max(config.train.micro_batches, 1))
+        split_cpu_into_devices(config.train.batch_size // max(config.train.micro_batches, 1))
     workdir = _FLAGS.workdir or Path("runs") / config_flag.run_name(sys.argv)
     stopped = _StopSignal()
     text = train(config, workdir, restart=_FLAGS.restart, stop=stopped)
@@ -115,4 +116,4 @@ if __name__ == "__main__":
     gc.set_threshold(50_000, 10, 10)  # tracing the step makes objects by the million
     gc.enable()
     _define()
-    cli.run(main, parse=config_flag.parse)
+    run_command(main, parse=config_flag.parse)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from absl import flags
 
-from selfdistill_jax import BiEncoder, cli, io, options
+from selfdistill_jax import BiEncoder, io
+from selfdistill_jax.cli import options
+from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.encode import stream_texts
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.evaluation import dense_run
@@ -50,4 +52,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, flag_values=_FLAGS)
+    run_command(main, flag_values=_FLAGS)

@@ -70,6 +70,50 @@ def finished(tiny):
     return workdir
 
 
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """``models(case)``: torch's model, not to be changed, and the folder it was saved in."""
+    import torch
+    import transformers
+
+    from tests.encoder.settings import SETTINGS
+
+    made = {}
+
+    def make(case):
+        if case not in made:
+            torch.manual_seed(0)
+            config = transformers.AutoConfig.for_model(case.split()[0], **SETTINGS[case])
+            model = transformers.AutoModel.from_config(config).eval()
+            with torch.no_grad():  # biases and norms, which are zeros and ones at the start, too
+                for value in model.parameters():
+                    value += 0.1 * torch.randn_like(value)
+            folder = tmp_path_factory.mktemp("model") / "model"
+            model.save_pretrained(folder)
+            made[case] = model, folder
+        return made[case]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bases(models):
+    """``bases(case)``: the encoder, the folder, and the compiled function of its mean vectors."""
+    from selfdistill_jax.checkpoints.model_folder import read_folder
+    from selfdistill_jax.encoder.apply import make_encode
+
+    made = {}
+
+    def make(case):
+        if case not in made:
+            _, folder = models(case)
+            encoder = read_folder(str(folder), pooling="mean")
+            made[case] = encoder, folder, jax.jit(make_encode(encoder.config, pooling="mean"))
+        return made[case]
+
+    return make
+
+
 @pytest.fixture
 def model(finished):
     """The folder of a trained model; not to be changed."""
@@ -79,7 +123,7 @@ def model(finished):
 @pytest.fixture
 def start(capsys, monkeypatch, tmp_path_factory):
     """``start(command, *arguments)`` runs a command: exit status, stdout, stderr."""
-    from selfdistill_jax import cli
+    from selfdistill_jax.cli.run import run_command
     from selfdistill_jax.progress import LOG
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -88,7 +132,7 @@ def start(capsys, monkeypatch, tmp_path_factory):
 
     def run(command, *arguments):
         with pytest.raises(SystemExit) as exit_:
-            cli.run(command.main, flag_values=command._FLAGS, argv=["command", *arguments])
+            run_command(command.main, flag_values=command._FLAGS, argv=["command", *arguments])
         return exit_.value.code or 0, *capsys.readouterr()
 
     return run

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from selfdistill_jax import BiEncoder, encode, evaluate, export, search
-from selfdistill_jax.encoder.adapters import init_lora
-from selfdistill_jax.encoder.folder import read_folder, write_folder
-from selfdistill_jax.encoder.modules import Prompts
-from selfdistill_jax.encoder.peft import write_lora
+from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
+from selfdistill_jax.checkpoints.peft import write_lora
+from selfdistill_jax.checkpoints.sentence_transformers import Prompts
+from selfdistill_jax.encoder.lora import init_lora
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.trec import read_run
 from tests.tiny import CONTENTS, ROWS, content, fails, texts, write_rows

@@ -2,7 +2,8 @@
 
 import pytest
 
-from selfdistill_jax import cli, compare
+from selfdistill_jax import compare
+from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.retrieval.metrics import evaluate
 from selfdistill_jax.retrieval.significance import paired_test
 from selfdistill_jax.retrieval.trec import write_run
@@ -27,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 
 def start(capsys, *arguments):
     with pytest.raises(SystemExit) as exit_:
-        cli.run(compare.main, flag_values=compare._FLAGS, argv=["compare", *arguments])
+        run_command(compare.main, flag_values=compare._FLAGS, argv=["compare", *arguments])
     return exit_.value.code or 0, *capsys.readouterr()
 
 

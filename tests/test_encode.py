@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from selfdistill_jax import BiEncoder, encode
-from selfdistill_jax.data.quantize import quantize, ranges_of, truncate
-from selfdistill_jax.data.vectors import VectorFile
+from selfdistill_jax.retrieval.quantize import quantize, ranges_of, truncate
+from selfdistill_jax.retrieval.vectors import VectorFile
 from tests.tiny import CONTENTS, ROWS, content, fails, write_rows
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill_jax import compare, encode, evaluate, io, locks, options, search
+from selfdistill_jax import compare, encode, evaluate, io, locks, search
+from selfdistill_jax.cli import options
 from selfdistill_jax.errors import InputError
 from tests.tiny import ROWS, content, fails, write_rows
 

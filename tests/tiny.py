@@ -11,9 +11,9 @@ import numpy as np
 import tokenizers
 
 from configs import base
+from selfdistill_jax.checkpoints.model_folder import Encoder, write_folder
+from selfdistill_jax.encoder.apply import init_params
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.encode import init_params
-from selfdistill_jax.encoder.folder import Encoder, write_folder
 from selfdistill_jax.train.run_log import METRICS
 
 # Every subject has one word in queries and another in documents: an encoder has to learn the pairs.

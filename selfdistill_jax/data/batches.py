@@ -13,9 +13,9 @@ import grain
 import jax
 import numpy as np
 
+from selfdistill_jax.data.collection import DRAWN
 from selfdistill_jax.data.negatives import KnownPositives, draw
 from selfdistill_jax.data.packing import MOST_PAIRS, block_of, fill, lay_out, row_lengths
-from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.packed import PackedTexts
 

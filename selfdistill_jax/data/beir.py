@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from selfdistill_jax.data.collection import SPLITS, Document, Judgement, Query, Triplet
 from selfdistill_jax.data.jsonl import check_id, check_lookalikes, digest, field, read_jsonl
 from selfdistill_jax.data.qrels import read_qrels_lines
-from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Triplet
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand
 from selfdistill_jax.progress import LOG

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from selfdistill_jax.data.source import DRAWN
+from selfdistill_jax.data.collection import DRAWN
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import Progress
 

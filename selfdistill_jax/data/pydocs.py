@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from selfdistill_jax.data.collection import SPLITS, Document, Judgement, Query, Triplet
 from selfdistill_jax.data.docstrings import BODY_CHARACTERS, NO_SENTENCE, shorten, split_docstring
-from selfdistill_jax.data.source import SPLITS, Document, Judgement, Query, Triplet
 from selfdistill_jax.errors import InputError
 
 PACKAGES = ("numpy", "scipy", "jax", "flax", "optax", "matplotlib")

@@ -7,8 +7,8 @@ All are layers of attention and feed-forward with a norm at each: see `bert` and
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from selfdistill_jax.encoder.layout import entry
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.json_file import entry
 
 Path = tuple[str, ...]
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
+from selfdistill_jax.encoder.cpu.norm_gelu import ACTIVATIONS
 from selfdistill_jax.encoder.dropout import Dropout
-from selfdistill_jax.encoder.layout import entry
-from selfdistill_jax.encoder.pointwise import ACTIVATIONS
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.json_file import entry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.encode import Params
 from selfdistill_jax.errors import InputError
 
 # Where transformers takes keys and values that came before. DistilBERT says that it does not; MPNet

@@ -17,11 +17,11 @@ docs/losses.md.
 
 from selfdistill_jax.losses.common import global_mean, sigma, unit
 from selfdistill_jax.losses.contrastive import softmax
+from selfdistill_jax.losses.diagnostics import QUANTILES, summaries
 from selfdistill_jax.losses.distillation import kl, margin_mse
 from selfdistill_jax.losses.margin import adaptive_margin, distributed_margin, static_margin
 from selfdistill_jax.losses.matryoshka import matryoshka
 from selfdistill_jax.losses.ranking import pairwise_logistic, triplet
-from selfdistill_jax.losses.summaries import QUANTILES, summaries
 
 LOSSES = {
     "static": static_margin,

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from selfdistill_jax.data.bm25 import BM25
 from selfdistill_jax.io import write_json, write_text
+from selfdistill_jax.retrieval.bm25 import BM25
 from selfdistill_jax.retrieval.metrics import evaluate, mean
 from selfdistill_jax.retrieval.search import search
 from selfdistill_jax.retrieval.significance import paired_test

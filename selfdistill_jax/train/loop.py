@@ -11,35 +11,29 @@ import jax
 import ml_collections
 import numpy as np
 
+from selfdistill_jax.checkpoints.model_folder import Encoder
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.tokens import TokenTable
-from selfdistill_jax.encoder.encode import Encode, Params
+from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.encoder.flops import forward_flops, training_flops
-from selfdistill_jax.encoder.folder import Encoder
-from selfdistill_jax.encoding import local_mesh, on_mesh
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress
-from selfdistill_jax.retrieval.evaluation import MEASURES, System
-from selfdistill_jax.train import result
-from selfdistill_jax.train.adapter import Trained, trained_part
-from selfdistill_jax.train.checkpoint import Checkpoints, Memory
-from selfdistill_jax.train.evaluation import (
+from selfdistill_jax.report import text
+from selfdistill_jax.retrieval.encode_corpus import local_mesh, on_mesh
+from selfdistill_jax.retrieval.eval_set import (
     encode_over_processes,
     evaluate_bm25,
     evaluate_encoder,
-    evaluation_set,
+    make_eval_set,
 )
-from selfdistill_jax.train.kept import Kept
-from selfdistill_jax.train.ledger import Ledger
-from selfdistill_jax.train.loading import Data, load_data
-from selfdistill_jax.train.machine import matmul_rate, process_seconds
-from selfdistill_jax.train.opening import open_whole
-from selfdistill_jax.train.optimizer import make_optimizer
-from selfdistill_jax.train.processes import by_first, is_first, wait
-from selfdistill_jax.train.programs import Programs
-from selfdistill_jax.train.run_folder import check_run, claimed, read_result
-from selfdistill_jax.train.run_log import LOWER, RunLog, check_finite
-from selfdistill_jax.train.setup import (
+from selfdistill_jax.retrieval.evaluation import MEASURES, System
+from selfdistill_jax.train.best_model import BestModel
+from selfdistill_jax.train.checkpoint import Checkpoints, Memory
+from selfdistill_jax.train.collapse import CollapseAlarm
+from selfdistill_jax.train.compile_ahead import Programs
+from selfdistill_jax.train.dataset import Data, load_data
+from selfdistill_jax.train.hardware import matmul_rate, process_seconds
+from selfdistill_jax.train.job import (
     DTYPES,
     TARGET_ENCODERS,
     check_dimensions,
@@ -49,6 +43,10 @@ from selfdistill_jax.train.setup import (
     make_encoders,
     schedule_of,
 )
+from selfdistill_jax.train.optimizer import make_optimizer
+from selfdistill_jax.train.processes import by_first, is_first, wait
+from selfdistill_jax.train.run_folder import check_run, claimed, read_result, start_run
+from selfdistill_jax.train.run_log import LOWER, RunLog, check_finite
 from selfdistill_jax.train.step import (
     Loss,
     TrainState,
@@ -58,8 +56,9 @@ from selfdistill_jax.train.step import (
     put_state,
     start_state,
 )
-from selfdistill_jax.train.tables import open_data
-from selfdistill_jax.train.watch import CollapseAlarm
+from selfdistill_jax.train.throughput import Ledger
+from selfdistill_jax.train.tokenized_collection import open_data
+from selfdistill_jax.train.trainable import Trained, trained_part
 
 SELECTION = MEASURES[0]
 
@@ -128,7 +127,7 @@ def _train(
     base = put_state(trained.base, mesh)
     # While it compiles the folder is opened, the state made, the start encoder evaluated on dev.
     with closing(Programs(step, mesh, shapes, data.batches.shapes(), base)) as programs:
-        by_first(partial(open_whole, workdir, config, encoder, data, restart=restart))
+        by_first(partial(start_run, workdir, config, encoder, data, restart=restart))
         state = start_state(trained.start, optimizer, mesh, target=has_target)
         run = _Run(config, workdir, encoder, trained, data, encode_all)
         if not run.fit(programs, state, schedule, mesh, stop):
@@ -149,7 +148,7 @@ class _Run:
         self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
         self.trained = trained
         self._has_target = config.train.target in TARGET_ENCODERS
-        self._kept = Kept(config, workdir, encoder, trained, data.collection)
+        self._kept = BestModel(config, workdir, encoder, trained, data.collection)
         self.first = is_first()
         self._mesh = local_mesh()
         self._encode = on_mesh(encode, self._mesh)
@@ -157,7 +156,7 @@ class _Run:
         self._alarm = CollapseAlarm(config.train.collapse_cosine, stop=config.train.collapse_stop)
         self._dev = None
         if "dev" in data.collection.splits:
-            self._dev = evaluation_set(
+            self._dev = make_eval_set(
                 data.collection,
                 "dev",
                 max_documents=config.evaluation.dev_documents,
@@ -293,7 +292,7 @@ class _Run:
         systems: dict[str, System] = {}
         by_first(self._keep_start)
         if splits:
-            examined = evaluation_set(collection, splits[0])
+            examined = make_eval_set(collection, splits[0])
             best = self._kept.read()
             systems["bm25"] = evaluate_bm25(examined, collection, k=depth)
             for name, params in (("start", self.encoder.params), ("trained", best.params)):
@@ -302,7 +301,7 @@ class _Run:
                     return False
                 systems[name] = self._evaluate(examined, params, f"Test, {name}")
         write = partial(
-            result.write,
+            text.write,
             self.workdir,
             config=self.config.to_dict(),
             data=self.data,

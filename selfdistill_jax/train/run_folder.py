@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 
+from selfdistill_jax.checkpoints.model_folder import Encoder, fingerprint
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import NO_ROOM, reason, write_json
 from selfdistill_jax.locks import LOCK, locked_folder
+from selfdistill_jax.train.dataset import Data
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers",
@@ -93,6 +96,42 @@ def open_run(workdir: Path, config: Mapping[str, Any], *, data: str, restart: bo
     check_run(workdir, config, data=data)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", config)
+
+
+def start_run(
+    workdir: Path,
+    config: ml_collections.ConfigDict,
+    encoder: Encoder,
+    data: Data,
+    *,
+    restart: bool,
+) -> None:
+    """Opens the folder, and writes into it what the run is made of.
+
+    Args:
+      workdir: the folder.
+      config: of the run.
+      encoder: that it starts from.
+      data: that it is trained on.
+      restart: see `run_folder.open_run`.
+
+    Raises:
+      InputError: the folder is of another run.
+    """
+    of_data = data.collection.fingerprint
+    start = fingerprint(encoder, encoder.prompts, data.tokenizer.fingerprint)
+    if not restart:
+        check_start(workdir, start)
+    open_run(workdir, config.to_dict(), data=of_data, restart=restart)
+    facts = environment(
+        seed=config.seed,
+        collection=data.collection.name,
+        collection_fingerprint=of_data,
+        collection_source=data.collection.description,
+        tokenizer_fingerprint=data.tokenizer.fingerprint,
+        encoder_fingerprint=start,
+    )
+    write_json(workdir / ENVIRONMENT, facts)
 
 
 @contextmanager

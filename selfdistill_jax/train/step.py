@@ -16,8 +16,8 @@ import optax
 from jax import P, lax
 
 from selfdistill_jax.data.batches import TripletBatch
-from selfdistill_jax.encoder.encode import Encode, Params
-from selfdistill_jax.losses import summaries
+from selfdistill_jax.encoder.apply import Encode, Params
+from selfdistill_jax.losses.diagnostics import summaries
 from selfdistill_jax.packed import PackedTexts
 
 AXIS = "data"

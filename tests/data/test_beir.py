@@ -6,7 +6,7 @@ import json
 import pytest
 
 from selfdistill_jax.data.beir import BeirFolder
-from selfdistill_jax.data.source import Document, Judgement, Query, Triplet
+from selfdistill_jax.data.collection import Document, Judgement, Query, Triplet
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 

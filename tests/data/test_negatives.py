@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from selfdistill_jax.data.bm25 import BM25
 from selfdistill_jax.data.negatives import KnownPositives, candidates_of, draw
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.retrieval.bm25 import BM25
 
 POOL = range(5, 25)  # the documents before it belong to evaluation alone
 

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from selfdistill_jax.data.beir import BeirFolder
+from selfdistill_jax.data.collection import DRAWN
+from selfdistill_jax.data.external_triplets import TripletsOf, TripletsOver
 from selfdistill_jax.data.pydocs import PyDocs
-from selfdistill_jax.data.source import DRAWN
 from selfdistill_jax.data.sources import open_source
-from selfdistill_jax.data.triplets import TripletFile
-from selfdistill_jax.data.triplets_over import TripletsOf, TripletsOver
+from selfdistill_jax.data.triplet_file import TripletFile
 from selfdistill_jax.errors import InputError
 
 

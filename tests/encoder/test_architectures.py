@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 
+from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
+from selfdistill_jax.checkpoints.parameter_names import to_tensors
+from selfdistill_jax.checkpoints.safetensors import read_tensors
 from selfdistill_jax.data.packing import fill, lay_out
 from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
-from selfdistill_jax.encoder.bert import Bert
-from selfdistill_jax.encoder.encode import init_params, make_encode
-from selfdistill_jax.encoder.folder import read_folder, write_folder
-from selfdistill_jax.encoder.tensors import read_tensors
-from selfdistill_jax.encoder.weights import to_tensors
+from selfdistill_jax.encoder.cpu.bert import Bert
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import distributed_margin
 from selfdistill_jax.packed import from_mask, one_text_a_row

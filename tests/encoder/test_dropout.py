@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.config import read_dropout
 from selfdistill_jax.encoder.dropout import Dropout, at, drop, drop_weights, mix, of_tokens
-from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.errors import InputError
-from tests.encoder.test_stack import CONFIG, LENGTHS, packed, params, weighted
+from tests.encoder.cpu.test_layer_loop import CONFIG, LENGTHS, packed, params, weighted
 
 RATES = Dropout(embeddings=0.1, attention=0.2, attended=0.3, inner=0.15, outer=0.25)
 SEEDS = np.random.default_rng(5).integers(2**32, size=len(LENGTHS), dtype=np.uint32)

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from selfdistill_jax.checkpoints.model_folder import Encoder, read_folder, write_folder
+from selfdistill_jax.checkpoints.parameter_names import to_params, to_tensors
+from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.encode import init_params, make_encode
-from selfdistill_jax.encoder.folder import Encoder, read_folder, write_folder
 from selfdistill_jax.encoder.pooling import POOLINGS
-from selfdistill_jax.encoder.weights import to_params, to_tensors
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.packed import one_text_a_row
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfdistill_jax.encoder.attention import Block, Prefix, Sight, attend, attend_backward
+from selfdistill_jax.checkpoints.model_folder import Encoder, write_folder
+from selfdistill_jax.checkpoints.parameter_names import to_tensors
+from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.cpu.attention import Block, Prefix, Sight, attend, attend_backward
+from selfdistill_jax.encoder.cpu.layer_loop import REMATS
 from selfdistill_jax.encoder.dropout import at, of_tokens
-from selfdistill_jax.encoder.encode import init_params, make_encode
-from selfdistill_jax.encoder.folder import Encoder, write_folder
 from selfdistill_jax.encoder.prefix import apply_prefix, init_prefix
-from selfdistill_jax.encoder.stack import REMATS
-from selfdistill_jax.encoder.weights import to_tensors
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.packed import one_text_a_row
 

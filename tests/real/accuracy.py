@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from selfdistill_jax.retrieval.significance import paired_test
-from selfdistill_jax.retrieval.table import format_table
+from selfdistill_jax.retrieval.text_table import format_table
 
 ROOT = Path(__file__).parent.parent.parent
 REFERENCE = "a text a row, float32"

@@ -25,12 +25,12 @@ import transformers
 from sentence_transformers import SentenceTransformer
 
 from selfdistill_jax import BiEncoder
+from selfdistill_jax.checkpoints.hub import locate
+from selfdistill_jax.checkpoints.model_folder import read_folder
+from selfdistill_jax.checkpoints.parameter_names import to_tensors
 from selfdistill_jax.data.pydocs import PyDocs
-from selfdistill_jax.encoder.bert import Bert
-from selfdistill_jax.encoder.encode import make_encode
-from selfdistill_jax.encoder.folder import read_folder
-from selfdistill_jax.encoder.locate import locate
-from selfdistill_jax.encoder.weights import to_tensors
+from selfdistill_jax.encoder.apply import make_encode
+from selfdistill_jax.encoder.cpu.bert import Bert
 from selfdistill_jax.losses import distributed_margin
 from selfdistill_jax.packed import from_mask, one_text_a_row
 

@@ -2,12 +2,13 @@
 
 import pytest
 
-from selfdistill_jax.train import loop, report
+from selfdistill_jax.report import html
+from selfdistill_jax.train import loop
 
 
 @pytest.fixture
 def undrawn(finished, monkeypatch):
     """Leaves out the report and what is measured for it, each a fifth of a short run and more;
     ``finished`` has both."""
-    monkeypatch.setattr(report, "write_report", lambda workdir, **_: None)
+    monkeypatch.setattr(html, "write_report", lambda workdir, **_: None)
     monkeypatch.setattr(loop, "matmul_rate", lambda dtype: 1e9)

@@ -16,8 +16,8 @@ from selfdistill_jax import losses
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.packing import fill, lay_out
 from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.train.step import make_loss, make_mesh, put_batch
 from tests.losses.reference import bound
 

@@ -7,20 +7,21 @@ import numpy as np
 import optax
 import pytest
 
-from selfdistill_jax import encoding, losses
-from selfdistill_jax.encoder.encode import make_encode
-from selfdistill_jax.train import loading
-from selfdistill_jax.train.loading import load_data
+from selfdistill_jax import losses
+from selfdistill_jax.encoder.apply import make_encode
+from selfdistill_jax.retrieval import encode_corpus
+from selfdistill_jax.train import dataset
+from selfdistill_jax.train.dataset import load_data
+from selfdistill_jax.train.job import load_encoder
 from selfdistill_jax.train.loop import train
-from selfdistill_jax.train.setup import load_encoder
 from selfdistill_jax.train.step import make_mesh, make_step, put_batch, start_state
 from tests.tiny import metrics
 
 
 @pytest.fixture
 def merging(monkeypatch):
-    for module in (encoding, loading):
-        monkeypatch.setattr(module, "merges", lambda: True)
+    for module in (encode_corpus, dataset):
+        monkeypatch.setattr(module, "on_accelerator", lambda: True)
 
 
 def test_a_run_is_the_same_but_for_how_texts_are_laid_out(tiny, finished, merging, tmp_path):
@@ -46,15 +47,15 @@ def test_many_texts_have_the_same_vectors(tiny, merging, monkeypatch, blocks):
     model = BiEncoder.load(tiny.encoder)
     words = ["hasit", "vokel", "jurad", "gimon", "mabo", "the", "of", "and"]
     texts = [" ".join(words[: 1 + i % 8]) for i in range(300)]
-    monkeypatch.setattr(encoding, "_ROOMS", (64, 128))
+    monkeypatch.setattr(encode_corpus, "_ROOMS", (64, 128))
     if blocks > 1:
-        whole = encoding._rooms
+        whole = encode_corpus._rooms
 
         def too_small(lengths, kinds, devices):
             room, parts = whole(lengths, kinds, devices)
             return room._replace(block=kinds[-1]), parts
 
-        monkeypatch.setattr(encoding, "_rooms", too_small)
+        monkeypatch.setattr(encode_corpus, "_rooms", too_small)
     found = model.encode(texts)
     monkeypatch.undo()
     np.testing.assert_allclose(found, BiEncoder.load(tiny.encoder).encode(texts), atol=1e-6)

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from selfdistill_jax import losses
-from selfdistill_jax.encoder.adapters import apply_lora, init_lora
-from selfdistill_jax.encoder.encode import init_params, make_encode
+from selfdistill_jax.encoder.apply import init_params, make_encode
+from selfdistill_jax.encoder.lora import apply_lora, init_lora
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 from tests.train.every_loss import CONFIG, batch
 

@@ -9,9 +9,9 @@ import pytest
 from configs import base
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
-from selfdistill_jax.train.loading import load_data
+from selfdistill_jax.train.dataset import load_data
+from selfdistill_jax.train.job import load_encoder
 from selfdistill_jax.train.loop import train
-from selfdistill_jax.train.setup import load_encoder
 from tests import tiny as helpers
 from tests.tiny import metrics
 from tests.train.runs import stop_at, vectors_of

@@ -9,13 +9,13 @@ import optax
 import pytest
 
 from selfdistill_jax import BiEncoder, evaluate, losses
-from selfdistill_jax.encoder.encode import init_params, make_encode
-from selfdistill_jax.encoder.peft_prefix import read_prefix
+from selfdistill_jax.checkpoints.peft_prefix import read_prefix
+from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.prefix import apply_prefix
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.train.job import load_encoder
 from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.optimizer import matrices
-from selfdistill_jax.train.setup import load_encoder
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 from tests.tiny import ASKED, PLACES, SAID, content, metrics
 from tests.train.every_loss import CONFIG, batch

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train import loading, processes
-from selfdistill_jax.train.setup import load_encoder
+from selfdistill_jax.train import dataset, processes
+from selfdistill_jax.train.job import load_encoder
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_of_the_first(other, monkeypatch):
 
 
 def test_processes_that_read_other_texts(tiny, monkeypatch):
-    monkeypatch.setattr(loading, "all_equal", lambda content: b"tiny" in content)
+    monkeypatch.setattr(dataset, "all_equal", lambda content: b"tiny" in content)
     config = tiny.config()
     with pytest.raises(InputError, match=r"^tiny: processes read other texts, or by another"):
-        loading.load_data(config, load_encoder(config))
+        dataset.load_data(config, load_encoder(config))

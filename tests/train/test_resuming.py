@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from selfdistill_jax.encoder.folder import read_folder, write_folder
-from selfdistill_jax.encoder.modules import Prompts
+from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
+from selfdistill_jax.checkpoints.sentence_transformers import Prompts
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train import loop
 from selfdistill_jax.train.loop import train

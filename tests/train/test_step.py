@@ -14,8 +14,8 @@ import optax
 import pytest
 
 from selfdistill_jax import losses
+from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.dropout import Dropout
-from selfdistill_jax.encoder.encode import init_params, make_encode
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule, matrices
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 from tests.train.every_loss import CONFIG, NO_ROWS, ROWS, VARIANTS, batch, values_and_gradients

@@ -5,10 +5,10 @@ import json
 import jax
 import pytest
 
+from selfdistill_jax.checkpoints.model_folder import read_folder
 from selfdistill_jax.data.beir import BeirFolder
-from selfdistill_jax.encoder.folder import read_folder
-from selfdistill_jax.encoding import open_tokenizer
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.retrieval.encode_corpus import open_tokenizer
 from selfdistill_jax.retrieval.evaluation import MEASURES, System
 from selfdistill_jax.train import loop
 from selfdistill_jax.train.loop import train

@@ -1,0 +1,192 @@
+"""Combines a triplet file, which is trained on, with a collection, which is evaluated on."""
+
+import hashlib
+from array import array
+from collections.abc import Container, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfdistill_jax.data.collection import DRAWN, Document, Judgement, Query, Source, Triplet
+from selfdistill_jax.data.jsonl import digest
+from selfdistill_jax.data.triplet_file import TripletFile, check_contradictions
+from selfdistill_jax.data.triplet_rows import IDS, check_file, read_rows
+from selfdistill_jax.errors import InputError
+
+_VERSION = "id-triplets-2"  # part of the fingerprint: raise it when a file is read differently
+
+
+class TripletsOver:
+    """Trains on a triplet file, evaluates on a collection.
+
+    The file's texts follow the collection's, so that rows stay valid. Evaluation searches only the
+    first `corpus_size` documents, which are the collection's own. Open the file with
+    ``held_out=False``, since none of it is evaluated on.
+
+    Example:
+      >>> TripletsOver(PyDocs(), TripletFile("mine.jsonl", held_out=False))  # doctest: +SKIP
+    """
+
+    def __init__(self, collection: Source, triplets: TripletFile):
+        self._collection, self._triplets = collection, triplets
+        self.name = f"{collection.name}+{triplets.name}"
+
+    @property
+    def pool_start(self) -> int:
+        """Excludes the collection: a document that only evaluation knows is never a negative."""
+        return self.corpus_size
+
+    @cached_property
+    def corpus_size(self) -> int:
+        return sum(1 for _ in self._collection.documents())
+
+    def fingerprint(self) -> str:
+        parts = f"{self._collection.fingerprint()} {self._triplets.fingerprint()}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "evaluation": self._collection.describe(),
+            "training": self._triplets.describe(),
+        }
+
+    def documents(self) -> Iterator[Document]:
+        yield from self._collection.documents()
+        for document in self._triplets.documents():
+            yield document._replace(id=f"triplets:{document.id}")
+
+    def queries(self) -> Iterator[Query]:
+        yield from self._collection.queries()
+        for query in self._triplets.queries():
+            yield query._replace(id=f"triplets:{query.id}")
+
+    def judgements(self, split: str) -> Iterator[Judgement]:
+        return iter(()) if split == "train" else self._collection.judgements(split)
+
+    def triplets(self) -> Iterator[Triplet]:
+        ids = [query.id for query in self._collection.queries()]
+        first = next(self._triplets.queries(), None)
+        if first is not None and first.text.strip() in ids:
+            raise InputError(
+                f"{self._triplets.path}: the first query is {first.text!r}, the id of one of "
+                f"{self._collection.name}; a file of ids names its columns {', '.join(IDS)}"
+            )
+        queries = len(ids)
+        for t in self._triplets.triplets():
+            yield t._replace(
+                query=t.query + queries,
+                positive=t.positive + self.corpus_size,
+                negative=t.negative if t.negative == DRAWN else t.negative + self.corpus_size,
+            )
+
+
+class TripletsOf:
+    """Trains on triplets of a collection's own queries and documents, named by their ids.
+
+    The collection keeps its judgements. Refused are negatives that train judges relevant or that
+    are positives of the same query in another row, queries that dev or test judges, and documents
+    before `pool_start`, which only evaluation may see.
+
+    JSONL rows are ``{"query_id": str, "positive_id": str, "negative_id": str}``, optionally with
+    the numbers ``positive_score`` and ``negative_score``. A TSV file has a header of these names.
+    Where there is no negative, it is drawn.
+
+    Args:
+      collection: has the queries and documents.
+      path: the file.
+
+    Raises:
+      InputError: as `check_file`; rows are checked while read.
+
+    Example:
+      >>> TripletsOf(BeirFolder("msmarco"), "triplets.tsv")  # doctest: +SKIP
+    """
+
+    def __init__(self, collection: Source, path: str | Path):
+        self._collection, self._path = collection, check_file(path)
+        self.name = f"{collection.name}+{self._path.name.split('.')[0]}"
+        self.documents, self.queries = collection.documents, collection.queries
+        self.judgements = collection.judgements
+
+    @property
+    def corpus_size(self) -> int | None:
+        return self._collection.corpus_size
+
+    @property
+    def pool_start(self) -> int:
+        return self._collection.pool_start
+
+    def fingerprint(self) -> str:
+        return digest(f"{_VERSION} {self._collection.fingerprint()}", self._path)
+
+    def describe(self) -> dict[str, Any]:
+        training = {"format": _VERSION, "file": str(self._path.resolve())}
+        return {"evaluation": self._collection.describe(), "training": training}
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, int]]:
+        """Maps ids to rows, for queries and for documents."""
+        return {
+            kind: {entry.id: row for row, entry in enumerate(entries())}
+            for kind, entries in (("queries", self.queries), ("documents", self.documents))
+        }
+
+    def triplets(self) -> Iterator[Triplet]:
+        queries, documents = self._rows["queries"], self._rows["documents"]
+        evaluated = {j.query for split in ("dev", "test") for j in self.judgements(split)}
+        relevant = {j[:2] for j in self.judgements("train") if j.relevance > 0}
+        first = self.pool_start  # pydocs counts its documents at each access
+        wrong: dict[str, list[Any]] = {}  # problem -> number of rows, first one's line and id
+        total = 0
+        # Query, positive, negative and line of each triplet: a file has millions.
+        seen = [array("q") for _ in range(4)]
+        for line, query, positive, negative, *scores in read_rows(self._path, IDS):
+            total += 1
+            if positive == negative:
+                raise InputError(
+                    f"{self._path}:{line}: positive_id and negative_id are the same, "
+                    f"{positive!r}; remove the row"
+                )
+            n = DRAWN if negative is None else documents.get(negative)
+            rows = queries.get(query), documents.get(positive), n
+            problem = self._problem((query, positive, negative), rows, evaluated, first)
+            if not problem and (rows[0], n) in relevant:
+                problem = "negatives that train judges relevant", negative
+            if problem:
+                kind, id_ = problem
+                wrong.setdefault(kind, [0, line, id_])[0] += 1
+            elif not wrong:
+                for column, number in zip(seen, (*rows, line), strict=True):
+                    column.append(number)
+                yield Triplet(*rows, *scores)
+        for kind, (count, line, id_) in wrong.items():
+            raise InputError(
+                f"{self._path}: {count:,} of {total:,} rows name {kind} (first: line {line}, "
+                f"{id_!r}); remove them"
+            )
+        if not total:
+            raise InputError(f"{self._path}: no triplets; expected rows of {', '.join(IDS)}")
+        columns, lines = map(np.asarray, seen[:3]), seen[3]
+        check_contradictions(
+            self._path, *columns, lines=lines, name=lambda row: list(documents)[row]
+        )
+
+    def _problem(
+        self,
+        ids: Sequence[str],
+        rows: Sequence[int | None],
+        evaluated: Container[int],
+        first: int,
+    ) -> tuple[str, str] | None:
+        """Returns the first thing that a row must not name, and its id."""
+        kinds = ("queries", "documents", "documents")
+        for kind, id_, row in zip(kinds, ids, rows, strict=True):
+            if row is None:
+                return f"{kind} that are not in {self._collection.name}", id_
+            if kind == "queries" and row in evaluated:
+                return "queries that dev or test judges", id_
+            if kind == "documents" and row != DRAWN and row < first:
+                return "documents that only evaluation may see", id_
+        return None

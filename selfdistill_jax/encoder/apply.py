@@ -1,0 +1,65 @@
+"""The encoder as a pure function of its parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.cpu.bert import Bert
+from selfdistill_jax.encoder.dense_head import DenseLayer, apply_head
+from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
+from selfdistill_jax.encoder.pooling import normalize, pool
+from selfdistill_jax.packed import PackedTexts, one_text_a_row
+
+Params = dict[str, Any]
+Encode = Callable[[Params, PackedTexts], jax.Array]
+
+
+def make_encode(
+    config: EncoderConfig,
+    *,
+    pooling: str,
+    dense: tuple[DenseLayer, ...] = (),
+    dtype: jnp.dtype = jnp.float32,
+    dropout: Dropout = NO_DROPOUT,
+    remat: str = "products",
+    attention: str = "own",
+) -> Encode:
+    """Returns ``encode(params, texts) -> [M, D]``: float32 unit vectors, one a text.
+
+    Args:
+      config: the encoder's sizes.
+      pooling: see `pool`.
+      dense: layers behind it, of ``params["dense"]``; the last one's size is then D.
+      dtype: of products and activations; norms, softmax, pooling and what is behind it are float32
+        whatever it is.
+      dropout: of texts that have seeds (``texts.seeds``); others lose nothing.
+      remat: what the backward pass does not compute again, of `REMATS`.
+      attention: who computes it, of `ATTENTIONS`; but "own" drops no weights.
+
+    Example:
+      >>> from selfdistill_jax.encoder.config import EncoderConfig
+      >>> config = EncoderConfig(99, 16, 2, 2, 32, 64)
+      >>> encode = make_encode(config, pooling="mean")
+      >>> texts = one_text_a_row(jnp.ones((3, 8), jnp.int32), jnp.array([8, 5, 2]))
+      >>> encode(init_params(config, jax.random.key(0)), texts).shape
+      (3, 16)
+    """
+    model = Bert(config, dtype, dropout, remat, attention)
+
+    def encode(params: Params, texts: PackedTexts) -> jax.Array:
+        own = {name: value for name, value in params.items() if name != "dense"}
+        pooled = pool(model.apply({"params": own}, texts), texts, pooling)
+        vectors = normalize(apply_head(params.get("dense", {}), dense, pooled))
+        # A text that is not there has no vector, whatever a layer's bias makes of zeros.
+        return jnp.where(texts.lengths[:, None] > 0, vectors, 0) if dense else vectors
+
+    return encode
+
+
+def init_params(config: EncoderConfig, key: jax.Array) -> Params:
+    """Random parameters as a plain nested dict of float32 arrays (layers stacked on axis 0)."""
+    texts = one_text_a_row(jnp.zeros((1, 2), jnp.int32), jnp.ones((1,), jnp.int32))
+    return jax.jit(Bert(config).init)(key, texts)["params"]

@@ -1,0 +1,326 @@
+"""Attention within the rows of a block, forwards and backwards.
+
+Written out because its layout decides its speed on a CPU: head-major operands (``[S, L, K]``)
+run 128 rows of 128 tokens in 20 ms where `jax.nn.dot_product_attention` (time-major) takes 130 ms
+on the same two cores, and the backward pass of autodiff multiplies transposed operands, which fall
+back to a slow product. What the backward pass needs of the forward is the result and the logarithm
+of each token's sum of weights; weights are computed anew (arXiv 2205.14135, section 3).
+
+Shape legend: T tokens of a block, R rows of L tokens, H heads, K head size, D = H K, S = R H.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from selfdistill_jax.encoder.cpu.matmul import product, rearranged, transposed
+from selfdistill_jax.encoder.cpu.row_groups import by_rows
+from selfdistill_jax.encoder.dropout import drop_weights
+from selfdistill_jax.encoder.positions import by_distance, square
+
+# Who computes it: this module, or `jax.nn.dot_product_attention` by one of its implementations.
+ATTENTIONS = ("own", "xla", "cudnn")
+# Finite, so that a row without any token stays free of NaN; exp() of it is 0 in float32.
+_MASKED = -1e9
+
+
+class Block(NamedTuple):
+    """What a layer knows of a block's tokens besides their hidden states.
+
+    Attributes:
+      texts: ``[T]`` int32; tokens of one number see each other.
+      positions: ``[T]`` int32, places within texts.
+      row: int32, which of the row lengths the block is cut into.
+      seeds: ``[T]`` uint32, of what is dropped of a token; None drops nothing.
+    """
+
+    texts: jax.Array
+    positions: jax.Array
+    row: jax.Array
+    seeds: jax.Array | None = None
+
+
+class Sight(NamedTuple):
+    """What of a text a layer's tokens see, besides what all layers do.
+
+    Attributes:
+      window: int32, positions to either side; None for the whole text.
+      seeds: ``[T]`` uint32, of the weights that are dropped; None drops nothing.
+    """
+
+    window: jax.Array | None = None
+    seeds: jax.Array | None = None
+
+
+WHOLE_TEXT = Sight()
+
+
+class Prefix(NamedTuple):
+    """Keys and values that every token of every text sees, before those of its own text.
+
+    Attributes:
+      key, value: ``[P, D]`` float32.
+    """
+
+    key: jax.Array
+    value: jax.Array
+
+
+def attend(
+    qkv_Tx3D: jax.Array,
+    block: Block,
+    *,
+    heads: int,
+    row_lengths: tuple[int, ...],
+    bias_OxH: jax.Array | None = None,
+    prefix: Prefix | None = None,
+    sight: Sight = WHOLE_TEXT,
+    drop: float = 0.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Softmax attention; scores, softmax and sums in float32.
+
+    Args:
+      qkv_Tx3D: queries, keys and values side by side.
+      block: of these tokens.
+      heads: H.
+      row_lengths: one of which ``block.row`` names.
+      bias_OxH: added to scores by the distance of two tokens, see `relative`; float32.
+      prefix: more keys and values, of no place: without bias, window or dropout.
+      sight: of this layer.
+      drop: the share of weights that is dropped.
+
+    Returns:
+      ``[T, D]`` of the same dtype, and ``[T, H]`` float32 logarithms of the sums of weights, for
+      `attend_backward`.
+    """
+    branches = [partial(_attend, length=length, heads=heads, drop=drop) for length in row_lengths]
+    return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH, prefix)
+
+
+def attend_backward(
+    qkv_Tx3D: jax.Array,
+    block: Block,
+    out_TxD: jax.Array,
+    log_sum_TxH: jax.Array,
+    g_TxD: jax.Array,
+    *,
+    row_lengths: tuple[int, ...],
+    bias_OxH: jax.Array | None = None,
+    prefix: Prefix | None = None,
+    sight: Sight = WHOLE_TEXT,
+    drop: float = 0.0,
+) -> tuple[jax.Array, jax.Array | None, Prefix | None]:
+    """Gradients with respect to ``qkv``, bias and prefix from that with respect to the result."""
+    branches = [partial(_attend_backward, length=length, drop=drop) for length in row_lengths]
+    operands = (qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH, prefix)
+    return lax.switch(block.row, branches, *operands)
+
+
+def attend_by_jax(
+    qkv_Tx3D: jax.Array,
+    block: Block,
+    *,
+    heads: int,
+    row_lengths: tuple[int, ...],
+    implementation: str,
+    bias_OxH: jax.Array | None = None,
+    sight: Sight = WHOLE_TEXT,
+) -> jax.Array:
+    """`attend` by `jax.nn.dot_product_attention`, differentiated as that is; nothing is dropped.
+
+    Args:
+      qkv_Tx3D, block, heads, row_lengths, bias_OxH, sight: as of `attend`.
+      implementation: "xla" or "cudnn", which needs an NVIDIA GPU, bfloat16, and heads of a multiple
+        of 8 and at most 128.
+
+    Returns:
+      ``[T, D]`` of the same dtype.
+    """
+
+    def branch(length: int, qkv: jax.Array, block: Block, sight: Sight, bias_OxH):
+        q, k, v = (
+            x.reshape(-1, length, heads, x.shape[-1] // heads) for x in jnp.split(qkv, 3, -1)
+        )
+        bias = None if bias_OxH is None else square(bias_OxH, length)[None].astype(qkv.dtype)
+        mask = _seen(block, sight.window, length)[:, None]
+        mixed = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=implementation)
+        return mixed.reshape(len(qkv), -1)
+
+    branches = [partial(branch, length) for length in row_lengths]
+    return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH)
+
+
+def _heads(x_Txn: jax.Array, length: int, heads: int, count: int) -> tuple[jax.Array, ...]:
+    """``[T, count D]`` to so many ``[S, L, K]``."""
+
+    def move(x):
+        size = x.shape[-1] // (count * heads)
+        parts = (part.reshape(-1, length, heads, size) for part in jnp.split(x, count, axis=-1))
+        return tuple(part.transpose(0, 2, 1, 3).reshape(-1, length, size) for part in parts)
+
+    return rearranged(move, x_Txn)
+
+
+def _flat(x_SxLxK: jax.Array, heads: int) -> jax.Array:
+    """The inverse, of one: ``[T, D]``."""
+    _, length, size = x_SxLxK.shape
+    x_RxHxLxK = x_SxLxK.reshape(-1, heads, length, size)
+    return x_RxHxLxK.transpose(0, 2, 1, 3).reshape(-1, heads * size)
+
+
+def _of_rows(x_PxD: jax.Array, count: int, heads: int) -> jax.Array:
+    """``[P, D]`` to ``[S, P, K]``, the same for all rows."""
+    x_HxPxK = x_PxD.reshape(len(x_PxD), heads, -1).transpose(1, 0, 2)
+    return jnp.broadcast_to(x_HxPxK, (count // heads, *x_HxPxK.shape)).reshape(
+        count, *x_HxPxK.shape[1:]
+    )
+
+
+def _summed_rows(x_SxPxK: jax.Array, heads: int) -> jax.Array:
+    """Its transpose: ``[P, D]`` float32 sums over rows."""
+    x_HxPxK = x_SxPxK.reshape(-1, heads, *x_SxPxK.shape[1:]).sum(0)
+    return x_HxPxK.transpose(1, 0, 2).reshape(x_SxPxK.shape[1], -1)
+
+
+def _per_row(x_TxH: jax.Array, length: int) -> jax.Array:
+    """``[T, H]`` to ``[S, L]``."""
+    heads = x_TxH.shape[-1]
+    return x_TxH.reshape(-1, length, heads).transpose(0, 2, 1).reshape(-1, length)
+
+
+def _of_tokens(block: Block, sight: Sight) -> tuple[Block, jax.Array | None]:
+    """What rows differ in besides their vectors: arrays of T, for `by_rows`."""
+    return Block(block.texts, block.positions, row=None), sight.seeds
+
+
+def _seen(block: Block, window: jax.Array | None, length: int) -> jax.Array:
+    """``[R, L, L]`` bool, which tokens see each other."""
+
+    def of_pairs(x_T: jax.Array, compare: Callable) -> jax.Array:
+        x_RxL = x_T.reshape(-1, length)
+        return compare(x_RxL[:, :, None], x_RxL[:, None, :])
+
+    seen_RxLxL = of_pairs(block.texts, jnp.equal)
+    if window is not None:
+        seen_RxLxL &= jnp.abs(of_pairs(block.positions, jnp.subtract)) <= window
+    return seen_RxLxL
+
+
+def _masked(x_SxLxL: jax.Array, seen_RxLxL: jax.Array, other: float) -> jax.Array:
+    """``other`` where two tokens do not see each other."""
+    length = x_SxLxL.shape[-1]
+    per_row = x_SxLxL.reshape(len(seen_RxLxL), -1, length, length)
+    return jnp.where(seen_RxLxL[:, None], per_row, other).reshape(x_SxLxL.shape)
+
+
+def _biased(scores_SxLxL: jax.Array, bias_HxLxL: jax.Array) -> jax.Array:
+    per_row = scores_SxLxL.reshape(-1, *bias_HxLxL.shape)
+    return (per_row + bias_HxLxL[None]).reshape(scores_SxLxL.shape)
+
+
+def _attend(
+    qkv_Tx3D: jax.Array,
+    block: Block,
+    sight: Sight,
+    bias_OxH: jax.Array | None,
+    prefix: Prefix | None,
+    *,
+    length: int,
+    heads: int,
+    drop: float,
+):
+    bias_HxLxL = None if bias_OxH is None else square(bias_OxH, length)
+
+    def core(of_heads, of_tokens):
+        (q, k, v), (block, seeds) = of_heads, of_tokens
+        seen = _seen(block, sight.window, length)
+        scores = product(q, k, transpose_b=True) * q.shape[-1] ** -0.5
+        if bias_HxLxL is not None:
+            scores = _biased(scores, bias_HxLxL)
+        scores = _masked(scores, seen, _MASKED)
+        highest = scores.max(-1, keepdims=True)
+        if prefix is not None:
+            keys, values = (_of_rows(x.astype(q.dtype), len(q), heads) for x in prefix)
+            scores_of_prefix = product(q, keys, transpose_b=True) * q.shape[-1] ** -0.5
+            highest = jnp.maximum(highest, scores_of_prefix.max(-1, keepdims=True))
+        weights = jnp.exp(scores - highest)
+        total = weights.sum(-1, keepdims=True)
+        weights = drop_weights(weights, seeds, block.positions, drop)
+        mixed = product(weights.astype(v.dtype), v)
+        if prefix is not None:
+            weights = jnp.exp(scores_of_prefix - highest)
+            total += weights.sum(-1, keepdims=True)
+            mixed += product(weights.astype(v.dtype), values)
+        # Dividing L x K sums instead of L x L weights: the smaller array.
+        return ((mixed / total).astype(v.dtype), highest + jnp.log(total)), ()
+
+    of_heads = _heads(qkv_Tx3D, length, heads, 3)
+    (mixed, log_sum), _ = by_rows(core, of_heads, _of_tokens(block, sight), heads=heads)
+    return _flat(mixed, heads), _flat(log_sum, heads)
+
+
+def _attend_backward(
+    qkv_Tx3D,
+    block: Block,
+    sight: Sight,
+    out_TxD,
+    log_sum_TxH,
+    g_TxD,
+    bias_OxH,
+    prefix,
+    *,
+    length: int,
+    drop: float,
+):
+    """Keys run along the rows of the square matrices: three of four products need it so."""
+    heads = log_sum_TxH.shape[-1]
+    dtype = qkv_Tx3D.dtype
+    bias_HxLxL = None if bias_OxH is None else square(bias_OxH[::-1], length)
+
+    def core(of_heads, of_tokens):
+        (q, k, v, g, log_sum, inner), (block, seeds) = of_heads, of_tokens
+        log_sum, inner = log_sum[:, None, :], inner[:, None, :]
+        scale = q.shape[-1] ** -0.5
+        scores = product(k, q, transpose_b=True) * scale - log_sum
+        if bias_HxLxL is not None:
+            scores = _biased(scores, bias_HxLxL)
+        weights = _masked(jnp.exp(scores), _seen(block, sight.window, length), 0.0)
+
+        def dropped(x: jax.Array) -> jax.Array:
+            return drop_weights(x, seeds, block.positions, drop, keys_first=True)
+
+        back_v = product(dropped(weights).astype(dtype), g)
+        back_scores = weights * (dropped(product(v, g, transpose_b=True)) - inner)
+        back_bias = None
+        if bias_HxLxL is not None:
+            back_bias = back_scores.reshape(-1, *bias_HxLxL.shape).sum(0)
+        back_scores = back_scores.astype(dtype)
+        back_k = product(back_scores, q) * scale
+        back_q = product(transposed(back_scores), k) * scale
+        back_prefix = None
+        if prefix is not None:
+            keys, values = (_of_rows(x.astype(q.dtype), len(q), heads) for x in prefix)
+            weights = jnp.exp(product(keys, q, transpose_b=True) * scale - log_sum)
+            back_scores = weights * (product(values, g, transpose_b=True) - inner)
+            back_scores = back_scores.astype(dtype)
+            back_q += product(transposed(back_scores), keys) * scale
+            of_both = product(back_scores, q) * scale, product(weights.astype(dtype), g)
+            back_prefix = Prefix(*(_summed_rows(x, heads) for x in of_both))
+        back = tuple(x.astype(dtype) for x in (back_q, back_k, back_v))
+        return back, (back_bias, back_prefix)
+
+    inner = out_TxD.astype(jnp.float32) * g_TxD.astype(jnp.float32)
+    inner_TxH = inner.reshape(len(inner), heads, -1).sum(-1)
+    of_heads = (
+        *_heads(qkv_Tx3D, length, heads, 3),
+        *_heads(g_TxD, length, heads, 1),
+        *(_per_row(x, length) for x in (log_sum_TxH, inner_TxH)),
+    )
+    back, (back_bias, back_prefix) = by_rows(core, of_heads, _of_tokens(block, sight), heads=heads)
+    if back_bias is not None:
+        back_bias = by_distance(back_bias, (len(bias_OxH) + 1) // 2)[::-1]
+    return jnp.concatenate([_flat(x, heads) for x in back], axis=-1), back_bias, back_prefix

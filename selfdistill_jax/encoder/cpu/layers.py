@@ -1,0 +1,197 @@
+"""The parts that encoders are made of, in Flax Linen: products, norms, attention, a layer.
+
+Shape legend: T tokens of a block, D hidden size, F feed-forward size.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.cpu.attention import (
+    Block,
+    Prefix,
+    Sight,
+    attend,
+    attend_backward,
+    attend_by_jax,
+)
+from selfdistill_jax.encoder.cpu.layer_loop import Keep
+from selfdistill_jax.encoder.cpu.matmul import affine
+from selfdistill_jax.encoder.cpu.norm_gelu import ACTIVATIONS, add_norm
+from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop
+from selfdistill_jax.encoder.positions import turn
+
+INIT = nn.initializers.normal(0.02)
+# The name of a kernel that is held as its transpose.
+_TURNED = "turned_kernel"
+
+
+def turn_kernels(params: Any) -> Any:
+    """Kernels of more inputs than outputs as their transposes: `affine` is faster with these.
+
+    Only within a step; parameters as they are kept have all kernels as ``[inputs, outputs]``.
+
+    Args:
+      params: of layers, with or without a leading axis of them.
+    """
+    if not isinstance(params, Mapping):
+        return params
+    turned = {name: turn_kernels(value) for name, value in params.items()}
+    kernel = turned.get("kernel")
+    if kernel is not None and kernel.shape[-2] > kernel.shape[-1]:
+        turned[_TURNED] = jnp.swapaxes(turned.pop("kernel"), -1, -2)
+    return turned
+
+
+class Constants(NamedTuple):
+    """What differs from layer to layer besides the parameters; None where nothing does.
+
+    Attributes:
+      number: of the layer, int32.
+      frequencies: ``[K / 2]`` float32, see `rotary`.
+      window: int32, positions that are seen to either side.
+    """
+
+    number: jax.Array
+    frequencies: jax.Array | None = None
+    window: jax.Array | None = None
+
+
+class Dense(nn.Module):
+    """A product and a bias; its kernel may come turned, see `turn_kernels`."""
+
+    features: int
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x_TxD: jax.Array) -> jax.Array:
+        turned = self.has_variable("params", _TURNED)
+        if turned:
+            kernel = self.get_variable("params", _TURNED)
+        else:
+            kernel = self.param("kernel", INIT, (x_TxD.shape[-1], self.features), jnp.float32)
+        bias = None
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return affine(x_TxD, kernel, bias, turned)
+
+
+class AddNorm(nn.Module):
+    """Layer norm of a sum, or of one array alone."""
+
+    epsilon: float
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x_TxD: jax.Array, y_TxD: jax.Array | None = None) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x_TxD.shape[-1],), jnp.float32)
+        bias = None
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (x_TxD.shape[-1],), jnp.float32)
+        return add_norm(x_TxD, y_TxD, scale, bias, self.epsilon)
+
+
+class Attention(nn.Module):
+    config: EncoderConfig
+    row_lengths: tuple[int, ...]
+    dropout: Dropout
+    implementation: str
+
+    @nn.compact
+    def __call__(
+        self,
+        x_TxD: jax.Array,
+        block: Block,
+        keep: Keep,
+        constants: Constants,
+        bias_OxH: jax.Array | None,
+    ) -> jax.Array:
+        c = self.config
+        qkv = keep(Dense(3 * c.hidden_size, c.biases, name="qkv")(x_TxD))
+        if constants.frequencies is not None:
+            qkv = turn(qkv, block.positions, constants.frequencies, heads=c.num_heads)
+        output = Dense(c.hidden_size, c.biases, name="output")
+        prefix = None
+        if self.has_variable("params", "prefix"):  # of an adapter; no encoder comes with one
+            prefix = Prefix(**self.get_variable("params", "prefix"))
+        seeds = block.seeds
+        if seeds is not None:
+            seeds = at(seeds, "attention", constants.number)
+        options = {"row_lengths": self.row_lengths, "sight": Sight(constants.window, seeds)}
+        if self.implementation != "own":
+            if prefix is not None:
+                raise ValueError("attention by jax.nn.dot_product_attention takes no prefix")
+            how = {"heads": c.num_heads, "implementation": self.implementation}
+            mixed = attend_by_jax(qkv, block, bias_OxH=bias_OxH, **how, **options)
+            return keep(output(keep(mixed)))
+        options["drop"] = self.dropout.attention
+
+        def forward(x):
+            qkv, bias, prefix = x
+            given = {"heads": c.num_heads, "bias_OxH": bias, "prefix": prefix}
+            return attend(qkv, block, **given, **options)
+
+        def backward(x, out, log_sum, g):
+            qkv, bias, prefix = x
+            given = {"bias_OxH": bias, "prefix": prefix}
+            return attend_backward(qkv, block, out, log_sum, g, **given, **options)
+
+        mixed = keep.call(forward, backward, (qkv, bias_OxH, prefix))
+        return keep(output(mixed))
+
+
+class Layer(nn.Module):
+    """One transformer layer of a block of tokens, its norms behind the sums or before the parts."""
+
+    config: EncoderConfig
+    row_lengths: tuple[int, ...]
+    dropout: Dropout = NO_DROPOUT
+    implementation: str = "own"
+
+    @nn.compact
+    def __call__(
+        self,
+        x_TxD: jax.Array,
+        block: Block,
+        keep: Keep,
+        constants: Constants,
+        bias_OxH: jax.Array | None = None,
+    ) -> jax.Array:
+        c, rates = self.config, self.dropout
+        norms = [
+            AddNorm(c.layer_norm_eps, c.biases, name=name)
+            for name in ("attention_norm", "output_norm")
+        ]
+        attention = Attention(c, self.row_lengths, rates, self.implementation, name="attention")
+
+        def dropped(x: jax.Array, place: str) -> jax.Array:
+            if block.seeds is None:
+                return x
+            return drop(x, at(block.seeds, place, constants.number), getattr(rates, place))
+
+        def attended(x: jax.Array) -> jax.Array:
+            return dropped(attention(x, block, keep, constants, bias_OxH), "attended")
+
+        def fed_forward(x: jax.Array) -> jax.Array:
+            width = c.intermediate_size * (2 if c.gated else 1)
+            # The product's result is kept, a third of all that is; the activation is computed
+            # again.
+            inner = keep(Dense(width, c.biases, name="inner")(x))
+            gate = None
+            if c.gated:
+                inner, gate = jnp.split(inner, 2, axis=-1)
+            inner = ACTIVATIONS[c.activation](inner)
+            inner = dropped(inner if gate is None else inner * gate, "inner")
+            return dropped(keep(Dense(c.hidden_size, c.biases, name="outer")(inner)), "outer")
+
+        if c.pre_norm:
+            # The embeddings are normed already.
+            normed = jnp.where(constants.number == 0, x_TxD, norms[0](x_TxD))
+            x_TxD = x_TxD + attended(normed)
+            return x_TxD + fed_forward(norms[1](x_TxD))
+        x_TxD = norms[0](x_TxD, attended(x_TxD))
+        return norms[1](x_TxD, fed_forward(x_TxD))

@@ -1,0 +1,168 @@
+"""``report.html``: one page that opens anywhere, without a network or a server."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from selfdistill_jax.data.store import Collection
+from selfdistill_jax.io import write_text
+from selfdistill_jax.losses import QUANTILES
+from selfdistill_jax.retrieval.evaluation import MEASURES, System
+from selfdistill_jax.train.run_folder import flatten
+from selfdistill_jax.train.run_log import read_metrics
+from selfdistill_jax.train.trainable import ADAPTERS
+
+_SHOWN_QUERIES = 12  # of the most gained and of the most lost, each
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: searchable, a fifth of the size
+    "svg.hashsalt": "selfdistill_jax",  # the same run gives the same file
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "grid.color": "#e8e8e8",
+    "axes.axisbelow": True,
+}
+_BLUE, _ORANGE, _GREY = "#2563a8", "#c2570c", "#777777"
+
+
+def write_report(
+    workdir: Path,
+    *,
+    config: Mapping[str, Any],
+    collection: Collection,
+    systems: Mapping[str, System],
+    text: str,
+) -> None:
+    """Draws a finished run's curves, its margins against its targets, and the change per query."""
+    records = read_metrics(workdir)
+    train = [r for r in records if r["kind"] == "train"]
+    dev = [r for r in records if r["kind"] == "dev"]
+    with rc_context(_STYLE):
+        figures = [
+            ("Margins and targets over training", _MARGIN_NOTE, _margins(train)),
+            ("Triplets past their target", "", _curve(train, "past_target", "share of the batch")),
+            ("How alike documents are", _COLLAPSE_NOTE, _likeness(config, train)),
+            ("Loss", "", _curve(train, "loss", "loss")),
+        ]
+        if dev:
+            title = f"{MEASURES[0]} on the dev split"
+            figures.append((title, _dev_note(config, dev), _curve(dev, MEASURES[0], MEASURES[0])))
+        changed = _changes(collection, systems) if systems else None
+        if changed:
+            note = f"{len(changed)} test queries, each one's change in {MEASURES[0]}."
+            figures.append(("Change per query", note, _histogram(changed)))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
+    )
+    page = environment.get_template("report.html.jinja").render(
+        name=workdir.name,
+        text=text,
+        figures=figures,
+        gained=changed[:_SHOWN_QUERIES] if changed else [],
+        lost=[c for c in changed[::-1][:_SHOWN_QUERIES] if c["change"] < 0] if changed else [],
+        measure=MEASURES[0],
+        settings=flatten(config),
+    )
+    write_text(workdir / "report.html", page)
+
+
+_MARGIN_NOTE = (
+    "A triplet's margin is how much closer its query is to the positive than to the negative; its "
+    "target is the similarity of its two documents, (1 + cosine) / 2. Lines are medians, bands "
+    "hold the middle half and the middle 90 % of each batch."
+)
+_COLLAPSE_NOTE = (
+    "The mean cosine of two documents of a batch. It rises towards 1 when an encoder collapses: "
+    "when all documents, and with them all targets, grow alike. The run warns at the dashed line."
+)
+
+
+def _dev_note(config: Mapping[str, Any], dev: list[dict[str, Any]]) -> str:
+    best = max(dev, key=lambda record: record[MEASURES[0]])
+    limit, kept = config["evaluation"]["dev_documents"], ADAPTERS[config["encoder"]["adapter"]]
+    where = f"{limit:,} documents at most" if limit else "the whole collection"
+    return (
+        f"Searched in {where}; so the values are no test results. "
+        f"The best, {best[MEASURES[0]]:.4f}, was at step {best['step']} and is what {kept}/ holds."
+    )
+
+
+def _curve(records: list[dict[str, Any]], key: str, label: str) -> str:
+    figure, axes = _axes("step", label)
+    steps = [r["step"] for r in records]
+    marker = "o" if len(steps) < 40 else None
+    axes.plot(steps, [r[key] for r in records], color=_BLUE, marker=marker, markersize=4)
+    return _svg(figure)
+
+
+def _margins(records: list[dict[str, Any]]) -> str:
+    figure, axes = _axes("step", "similarity")
+    steps = [r["step"] for r in records]
+    middle = QUANTILES.index(0.5)
+    for name, color in (("margin", _BLUE), ("target", _ORANGE)):
+        values = np.array([r[f"{name}_quantiles"] for r in records]).reshape(-1, len(QUANTILES)).T
+        for low in range(middle):
+            axes.fill_between(steps, values[low], values[-1 - low], color=color, alpha=0.15, lw=0)
+        axes.plot(steps, values[middle], color=color, label=name)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _likeness(config: Mapping[str, Any], records: list[dict[str, Any]]) -> str:
+    figure, axes = _axes("step", "mean cosine of documents")
+    steps, values = [r["step"] for r in records], [r["document_cosine"] for r in records]
+    axes.plot(steps, values, color=_BLUE)
+    axes.axhline(config["train"]["collapse_cosine"], color=_ORANGE, lw=1, ls="--")
+    axes.set_ylim(min(0.0, *values), 1)
+    return _svg(figure)
+
+
+def _histogram(changed: list[dict[str, Any]]) -> str:
+    figure, axes = _axes(f"change in {MEASURES[0]}, trained − start", "queries")
+    values = np.array([c["change"] for c in changed])
+    bins = np.linspace(-1, 1, 41)
+    equal = values == 0
+    axes.hist(values[~equal], bins=bins, color=_BLUE)
+    axes.axvline(0, color=_GREY, lw=1)
+    axes.set_title(f"{equal.sum()} unchanged queries are not drawn", fontsize=10, color=_GREY)
+    return _svg(figure)
+
+
+def _changes(collection: Collection, systems: Mapping[str, System]) -> list[dict[str, Any]]:
+    """Every query with its values before and after, the most gained first."""
+    texts = dict(zip(collection.query_ids, collection.query_texts(), strict=True))
+    before, after = (systems[name].values[MEASURES[0]] for name in ("start", "trained"))
+    rows = [
+        {
+            "query": texts[query],
+            "before": before[query],
+            "after": after[query],
+            "change": after[query] - before[query],
+        }
+        for query in before
+    ]
+    return sorted(rows, key=lambda row: -row["change"])
+
+
+def _axes(x: str, y: str):
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.add_subplot(xlabel=x, ylabel=y)
+    if x == "step":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    return out.getvalue()[out.getvalue().index("<svg") :]

@@ -1,0 +1,155 @@
+"""The trained thing in one object: texts in, unit vectors out."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selfdistill_jax.checkpoints.adapter_folder import read_settings
+from selfdistill_jax.checkpoints.model_folder import Encoder, fingerprint, read_folder, write_folder
+from selfdistill_jax.checkpoints.peft import with_adapter
+from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder.apply import make_encode
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import expand
+from selfdistill_jax.progress import Progress
+from selfdistill_jax.retrieval.encode_corpus import (
+    encode_tokens,
+    local_mesh,
+    on_mesh,
+    open_tokenizer,
+)
+from selfdistill_jax.retrieval.quantize import check_dimensions, truncate
+
+
+class BiEncoder:
+    """One encoder for queries and documents.
+
+    Example (needs the weights):
+        model = BiEncoder.load("sentence-transformers/all-MiniLM-L6-v2")
+        vectors = model.encode(["how do I list open ports"])  # float32 [1, 384], unit length
+        model.save("my-model")  # a sentence-transformers folder
+    """
+
+    def __init__(self, encoder: Encoder, *, dtype: jnp.dtype = jnp.float32):
+        self.encoder = encoder
+        self.tokenizer = open_tokenizer(encoder)
+        function = make_encode(
+            encoder.config, pooling=encoder.pooling, dense=encoder.dense, dtype=dtype
+        )
+        self._mesh = local_mesh()
+        self._encode = on_mesh(function, self._mesh)
+        self._params = jax.device_put(encoder.params, jax.NamedSharding(self._mesh, jax.P()))
+
+    @classmethod
+    def load(cls, name: str, *, pooling: str = "source", adapter: str | Path = "") -> "BiEncoder":
+        """Opens a folder or hub id.
+
+        Args:
+          name: the folder or id.
+          pooling: as of `read_folder`; "source" is that of the adapter's training, if it says so.
+          adapter: folder of an adapter in PEFT's format: LoRA, which is added to the weights, or a
+            prefix, with which the model cannot be saved.
+
+        Raises:
+          InputError: one of the two is nowhere, damaged, or of an architecture or kind that is not
+            computed here.
+        """
+        if adapter and pooling == "source":
+            pooling = read_settings(Path(adapter)).get("pooling", pooling)
+        encoder = read_folder(name, pooling=pooling)
+        return cls(with_adapter(encoder, Path(adapter)) if adapter else encoder)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of everything that decides a text's vector, but for a prompt."""
+        return fingerprint(self.encoder, self.tokenizer.fingerprint)
+
+    def encode(
+        self,
+        texts: Sequence[str] | str,
+        *,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        progress: str | Progress = "",
+    ) -> np.ndarray:
+        """Encodes texts, each cut at the model's own maximum length (``max_length``).
+
+        Args:
+          texts: any number of them; of a single string the one vector is given, ``[D]``.
+          prompt: put before each; None is the model's own for texts of no kind, mostly none.
+          dimensions: the first so many of a vector, scaled to unit length again; None: all.
+          progress: a bar that goes on, or the label of a new one; none is shown without.
+
+        Returns:
+          ``[n, D]`` float32 unit vectors in the order of the texts.
+
+        Raises:
+          InputError: more dimensions than the encoder has.
+        """
+        if isinstance(texts, str):
+            options = {"prompt": prompt, "dimensions": dimensions, "progress": progress}
+            return self.encode([texts], **options)[0]
+        if prompt is None:
+            prompt = self.encoder.prompts.of("")
+        tokens = self.tokenize(texts, prompt=prompt)
+        return self.encode_tokens(tokens, dimensions=dimensions, progress=progress)
+
+    def encode_query(self, texts: Sequence[str] | str, **options: Any) -> np.ndarray:
+        """As `encode`, with the model's prompt for queries, if it has one."""
+        return self.encode(texts, prompt=self.encoder.prompts.of("query"), **options)
+
+    def encode_document(self, texts: Sequence[str] | str, **options: Any) -> np.ndarray:
+        """As `encode`, with the model's prompt for documents, if it has one."""
+        return self.encode(texts, prompt=self.encoder.prompts.of("document"), **options)
+
+    def tokenize(self, texts: Iterable[str], *, prompt: str = "") -> TokenTable:
+        """For `encode_tokens`: the texts behind a prompt, cut at the model's maximum length."""
+        limit = self.encoder.max_length
+        return TokenTable.from_texts(self.tokenizer, texts, limit=limit, prompt=prompt)
+
+    def encode_tokens(
+        self,
+        tokens: TokenTable,
+        *,
+        dimensions: int | None = None,
+        progress: str | Progress = "",
+    ) -> np.ndarray:
+        """Encodes a token table, as `encode` does texts.
+
+        Raises:
+          InputError: more dimensions than the encoder has, or vectors that are not finite.
+        """
+        check_dimensions(dimensions, self.encoder.dimensions)
+        vectors = encode_tokens(
+            self._encode,
+            self._params,
+            tokens,
+            limit=self.encoder.max_length,
+            dimensions=self.encoder.dimensions,
+            mesh=self._mesh,
+            progress=progress,
+        )
+        wrong = int((~np.isfinite(vectors)).any(1).sum())
+        if wrong:
+            raise InputError(
+                f"{self.encoder.folder}: {wrong:,} of {len(vectors):,} vectors are not finite (NaN "
+                "or infinity): the model's layers overflow on these texts"
+            )
+        return truncate(vectors, dimensions)
+
+    def save(self, path: str | Path, *, card: str = "") -> None:
+        """Writes a folder that sentence-transformers and ``AutoModel`` open.
+
+        Raises:
+          InputError: the path holds something else than a model (a model there is replaced), or
+            the model has a prefix, which is no weight.
+        """
+        path = expand(path).resolve()
+        empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        if not empty and not (path / "modules.json").is_file():
+            raise InputError(f"{path}: holds something else than a model; give another path")
+        write_folder(path, self.encoder, card=card or "# A bi-encoder of selfdistill_jax\n")

@@ -1,0 +1,252 @@
+"""Encodes many texts: packed, in few shapes, spread over this process's devices."""
+
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import P
+
+from selfdistill_jax.checkpoints.model_folder import Encoder
+from selfdistill_jax.checkpoints.sentence_transformers import lowers
+from selfdistill_jax.data.packing import (
+    CPU_BLOCK,
+    MOST_PAIRS,
+    MOST_TOKENS,
+    block_of,
+    fill,
+    lay_out,
+    row_lengths,
+)
+from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder.apply import Encode, Params
+from selfdistill_jax.encoder.config import counts_positions_from_padding
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.packed import PackedTexts
+from selfdistill_jax.progress import Progress
+
+AXIS = "data"
+_ROOMS = (4096, 32768)  # tokens of a batch on one device: for few texts, for many
+_TOKENS_A_TEXT = 8  # room for texts as short as that on average; shorter ones take more batches
+_COMMON_LIMIT = 512
+# Batches made before the first is fetched, besides those at work: no device waits for numpy.
+_AHEAD = 2
+_MOST_STREAMS = 4  # each holds a batch
+
+
+def block_tokens() -> int:
+    """Tokens that best go through a layer at once on the default device."""
+    return MOST_TOKENS if on_accelerator() else CPU_BLOCK
+
+
+def on_accelerator() -> bool:
+    """Whether the default device takes rows of one length, in one block: see `choose_shape`."""
+    return jax.default_backend() != "cpu"
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def _streams(mesh: jax.sharding.Mesh) -> int:
+    """Batches that are best computed at once.
+
+    Several on a CPU's one device: its cores share the work of one product after the other, which
+    leaves them idle where products are small, as attention's are (two cores of Zen 3 encode 1.2
+    times as fast with two). Several of them run at once anyway. An accelerator computes one batch
+    while another's vectors are fetched.
+    """
+    if on_accelerator():
+        return 2
+    return min(cores(), _MOST_STREAMS) if mesh.devices.size == 1 else 1
+
+
+class Room(NamedTuple):
+    """One shape of a batch on one device: N blocks of T tokens, M texts."""
+
+    blocks: int
+    block: int
+    texts: int
+
+
+def open_tokenizer(encoder: Encoder) -> Tokenizer:
+    """Opens the tokenizer of a loaded encoder.
+
+    Raises:
+      InputError: it cannot be read, or torch's vectors would depend on a batch's other texts.
+    """
+    tokenizer = Tokenizer(
+        encoder.folder, table_rows=encoder.config.vocab_size, lower=lowers(encoder.folder)
+    )
+    if tokenizer.pads_left and counts_positions_from_padding(encoder.config):
+        raise InputError(
+            f"{encoder.folder / 'tokenizer_config.json'}: padding_side is 'left', and this "
+            "architecture counts positions from the padding: in sentence-transformers a text's "
+            "vector would depend on the other texts of its batch; set padding_side to 'right'"
+        )
+    return tokenizer
+
+
+def local_mesh() -> jax.sharding.Mesh:
+    """This process's devices on one axis."""
+    devices = jax.local_devices()
+    kinds = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=kinds, devices=devices)
+
+
+def on_mesh(encode: Encode, mesh: jax.sharding.Mesh) -> Callable[[Params, PackedTexts], jax.Array]:
+    """The compiled encoder of one part of texts on each device.
+
+    Args:
+      encode: of `make_encode`.
+      mesh: as `local_mesh`.
+
+    Returns:
+      ``f(params, texts) -> [devices, M, D]`` of texts with a leading axis of devices.
+    """
+
+    def one(params: Params, texts: PackedTexts) -> jax.Array:
+        return encode(params, jax.tree.map(lambda x: x[0], texts))[None]
+
+    specs = (P(), P(AXIS))
+    # Without collectives nothing is varying that should not be; and there is no gradient to get
+    # wrong (see train/step.py for why it matters there).
+    return jax.jit(
+        jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False)
+    )
+
+
+def encode_tokens(
+    encode: Callable[[Params, PackedTexts], jax.Array],
+    params: Params,
+    tokens: TokenTable,
+    *,
+    limit: int,
+    dimensions: int,
+    mesh: jax.sharding.Mesh,
+    progress: str | Progress = "",
+) -> np.ndarray:
+    """Encodes every row of a token table.
+
+    Batches are alike: each gets texts of all lengths, so that short ones fill the rows of long
+    ones, all batches are of one shape, and one that does not fit memory fails at the start.
+
+    Args:
+      encode: of `on_mesh`.
+      params: its parameters, on every device of the mesh.
+      tokens: the texts.
+      limit: tokens each is cut at.
+      dimensions: D.
+      mesh: as `local_mesh`.
+      progress: a bar that goes on, or the label of a new one; none is shown without.
+
+    Returns:
+      ``[rows, D]`` float32 unit vectors in the table's order.
+    """
+    out = np.zeros((len(tokens), dimensions), np.float32)
+    sharding = jax.NamedSharding(mesh, P(AXIS))
+    devices, streams = mesh.devices.size, _streams(mesh)
+    lengths = tokens.lengths(limit)
+    if not lengths.any():  # no text has a token; without one no rows are laid out
+        return out
+    kinds = row_lengths(_reach(lengths, limit))
+    if on_accelerator():
+        kinds = kinds[-1:]
+    order = np.argsort(-lengths, kind="stable")
+    room, parts = _rooms(lengths, kinds, devices * streams)
+    waiting: deque[tuple[list[np.ndarray], Future]] = deque()
+    one_at_a_time = threading.Lock()
+
+    def vectors_of(batch: PackedTexts) -> np.ndarray:
+        with one_at_a_time:  # or each thread would compile
+            vectors = encode(params, jax.device_put(batch, sharding))
+        return np.asarray(vectors)
+
+    def fetch(bar: Progress) -> None:
+        groups, vectors = waiting.popleft()
+        for rows, found in zip(groups, vectors.result(), strict=True):
+            out[rows] = found[: len(rows)]
+        bar.update(sum(map(len, groups)))
+
+    with Progress.going_on(progress, len(order), unit="texts") as bar:
+        pool = ThreadPoolExecutor(streams)
+        try:
+            for start in range(0, min(parts, len(order)), devices):
+                groups = [order[i::parts] for i in range(start, start + devices)]
+                batch = _pack(tokens, lengths, groups, room=room, kinds=kinds, limit=limit)
+                waiting.append((groups, pool.submit(vectors_of, batch)))
+                if len(waiting) > streams + _AHEAD:
+                    fetch(bar)
+            while waiting:
+                fetch(bar)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return out
+
+
+def _reach(lengths: np.ndarray, limit: int) -> int:
+    """The longest text that rows shall hold: the limit where it is a BERT's (so that most
+    collections share a compiled program), else the next power of two above the texts there are:
+    squares of an 8,192 tokens' row are 268 MB a head."""
+    longest = int(lengths.max(initial=1))
+    return min(limit, max(_COMMON_LIMIT, 1 << (longest - 1).bit_length()))
+
+
+def _pack(
+    tokens: TokenTable,
+    lengths: np.ndarray,
+    groups: list[np.ndarray],
+    *,
+    room: Room,
+    kinds: tuple[int, ...],
+    limit: int,
+) -> PackedTexts:
+    """One batch: a group of rows for each device, on a leading axis."""
+    layouts = [lay_out(lengths[rows], block=room.block, row_lengths=kinds) for rows in groups]
+    # Always the same, but for a collection of odd lengths.
+    needed = max(len(layout.rows) for layout in layouts)
+    blocks = room.blocks * -(-needed // room.blocks)
+    packed = [
+        fill(
+            layout,
+            [(tokens, rows, limit)],
+            blocks=blocks,
+            block=room.block,
+            row_lengths=kinds,
+            texts=room.texts,
+        )
+        for layout, rows in zip(layouts, groups, strict=True)
+    ]
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
+
+
+def _rooms(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tuple[Room, int]:
+    """The batches' shape and how many parts there are, a multiple of the devices."""
+    if not len(lengths):
+        return Room(1, 1, 1), 0
+    unit = math.lcm(*kinds)
+    block = block_of(min(block_tokens(), _ROOMS[0]), kinds)
+    total = float(lengths.sum()) * 1.08 / devices
+    if total <= unit and len(lengths) <= unit // 2 * devices:
+        return Room(1, unit, unit // 2), devices
+    # A block of each kind of rows may stay partly empty.
+    spare = len(kinds) - 1
+    counts = [math.ceil(tokens / block) + spare for tokens in _ROOMS]
+    blocks = next((n for n in counts if total <= (n - spare) * block), counts[-1])
+    texts = blocks * block // _TOKENS_A_TEXT
+    rounds = max(
+        math.ceil(total / ((blocks - spare) * block)), math.ceil(len(lengths) / (texts * devices))
+    )
+    if on_accelerator() and blocks * block * unit <= MOST_PAIRS:
+        return Room(1, blocks * block, texts), rounds * devices
+    return Room(blocks, block, texts), rounds * devices

@@ -1,0 +1,75 @@
+"""The step's compiled programs, one for each shape of a batch; usual ones are compiled ahead."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+from jax import P
+
+from selfdistill_jax.data.batches import TripletBatch
+from selfdistill_jax.encoder.apply import Params
+from selfdistill_jax.train.step import AXIS, TrainState
+
+Step = Callable[[TrainState, TripletBatch], tuple[TrainState, dict[str, Any]]]
+
+
+class Programs:
+    """A step that is compiled while something else goes on.
+
+    Args:
+      step: of `make_step`.
+      mesh: its mesh.
+      state: the state, or its shapes.
+      shapes: of this process's batches; programs are compiled for them, one after the other.
+      base: what the step takes besides, the same each time.
+
+    Attributes:
+      seconds: that programs took to trace and to compile, or to be read from the cache.
+    """
+
+    def __init__(
+        self,
+        step: Any,
+        mesh: jax.sharding.Mesh,
+        state: TrainState,
+        shapes: Sequence[TripletBatch],
+        base: Params | None = None,
+    ):
+        self._step, self._sharding, self._base = step, jax.NamedSharding(mesh, P(AXIS)), base
+        everywhere = jax.NamedSharding(mesh, P())
+        self._state = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), state
+        )
+        self.seconds = 0.0
+        self._thread = ThreadPoolExecutor(1)
+        self._programs: dict[tuple[int, ...], Future[Step]] = {}
+        for one in shapes:
+            self._submit(one)
+
+    def prepare(self, batch: TripletBatch) -> Step:
+        """The program for a batch; waits for it, or compiles it now."""
+        return self._submit(batch).result()
+
+    def _submit(self, batch: TripletBatch) -> "Future[Step]":
+        shape = batch.texts.ids.shape
+        if shape not in self._programs:
+            self._programs[shape] = self._thread.submit(self._compile, batch)
+        return self._programs[shape]
+
+    def close(self) -> None:
+        """Lets a program that is being compiled go."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _compile(self, batch: TripletBatch) -> Step:
+        began = time.monotonic()
+
+        def on_mesh(x: Any) -> jax.ShapeDtypeStruct:
+            shape = (x.shape[0] * jax.process_count(), *x.shape[1:])
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=self._sharding)
+
+        rows = jax.tree.map(on_mesh, batch)
+        program = self._step.lower(self._state, rows, self._base).compile()
+        self.seconds += time.monotonic() - began
+        return lambda state, batch: program(state, batch, self._base)

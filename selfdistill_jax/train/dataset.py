@@ -1,0 +1,72 @@
+"""From a config to the batches of a run."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from selfdistill_jax.checkpoints.model_folder import Encoder
+from selfdistill_jax.data.batches import TrainingBatches
+from selfdistill_jax.data.store import Collection
+from selfdistill_jax.data.tokenizer import Tokenizer
+from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.retrieval.encode_corpus import block_tokens, on_accelerator
+from selfdistill_jax.train.hard_negatives import find_candidates
+from selfdistill_jax.train.processes import all_equal, first_then_others
+from selfdistill_jax.train.tokenized_collection import open_tokenized
+
+
+class Data(NamedTuple):
+    """What a run is trained and evaluated on: of `TokenizedCollection`, and the batches."""
+
+    collection: Collection
+    tokenizer: Tokenizer
+    queries: TokenTable
+    documents: TokenTable
+    triplets: dict[str, np.ndarray]
+    batches: TrainingBatches
+
+
+def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
+    """Builds or opens tables, tokens and hard negatives, and the batches of this process.
+
+    Args:
+      config: of the run.
+      encoder: that it starts from.
+
+    Raises:
+      InputError: something is wrong with the data, there is nothing to train on, or processes do
+        not read the same.
+    """
+    tables = first_then_others(partial(open_tokenized, config, encoder))
+    read = tables.collection.fingerprint, tables.tokenizer.fingerprint
+    if not all_equal(repr(read).encode()):
+        raise InputError(
+            f"{tables.collection.name}: processes read other texts, or by another tokenizer; give "
+            "all machines the same files and the same versions of packages"
+        )
+    parts = jax.device_count() * config.train.micro_batches
+    share = parts // jax.process_count()
+    batches = TrainingBatches(
+        tables.queries,
+        tables.documents,
+        tables.triplets,
+        known=tables.known,
+        pool=tables.collection.training_pool,
+        candidates=find_candidates(config, tables, encoder),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        query_length=config.data.query_length,
+        document_length=config.data.document_length,
+        parts=parts,
+        own=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
+        block=config.train.block_tokens or block_tokens(),
+        share=config.data.packing,
+        merge=on_accelerator(),
+        dropout=config.encoder.dropout != "none",
+    )
+    *of_tables, _known = tables
+    return Data(*of_tables, batches)

@@ -1,0 +1,181 @@
+"""Hard negatives of a run: for each triplet the documents that a search ranks high, wrongly."""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from selfdistill_jax.checkpoints.model_folder import Encoder, fingerprint
+from selfdistill_jax.data.cache import cache_folder, new_folder, reading
+from selfdistill_jax.data.collection import DRAWN
+from selfdistill_jax.data.negatives import candidates_of
+from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import LOG
+from selfdistill_jax.retrieval.bm25 import BM25
+from selfdistill_jax.retrieval.encode_corpus import local_mesh, on_mesh
+from selfdistill_jax.retrieval.eval_set import encode_over_processes
+from selfdistill_jax.retrieval.search import search
+from selfdistill_jax.train.job import make_encoders
+from selfdistill_jax.train.processes import (
+    all_equal,
+    all_or_none,
+    all_say,
+    by_first,
+    is_first,
+    of_first,
+)
+from selfdistill_jax.train.tokenized_collection import TokenizedCollection
+
+_VERSION = 2
+_LABEL = "Negatives"
+_FILE = "candidates.npy"
+
+
+def find_candidates(
+    config: ml_collections.ConfigDict, tables: TokenizedCollection, encoder: Encoder
+) -> np.ndarray | None:
+    """The candidates that ``config.data.negatives`` asks for, searched once and kept in the cache.
+
+    Args:
+      config: of the run.
+      tables: whose training pool is searched.
+      encoder: that the run starts from; it finds the mined ones, from texts cut as in training.
+
+    Returns:
+      ``[n, k]`` as of `candidates_of`, of all triplets, those that bring a negative having none; or
+      None where documents are drawn at random, or each triplet brings one.
+
+    Raises:
+      InputError: the encoder's vectors are not finite, or what is in the cache is damaged or not
+        the same on all processes.
+    """
+    kind, k = config.data.negatives, config.data.candidates
+    drawn = np.flatnonzero(tables.triplets["negative"] == DRAWN)
+    if kind == "random" or not len(drawn):
+        return None
+    facts = [_VERSION, kind, k]
+    find = partial(_by_bm25, tables, drawn, k)
+    if kind == "mined":
+        find = partial(_by_encoder, config, tables, drawn, encoder)
+        data = config.data
+        facts += [data.mined_ceiling, data.query_length, data.document_length, config.train.dtype]
+        facts += [fingerprint(encoder, encoder.prompts, tables.tokenizer.fingerprint)]
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    name = f"{tables.collection.folder.name}-{kind}-{digest}"
+    folder = cache_folder(config.data.cache) / "negatives" / name
+    if all_say(folder.is_dir()):
+        found = all_or_none(lambda: _read(folder))
+    else:
+        made = find() if kind == "mined" else by_first(find)  # all encode together
+        found = of_first(made, (len(drawn), k))  # rounding may order equal ones otherwise elsewhere
+        _write(folder, found)
+    if not all_equal(found.tobytes()):
+        raise InputError(
+            f"{folder}: not the same on all processes; let them share config.data.cache, or delete "
+            "the folder on each machine"
+        )
+    if without := int((found < 0).all(1).sum()):
+        LOG.info(
+            "%s: none found for %s of %s triplets; theirs are drawn at random",
+            _LABEL, f"{without:,}", f"{len(drawn):,}",
+        )  # fmt: skip
+    if len(drawn) == len(tables.triplets["query"]):
+        return found
+    every = np.full((len(tables.triplets["query"]), found.shape[1]), DRAWN, np.int32)
+    every[drawn] = found
+    return every
+
+
+def _read(folder: Path) -> np.ndarray:
+    with reading(folder):
+        return np.load(folder / _FILE)
+
+
+def _write(folder: Path, found: np.ndarray) -> None:
+    try:
+        with new_folder(folder) as new:
+            np.save(new / _FILE, found)
+    except OSError as error:  # the run has what it needs
+        LOG.warning("%s: not kept in the cache (%s); the next run searches again", folder, error)
+
+
+def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarray:
+    collection = tables.collection
+    first = collection.training_pool.start
+    texts = list(collection.query_texts())
+    index = BM25(list(collection.document_contents())[first:])
+
+    def of_queries(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, found = index.search([texts[row] for row in rows], depth)
+        return scores, np.where(found >= 0, found + first, found)
+
+    return candidates_of(
+        of_queries,
+        tables.triplets["query"][drawn],
+        known=tables.known,
+        k=k,
+        at_once=1000,  # each takes as long as all documents do
+        progress=_LABEL if is_first() else "",
+    )
+
+
+def _by_encoder(
+    config: ml_collections.ConfigDict,
+    tables: TokenizedCollection,
+    drawn: np.ndarray,
+    encoder: Encoder,
+) -> np.ndarray:
+    pool = tables.collection.training_pool
+    queries, positives = (tables.triplets[name][drawn] for name in ("query", "positive"))
+    mesh = local_mesh()
+    _, encode = make_encoders(config, encoder)
+    encode = on_mesh(encode, mesh)
+    params = jax.device_put(encoder.params, jax.NamedSharding(mesh, jax.P()))
+
+    def vectors(table: TokenTable, rows: np.ndarray, kind: str) -> np.ndarray:
+        made = encode_over_processes(
+            encode,
+            params,
+            table.take(rows),
+            limit=config.data[f"{kind}_length"],
+            dimensions=encoder.dimensions,
+            mesh=mesh,
+            progress=f"{_LABEL}, {kind} texts" if is_first() else "",
+        )
+        if not np.isfinite(made).all():
+            raise InputError(
+                f"config.data.negatives is 'mined', and {config.encoder.init} gives vectors that "
+                "are not finite; try config.train.dtype=float32"
+            )
+        return made
+
+    asked = np.unique(queries)
+    # Evaluation's documents may be positives; they stand in front of those that are searched.
+    front = np.setdiff1d(positives, pool)
+    held = np.concatenate([front, np.array(pool)])
+    of_asked = vectors(tables.queries, asked, "query")
+    of_held = vectors(tables.documents, held, "document")
+
+    def of_queries(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        pool_vectors = of_held[len(front) :]
+        scores, found = search(of_asked[np.searchsorted(asked, rows)], pool_vectors, k=depth)
+        return scores, found + pool.start
+
+    most = None
+    if config.data.mined_ceiling:
+        q = of_asked[np.searchsorted(asked, queries)]
+        p = of_held[np.searchsorted(held, positives)]
+        most = np.einsum("nd,nd->n", q, p)
+        most = np.minimum(most, config.data.mined_ceiling * most)  # they may be below 0
+    return candidates_of(
+        of_queries,
+        queries,
+        known=tables.known,
+        k=config.data.candidates,
+        most=most,
+        progress=_LABEL if is_first() else "",
+    )

@@ -1,0 +1,101 @@
+"""What of an encoder is trained: all of it, or an adapter beside weights that stay."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from selfdistill_jax.checkpoints.model_folder import Encoder
+from selfdistill_jax.checkpoints.peft import write_lora
+from selfdistill_jax.checkpoints.peft_prefix import write_prefix
+from selfdistill_jax.encoder.apply import Params
+from selfdistill_jax.encoder.lora import TARGETS, apply_lora, init_lora
+from selfdistill_jax.encoder.prefix import apply_prefix, init_prefix
+from selfdistill_jax.errors import InputError, nearest
+
+# In a run's folder: the whole encoder, and what of it was trained beside frozen weights.
+MODEL, FOLDER = "model", "adapter"
+# What is trained -> which of the two is the run's result: no weights hold a prefix.
+ADAPTERS = {"none": MODEL, "lora": MODEL, "prefix": FOLDER}
+
+
+class Trained(NamedTuple):
+    """The trained part.
+
+    Attributes:
+      start: the parameters that training begins with.
+      merge: ``(base, trained) -> params``: the whole encoder's, which it computes with.
+      base: the frozen parameters; None where everything is trained.
+      write: ``(path, trained, card)`` writes the trained part alone; None where it is everything.
+    """
+
+    start: Params
+    merge: Callable[[Params | None, Params], Params]
+    base: Params | None = None
+    write: Callable[[Path, Params, str], None] | None = None
+
+    def whole(self, trained: Params) -> Params:
+        """The encoder's parameters from trained ones."""
+        return self.merge(self.base, trained)
+
+
+def check_adapter(config: ml_collections.ConfigDict) -> None:
+    """Checks which matrices an adapter is to stand beside, and that attention takes a prefix.
+
+    Raises:
+      InputError: names the key, its value and what was expected.
+    """
+    targets = _split(config.encoder["adapter_targets"])
+    known = ", ".join(TARGETS)
+    for name in targets:
+        if name not in TARGETS:
+            raise InputError(
+                f"config.encoder.adapter_targets has {name!r}; expected some of {known}"
+                f"{nearest(name, TARGETS)}"
+            )
+    if not targets or len(set(targets)) < len(targets):
+        raise InputError(
+            f"config.encoder.adapter_targets is {targets}; expected some of {known}, each once"
+        )
+    if config.encoder.adapter == "prefix" and config.train.attention != "own":
+        raise InputError(
+            f"config.train.attention is {config.train.attention!r}, which takes no prefix; take "
+            "'own', or config.encoder.adapter='lora'"
+        )
+
+
+def trained_part(config: ml_collections.ConfigDict, encoder: Encoder) -> Trained:
+    """What the config says is trained of the start encoder."""
+    rank, alpha = config.encoder.adapter_rank, config.encoder.adapter_alpha
+    targets, count = _split(config.encoder.adapter_targets), config.encoder.adapter_tokens
+    key, base = jax.random.key(config.seed), encoder.params
+    if config.encoder.adapter == "none":
+        return Trained(base, lambda base, trained: trained)
+    options: dict[str, Any] = {"base": config.encoder.init, "settings": _settings(config)}
+    if config.encoder.adapter == "prefix":
+        start, merge = init_prefix(base, count=count, key=key), apply_prefix
+        write_one = write_prefix
+    else:
+        start = init_lora(base, rank=rank, targets=targets, key=key)
+        merge = partial(apply_lora, scale=alpha / rank)
+        write_one = partial(write_lora, alpha=alpha)
+
+    def write(path: Path, trained: Params, card: str) -> None:
+        write_one(path, trained, encoder.config, card=card, **options)
+
+    return Trained(jax.device_get(start), merge, base, write)
+
+
+def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What of the start encoder the config sets anew."""
+    keys = ("pooling", "max_length", "query_prompt", "document_prompt")
+    return {key: config.encoder[key] for key in keys if config.encoder[key] not in ("source", 0)}
+
+
+def _split(targets: Sequence[str]) -> tuple[str, ...]:
+    """``--config.encoder.adapter_targets=query,value`` comes as a tuple of one text."""
+    names = [name.strip() for some in targets for name in str(some).split(",")]
+    return tuple(name for name in names if name)

@@ -1,0 +1,269 @@
+"""What a source gives comes back from disk as it was; a build is whole or not there."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from selfdistill_jax import io
+from selfdistill_jax.data import tfds_records
+from selfdistill_jax.data.cache import cache_folder, new_folder
+from selfdistill_jax.data.collection import Document, Judgement, Query, Triplet
+from selfdistill_jax.data.store import open_collection
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import LOG
+from tests.tiny import content
+
+DOCUMENTS = [
+    Document("d/1:ä", "Grüße", "aus 東京 🗼"),
+    Document("d2", "", "no title, a\nline\u2028end, a\ttab and a \0"),
+    Document("d3", "Only a title", ""),
+    Document("d4", "Grüße", "aus 東京 🗼"),
+    Document("d5", " spaces ", " in\u0301 front "),
+    Document("d6", "", "x" * 70_000),
+]
+CONTENTS = [
+    "Grüße aus 東京 🗼",
+    "no title, a\nline\u2028end, a\ttab and a \0",
+    "Only a title",
+    "Grüße aus 東京 🗼",
+    "spaces   in\u0301 front",
+    "x" * 70_000,
+]
+QUERIES = [Query("q1", "wo?"), Query("q2", "где"), Query("q3", "wo?"), Query("q4", " 👋 ")]
+JUDGEMENTS = {
+    "train": [(0, 0, 1), (0, 2, 0), (2, 0, 1), (2, 0, 1)],
+    "dev": [(1, 5, -1), (0, 1, 2**31 - 1), (1, 4, -(2**31))],
+    "test": [(3, 1, 2), (3, 0, 1), (1, 2, 3)],
+}
+TRIPLETS = [
+    Triplet(0, 5, 1, 0.1, -1e30),
+    Triplet(3, 0),
+    Triplet(0, 5, 1, 0.1, -1e30),
+    Triplet(2, 1, 4, 0.0, 3.0),
+    Triplet(1, 2),
+]
+
+
+def source(**changes):
+    """A source of the rows above or of others; a function in place of rows is called for them."""
+    rows = {"documents": DOCUMENTS, "queries": QUERIES, "triplets": TRIPLETS}
+    parts = {
+        "name": "mine",
+        "corpus_size": None,
+        "pool_start": 0,
+        "fingerprint": lambda: "ab" * 32,
+        "describe": lambda: {"files": ["größe"]},
+        "judgements": lambda split: (Judgement(*row) for row in JUDGEMENTS[split]),
+    }
+    for name, value in (parts | rows | changes).items():
+        parts[name] = partial(iter, value) if isinstance(value, list) else value
+    return SimpleNamespace(**parts)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 4096])
+def test_rows_come_back(tmp_path, monkeypatch, capfd, chunk):
+    monkeypatch.setattr(tfds_records, "_CHUNK", chunk)
+    for _ in range(2):  # built, then opened
+        found = open_collection(source(), tmp_path)
+        assert list(found.document_contents()) == CONTENTS
+        assert list(found.query_texts()) == [q.text for q in QUERIES]
+        assert found.document_ids == [d.id for d in DOCUMENTS]
+        assert found.query_ids == [q.id for q in QUERIES]
+        assert found.splits == ("train", "dev", "test")
+        assert {split: found.judgements(split) for split in found.splits} == JUDGEMENTS
+        columns = found.triplets()
+        assert list(columns) == list(Triplet._fields)
+        for name, values in zip(columns, zip(*TRIPLETS, strict=True), strict=True):
+            dtype = np.float32 if "score" in name else np.int32
+            assert columns[name].dtype == dtype
+            np.testing.assert_array_equal(columns[name], np.array(values, dtype))
+        assert (found.name, found.fingerprint) == ("mine", "ab" * 32)
+        assert found.description == {"files": ["größe"]}
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "%|" not in err  # a progress bar
+
+
+def test_flat_files_are_what_the_tables_hold(tmp_path):
+    found = open_collection(source(), tmp_path)
+    for name, values in found.triplets().items():
+        np.testing.assert_array_equal(values, [row[name] for row in found._rows("triplets")])
+    for split in found.splits:
+        rows = found._rows("judgements", split)
+        assert found.judgements(split) == [tuple(r[f] for f in Judgement._fields) for r in rows]
+
+
+def read_all(cache):
+    found = open_collection(source(), cache)
+    texts = list(found.document_contents()), list(found.query_texts())
+    return texts, found.triplets(), *map(found.judgements, found.splits)
+
+
+@pytest.mark.parametrize("keep", [None, 0, 0.5, 0.95])
+def test_damaged_tables_are_named(tmp_path, keep):
+    folder = open_collection(source(), tmp_path).folder
+    assert len(list(folder.rglob("*.array_record*"))) == 6  # three of them splits of judgements
+    texts = [p for p in folder.rglob("*.array_record*") if {"documents", "queries"} & {*p.parts}]
+    assert len(texts) == 2
+    flat = [*folder.glob("*.ids"), *folder.glob("*.npy")]
+    assert len(flat) == 7  # ids of documents and queries, the numbers and scores of the others
+    for path in [folder / "collection.json", *flat, *texts]:
+        whole = path.read_bytes()
+        path.unlink()
+        if keep is not None:
+            path.write_bytes(whole[: int(len(whole) * keep)])
+        with pytest.raises(InputError, match=rf"^{folder}: damaged \(.*; delete the folder"):
+            read_all(tmp_path)
+        path.write_bytes(whole)
+
+
+def test_two_thousand_rows_keep_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_records, "_CHUNK", 300)
+    count = 2000
+    documents = [Document(f"d{i}", "", f"text {i * i}") for i in range(count)]
+    triplets = [Triplet(i % 4, count - 1 - i) for i in range(count)]
+    found = open_collection(source(documents=documents, triplets=triplets), tmp_path)
+    assert found.document_ids == [d.id for d in documents]
+    assert list(found.document_contents()) == [d.text for d in documents]
+    assert found.triplets()["positive"].tolist() == list(range(count))[::-1]
+
+
+@pytest.mark.parametrize("splits", [(), ("dev",), ("test", "train")])
+def test_what_is_empty_stays_empty(tmp_path, splits):
+    judged = {split: JUDGEMENTS[split] for split in splits}
+    given = source(
+        judgements=lambda split: (Judgement(*row) for row in judged.get(split, [])), triplets=[]
+    )
+    found = open_collection(given, tmp_path)
+    assert set(found.splits) == set(splits)
+    for split in ("train", "dev", "test"):
+        assert found.judgements(split) == judged.get(split, [])
+        assert len(found.qrels(split)) == len({q for q, _, _ in judged.get(split, [])})
+    assert all(len(values) == 0 for values in found.triplets().values())
+    assert found.triplets()["query"].dtype == np.int32
+
+
+def test_qrels_name_ids(tmp_path):
+    found = open_collection(source(), tmp_path)
+    assert found.qrels("test") == {"q4": {"d2": 2, "d/1:ä": 1}, "q2": {"d3": 3}}
+
+
+def test_documents_that_are_absent_keep_their_ids(tmp_path):
+    judged = {
+        "train": [(0, "gone", 1), (1, 2, 1)],
+        "dev": [(1, "the other one", -1), (1, "gone", 2)],
+        "test": [(3, 1, 2)],
+    }
+    given = source(judgements=lambda split: (Judgement(*row) for row in judged[split]))
+    for _ in range(2):  # built, then opened
+        found = open_collection(given, tmp_path)
+        assert {split: found.judgements(split) for split in judged} == judged
+        assert found.qrels("train") == {"q1": {"gone": 1}, "q2": {"d3": 1}}
+        assert found.qrels("dev") == {"q2": {"the other one": -1, "gone": 2}}
+    rows = [[row["document"] for row in found._rows("judgements", split)] for split in judged]
+    assert rows == [[-1, 2], [-2, -1], [1]]
+
+
+def test_documents_without_text_are_counted_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(LOG, "propagate", True)
+    documents = [*DOCUMENTS, Document("d7", "", ""), Document("d8", " ", "\n")]
+    for _ in range(2):  # built, then opened
+        found = open_collection(source(documents=documents), tmp_path)
+        assert list(found.document_contents()) == [*CONTENTS, "", ""]
+    assert caplog.messages == [
+        "mine: 2 of 8 documents have neither title nor text; they are encoded as an empty text"
+    ]
+
+
+def test_own_documents_are_queries_by_id(tmp_path):
+    documents = [Document(id_, "", "x") for id_ in ("d0", "q4", "q1", "d3", "q2", "d5")]
+    found = open_collection(source(documents=documents, corpus_size=4), tmp_path)
+    assert found.own_documents.tolist() == [[3, 1], [0, 2]]  # evaluation does not see q2's
+    assert open_collection(source(fingerprint=lambda: "cd"), tmp_path).own_documents.shape == (0, 2)
+
+
+@pytest.mark.parametrize(("size", "start"), [(None, 0), (6, 0), (None, 2), (4, 4)])
+def test_evaluation_and_training_have_their_own_documents(tmp_path, size, start):
+    found = open_collection(source(corpus_size=size, pool_start=start), tmp_path)
+    assert found.corpus_size == len(found.document_ids) == (size or 6)
+    assert found.num_documents == len(list(found.document_contents())) == 6
+    assert found.training_pool == range(start, 6)
+
+
+def test_reused_while_the_fingerprint_is_the_same(tmp_path):
+    def unread(*_):
+        raise AssertionError("read again")
+
+    open_collection(source(), tmp_path)
+    before = content(tmp_path)
+    again = source(**dict.fromkeys(("documents", "queries", "triplets", "judgements"), unread))
+    assert list(open_collection(again, tmp_path).document_contents()) == CONTENTS
+    assert content(tmp_path) == before
+
+    changed = source(queries=QUERIES[::-1], fingerprint=lambda: "cd" * 32)
+    assert open_collection(changed, tmp_path).query_ids == ["q4", "q3", "q2", "q1"]
+    assert open_collection(again, tmp_path).query_ids == ["q1", "q2", "q3", "q4"]
+
+
+def failing(table, error):
+    """A source that gives one row of a table, then an error."""
+    first = {"documents": DOCUMENTS, "queries": QUERIES, "triplets": TRIPLETS}
+
+    def rows(*_):
+        yield first[table][0] if table in first else Judgement(0, 0, 1)
+        raise error
+
+    return source(**{table: rows})
+
+
+@pytest.mark.parametrize("error", [InputError, KeyError, KeyboardInterrupt])
+@pytest.mark.parametrize("table", ["documents", "queries", "judgements", "triplets"])
+def test_an_error_leaves_nothing_behind(tmp_path, table, error):
+    with pytest.raises(error) as caught:
+        open_collection(failing(table, error("a.tsv:2: wrong")), tmp_path)
+    if error is InputError:  # a person reads the line as the source wrote it
+        assert str(caught.value) == "a.tsv:2: wrong"
+    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "collections"])
+    assert list(open_collection(source(), tmp_path).document_contents()) == CONTENTS
+
+
+def test_what_a_killed_build_leaves_is_not_opened(tmp_path, monkeypatch):
+    # A killed process tidies nothing up.
+    monkeypatch.setattr(io, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
+    with pytest.raises(KeyboardInterrupt):
+        open_collection(failing("triplets", KeyboardInterrupt()), tmp_path)
+    assert any("documents" in name for name in content(tmp_path))
+    monkeypatch.undo()
+    found = open_collection(source(), tmp_path)
+    assert list(found.document_contents()) == CONTENTS
+    assert len(found.triplets()["query"]) == len(TRIPLETS)
+
+
+def test_of_two_that_build_the_first_to_finish_wins(tmp_path):
+    path = tmp_path / "a" / "b.c"
+    with new_folder(path) as slow:
+        (slow / "file").write_text("slow")
+        with new_folder(path) as quick:
+            (quick / "file").write_text("quick")
+        assert content(tmp_path / "a").keys() == {"b.c/file", f"{slow.name}/file"}
+    assert content(tmp_path / "a") == {"b.c/file": b"quick"}
+
+
+def test_a_file_in_the_way_is_not_overwritten(tmp_path):
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(InputError, match=f"^{tmp_path}/a: "), new_folder(tmp_path / "a") as new:
+        (new / "file").write_text("new")
+    assert content(tmp_path) == {"a": b"mine"}
+
+
+def test_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder("~/own") == tmp_path / "home" / "own"
+    assert cache_folder("own") == tmp_path / "own"
+    assert cache_folder() == tmp_path / "xdg" / "selfdistill_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == tmp_path / "home" / ".cache" / "selfdistill_jax"

@@ -1,0 +1,237 @@
+"""A file of triplets becomes a collection: distinct texts, references, and a part held out."""
+
+import gzip
+import json
+import math
+
+import pytest
+
+from selfdistill_jax.data.collection import Document, Query
+from selfdistill_jax.data.triplet_file import TripletFile
+from selfdistill_jax.errors import InputError
+
+ROWS = [
+    {"query": "sort an array", "positive": "np.sort", "negative": "np.load"},
+    {"query": "open a file", "positive": "np.load"},
+    {"query": "sort an array", "positive": "np.lexsort", "negative": None},
+    {
+        "query": "open a file",
+        "positive": "np.load",
+        "negative": "np.sort",
+        "positive_score": 9,
+        "negative_score": -1.5,
+    },
+]
+
+
+def write(path, rows=ROWS):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def refusal(path) -> str:
+    with pytest.raises(InputError) as caught:
+        list(TripletFile(path).documents())
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["mine.v1.jsonl", "mine.json", "mine.jsonl.gz"])
+def test_reads_distinct_texts_in_first_seen_order(tmp_path, name):
+    path = write(tmp_path / name)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    source = TripletFile(path, held_out=False)
+    assert source.name == "mine"
+    assert source.corpus_size is None
+    assert source.pool_start == 0
+    assert list(source.documents()) == [
+        Document("d0", "", "np.sort"),
+        Document("d1", "", "np.load"),
+        Document("d2", "", "np.lexsort"),
+    ]
+    assert list(source.queries()) == [Query("q0", "sort an array"), Query("q1", "open a file")]
+    triplets = list(source.triplets())
+    assert [t[:3] for t in triplets] == [(0, 0, 1), (1, 1, -1), (0, 2, -1), (1, 1, 0)]
+    assert triplets[3][3:] == (9, -1.5)
+    assert all(math.isnan(score) for t in triplets[:3] for score in t[3:])
+    # The pair of rows 2 and 4 is one judgement.
+    assert list(source.judgements("train")) == [(0, 0, 1), (1, 1, 1), (0, 2, 1)]
+    assert list(source.judgements("dev")) == list(source.judgements("test")) == []
+
+
+def test_tsv_with_and_without_negatives(tmp_path):
+    path = tmp_path / "mine.tsv"
+    path.write_text("q a\tp a\tn a\n\nq b\tp a\tn b\r\n")
+    source = TripletFile(path, held_out=False)
+    assert [d.text for d in source.documents()] == ["p a", "n a", "n b"]
+    assert [t[:3] for t in source.triplets()] == [(0, 0, 1), (1, 0, 2)]
+    path.write_text("Query\tPositive\nq a\tp a\nq a\tp b\n")
+    source = TripletFile(path, held_out=False)
+    assert [t[:3] for t in source.triplets()] == [(0, 0, -1), (0, 1, -1)]
+
+
+def named(path):
+    """Texts and scores of each triplet."""
+    source = TripletFile(path, held_out=False)
+    documents, queries = ([x.text for x in xs] for xs in (source.documents(), source.queries()))
+    return [
+        (queries[q], documents[p], None if n < 0 else documents[n], *scores)
+        for q, p, n, *scores in source.triplets()
+    ]
+
+
+def test_texts_that_differ_in_white_space_at_their_ends_are_one(tmp_path):
+    rows = [
+        {"query": " q", "positive": "a ", "negative": "b"},
+        {"query": "q", "positive": "a", "negative": " b "},
+        {"query": "q ", "positive": "\u2003a"},
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    assert [t[:3] for t in named(path)] == [(" q", "a ", "b")] * 2 + [(" q", "a ", None)]
+
+
+@pytest.mark.parametrize("kind", ["tsv", "jsonl"])
+@pytest.mark.parametrize("positive_first", [True, False])
+def test_positive_of_one_row_is_negative_of_another(tmp_path, kind, positive_first):
+    path = tmp_path / f"a.{kind}"
+    long = "a" * 70
+    # Another query may have the same document as negative.
+    rows = [("p", "x", long), ("q ", long, "b"), ("q", "c", f" {long}"), ("q", "d", long)]
+    if not positive_first:
+        rows = rows[::-1]
+    if kind == "tsv":
+        path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    else:
+        write(path, [dict(zip(ROWS[0], row, strict=True)) for row in rows])
+    negative, positive = (3, 2) if positive_first else (1, 3)
+    assert refusal(path) == (
+        f"{path}: 2 of 4 rows have a negative that is a positive of the same query in another row "
+        f"(first: line {negative}, '{long[:59]}…', positive in line {positive}); "
+        "remove the wrong rows"
+    )
+
+
+def many(path, count=2000):
+    return write(path, [{"query": f"query {i}", "positive": f"document {i}"} for i in range(count)])
+
+
+def test_holds_out_a_twentieth_each_by_the_query_text(tmp_path):
+    source = TripletFile(many(tmp_path / "a.jsonl"))
+    split = {s: {j.query for j in source.judgements(s)} for s in ("train", "dev", "test")}
+    assert sum(map(len, split.values())) == len(set.union(*split.values())) == 2000
+    assert 70 < len(split["dev"]) < 130
+    assert 70 < len(split["test"]) < 130
+    assert {t.query for t in source.triplets()} == split["train"]
+    # sha256 of the text, first 8 bytes mod 1000: query 36 gives 7, query 52 gives 50.
+    assert 36 in split["dev"]
+    assert 52 in split["test"]
+
+
+def test_a_later_row_moves_no_other(tmp_path):
+    few = TripletFile(many(tmp_path / "few.jsonl", 300))
+    more = TripletFile(many(tmp_path / "more.jsonl", 600))
+    for s in ("train", "dev", "test"):
+        expected = [j for j in more.judgements(s) if j.query < 300]
+        assert list(few.judgements(s)) == expected != []
+
+
+def test_fingerprint_is_the_content_and_what_is_held_out(tmp_path):
+    path = write(tmp_path / "a.jsonl")
+    first = TripletFile(path).fingerprint()
+    int(first, 16)
+    assert TripletFile(write(tmp_path / "b.jsonl")).fingerprint() == first
+    everything = TripletFile(path, held_out=False).fingerprint()
+    write(path, ROWS[:1])
+    assert len({first, everything, TripletFile(path).fingerprint()}) == 3
+    assert TripletFile(path).describe()["file"] == str(path.resolve())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"query": "a", "positive": "b"', "malformed JSON"),
+        ('{"query": "a"}', "field 'positive' is missing"),
+        ('{"query": 1, "positive": "b"}', "field 'query' is a number; expected a string"),
+        ('{"query": "a", "positive": ""}', "field 'positive' is empty"),
+        ('{"query": "a", "positive": "b", "negative": " "}', "field 'negative' is empty"),
+        (
+            '{"query": "a", "positive": "b", "negative": ["c"]}',
+            "field 'negative' is a list; expected a string; several negatives for a query: write",
+        ),
+        (
+            '{"query": "a", "positive": "b", "negative": "b "}',
+            "positive and negative are the same text",
+        ),
+        (
+            '{"query": "a", "positive": "b", "positive_score": 1}',
+            "only one of positive_score and negative_score is there",
+        ),
+        (
+            '{"query": "a", "positive": "b", "positive_score": "1", "negative_score": 0}',
+            "field 'positive_score' is a string; expected a number",
+        ),
+        (
+            '{"query": "a", "positive": "b", "positive_score": NaN, "negative_score": NaN}',
+            "field 'positive_score' is nan; expected a finite number",
+        ),
+    ],
+)
+def test_wrong_jsonl_row(tmp_path, row, message):
+    path = write(tmp_path / "a.jsonl")
+    path.write_text(path.read_text() + row + "\n")
+    assert refusal(path).startswith(f"{path}:5: {message}")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("q\tp", "2 columns; expected 3, separated by tabs"),
+        ("q\tp\tn\tx", "4 columns; expected 3, separated by tabs"),
+        ("q\t \tn", "column 'positive' is empty; remove the row or fill it"),
+        ("q\tp\tp ", "positive and negative are the same text"),
+    ],
+)
+@pytest.mark.parametrize("first", ["a\tb\tc", "query\tpositive\tnegative"])
+def test_wrong_tsv_row(tmp_path, first, row, message):
+    path = tmp_path / "a.tsv"
+    path.write_text(f"{first}\n{row}\n")
+    assert refusal(path).startswith(f"{path}:2: {message}")
+
+
+@pytest.mark.parametrize("score", ["", "high", "nan", "1e999", "1,5"])
+def test_wrong_tsv_score(tmp_path, score):
+    path = tmp_path / "a.tsv"
+    path.write_text(f"query\tpositive\tpositive_score\tnegative_score\na\tb\t1\t{score}\n")
+    assert refusal(path) == (
+        f"{path}:2: column 'negative_score' is {score!r}; expected a finite number"
+    )
+    path.write_text("query\tpositive\tnegative_score\na\tb\t1\n")
+    assert refusal(path).startswith(f"{path}:1: only one of positive_score and negative_score")
+
+
+def test_tsv_of_one_column(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("one text\n")
+    assert refusal(path).startswith(f"{path}:1: 1 columns; expected 3 (or 2, without the negative)")
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("a.csv", ".csv"), ("a.gz", ""), ("a", "")])
+def test_unknown_suffix(tmp_path, name, suffix):
+    path = write(tmp_path / name)
+    assert refusal(path).startswith(f"{path}: unknown suffix {suffix!r}; expected .jsonl, .json or")
+
+
+@pytest.mark.parametrize("content", ["", "\n", "query\tpositive\n"])
+def test_no_rows(tmp_path, content):
+    path = tmp_path / "a.tsv"
+    path.write_text(content)
+    assert refusal(path).startswith(f"{path}: no triplets; expected rows of query, positive and ")
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert refusal(tmp_path / "a.tsv").startswith(f"{tmp_path / 'a.tsv'}: no such file")
+    assert refusal(tmp_path).startswith(f"{tmp_path}: is a folder; expected a .jsonl or .tsv file")
+    path = tmp_path / f"{'a' * 300}.tsv"
+    assert refusal(path).startswith(f"{path}: cannot be read (")

@@ -1,0 +1,74 @@
+"""What a run needs, made ahead of it."""
+
+import numpy as np
+import pytest
+
+from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.prepare import prepare
+from selfdistill_jax.train import hard_negatives
+from selfdistill_jax.train.dataset import load_data
+from selfdistill_jax.train.job import load_encoder
+from tests import tiny as helpers
+
+
+def test_says_what_is_trained_on(tiny, tmp_path):
+    cache = tmp_path / "cache"
+    text = prepare(tiny.config(data__cache=str(cache), data__document_length=6, train__steps=6))
+    summary, texts, batches = text.split("\n\n")
+    assert summary.splitlines() == [
+        "tiny: 24 training triplets, 0 with a negative of their own, 24 for which one is drawn "
+        "(random)",
+        "judged queries: train 24, dev 8, test 8",
+        f"kept in {cache}",
+    ]
+    head, _, queries, documents = (line.split() for line in texts.splitlines())
+    assert " ".join(head) == "in training texts mean tokens 95 % longest cut at of them cut"
+    # [CLS], two subjects, a place, [SEP]
+    assert queries == ["queries", "24", "5", "5", "5", "8", "0.0%"]
+    # Two subjects, a place, "the" up to twice, "of", which no word is.
+    lengths = np.array([6 + number % 3 for number in range(40)])
+    mean, high = f"{lengths.mean():.0f}", f"{np.quantile(lengths, 0.95):.0f}"
+    cut = f"{(lengths > 6).mean():.1%}"
+    assert documents == ["documents", "40", mean, high, "8", "6", cut]
+    assert batches.startswith("6 steps of 8 triplets, 2.00 epochs; a batch has 136 tokens and ")
+    assert batches.endswith(" padding, on 8 cpu devices")
+
+
+def test_the_run_finds_all_of_it(tiny, tmp_path, monkeypatch):
+    config = tiny.config(data__negatives="mined", data__cache=str(tmp_path / "cache"))
+    text = prepare(config)
+    assert "24 for which one is drawn (mined)" in text
+    before = helpers.content(tmp_path / "cache")
+
+    def again(*_, **__):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(hard_negatives, "_by_encoder", again)
+    monkeypatch.setattr(TokenTable, "from_texts", again)
+    load_data(config, load_encoder(config))
+    assert helpers.content(tmp_path / "cache") == before
+
+
+def test_negatives_of_their_own(tiny, tmp_path):
+    rows = [{"query": "mabo tiri", "positive": "hasit", "negative": "vokel"}] * 3
+    rows += [{"query": "kelu", "positive": "jurad"}] * 9
+    file = helpers.write_rows(tmp_path / "some.jsonl", rows)
+    text = prepare(tiny.config(data__triplets=str(file), train__steps=1))
+    assert "12 training triplets, 3 with a negative of their own, 9 for which one is drawn" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train__batch_size": 12}, r"^config\.train\.batch_size is 12, which 8 devices"),
+        ({"loss__error": "l3"}, r"^config\.loss: "),
+        ({"train__dimensions": (99,)}, r"^config\.train\.dimensions has 99"),
+        ({"train__decay": "exponental"}, r"^config\.train\.decay is 'exponental'"),
+        ({"train__attention": "cudnn"}, r"^config\.train\.attention is 'cudnn', and devices are"),
+        ({"data__dataset": "nowhere"}, r"^dataset 'nowhere': no folder"),
+    ],
+)
+def test_wrong_settings(tiny, settings, message):
+    with pytest.raises(InputError, match=message):
+        prepare(tiny.config(**settings))
