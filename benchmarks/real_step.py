@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from benchmarks.training_step import timed
 from configs import distributed
-from selfdistill_jax.data.batches import Shape, TripletBatch
+from selfdistill_jax.data.batches import BatchShape, TripletBatch
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
@@ -36,7 +36,7 @@ class RealStep(NamedTuple):
     step: Any
     state: TrainState
     batches: list[TripletBatch]
-    shape: Shape
+    shape: BatchShape
     useful_tokens: float
     computed_tokens: float
     devices: int

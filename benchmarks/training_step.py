@@ -9,7 +9,7 @@ import optax
 
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.data.packing import block_of, fill, lay_out, row_lengths
+from selfdistill_jax.data.packing import block_of, lay_out, row_lengths, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
@@ -37,7 +37,7 @@ def batch(
         kinds = row_lengths(document_length)
         shape = {"block": block_of(block_tokens(), kinds), "row_lengths": kinds}
         layout = lay_out(lengths, **shape)
-        texts.append(fill(layout, tables, blocks=len(layout.rows), **shape))
+        texts.append(write_tokens(layout, tables, blocks=len(layout.rows), **shape))
     every = jax.tree.map(lambda *arrays: np.stack(arrays), *texts)
     return TripletBatch(every, np.zeros((size, 2), np.float32))
 

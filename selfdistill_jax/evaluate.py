@@ -24,7 +24,7 @@ from selfdistill_jax.data.store import Collection, open_collection
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.eval_set import evaluate_bm25, evaluate_encoder, make_eval_set
-from selfdistill_jax.retrieval.evaluation import System, write_results
+from selfdistill_jax.retrieval.evaluation import ScoredRun, write_results
 from selfdistill_jax.retrieval.quantize import check_dimensions
 from selfdistill_jax.retrieval.text_table import results_table
 
@@ -91,9 +91,9 @@ def main(argv: list[str]) -> None:
         print(results_table(values, baseline=baseline), f"\n\nruns and values: {folder}\n")
 
 
-def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str, System]:
-    examined = make_eval_set(collection, _FLAGS.split)
-    systems = {"bm25": evaluate_bm25(examined, collection, k=_FLAGS.k)}
+def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str, ScoredRun]:
+    eval_set = make_eval_set(collection, _FLAGS.split)
+    systems = {"bm25": evaluate_bm25(eval_set, collection, k=_FLAGS.k)}
     for name, model in models.items():
         queries, documents = (
             model.tokenize(texts, prompt=model.encoder.prompts.of(kind))
@@ -103,7 +103,7 @@ def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str,
             )
         )
         systems[name] = evaluate_encoder(
-            examined,
+            eval_set,
             lambda tokens, label, model=model: model.encode_tokens(
                 tokens, dimensions=_FLAGS.dimensions, progress=label
             ),

@@ -14,7 +14,7 @@ from absl import flags
 from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.data.collection import DRAWN
+from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
@@ -63,7 +63,7 @@ def prepare(config: ml_collections.ConfigDict) -> str:
 
 def _summary(config: ml_collections.ConfigDict, data: Data) -> str:
     collection, negatives = data.collection, data.triplets["negative"]
-    drawn = int((negatives == DRAWN).sum())
+    drawn = int((negatives == SAMPLE_NEGATIVE).sum())
     judged = {
         split: len({judgement.query for judgement in collection.judgements(split)})
         for split in collection.splits

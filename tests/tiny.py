@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 
 from configs import base
-from selfdistill_jax.checkpoints.model_folder import Encoder, write_folder
+from selfdistill_jax.checkpoints.model_folder import Pretrained, write_folder
 from selfdistill_jax.encoder.apply import init_params
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.train.run_log import METRICS
@@ -95,7 +95,7 @@ def write_encoder(folder: Path) -> Path:
         "hidden_act": "gelu",
     }
     params = jax.tree.map(np.asarray, init_params(SIZES, jax.random.key(0)))
-    write_folder(folder, Encoder(source, SIZES, raw, params, {}, "mean", 16), card="Random.")
+    write_folder(folder, Pretrained(source, SIZES, raw, params, {}, "mean", 16), card="Random.")
     return folder
 
 

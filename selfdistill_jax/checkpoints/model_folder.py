@@ -48,7 +48,7 @@ _COPIED = (
 _COPIED_FROM_ROOT = ("LICENSE", "NOTICE")  # whose work the start encoder is
 
 
-class Encoder(NamedTuple):
+class Pretrained(NamedTuple):
     """A loaded encoder: everything needed to encode with it and to write it back."""
 
     folder: Path  # of config.json, the weights and the tokenizer's files
@@ -68,7 +68,7 @@ class Encoder(NamedTuple):
         return self.dense[-1].size if self.dense else self.config.hidden_size
 
 
-def read_folder(name: str, *, pooling: str = "source") -> Encoder:
+def read_folder(name: str, *, pooling: str = "source") -> Pretrained:
     """Loads an encoder.
 
     Args:
@@ -96,14 +96,14 @@ def read_folder(name: str, *, pooling: str = "source") -> Encoder:
     _check_sizes(modules, config.hidden_size, folder)
     if modules.dense:
         params["dense"] = modules.params
-    return Encoder(
+    return Pretrained(
         folder, config, raw, params, extra, modules.pooling,
         min(config.max_positions, read_limit(folder)), modules.dense,
         read_prompts(layout), layout.root,
     )  # fmt: skip
 
 
-def fingerprint(encoder: Encoder, *rest: Any) -> str:
+def fingerprint(encoder: Pretrained, *rest: Any) -> str:
     """Hex digest of everything that decides a text's vector, but for tokenizer and prompts.
 
     Args:
@@ -119,7 +119,7 @@ def fingerprint(encoder: Encoder, *rest: Any) -> str:
     return total.hexdigest()
 
 
-def write_folder(path: Path, encoder: Encoder, *, card: str) -> None:
+def write_folder(path: Path, encoder: Pretrained, *, card: str) -> None:
     """Writes a folder that sentence-transformers and ``AutoModel`` open.
 
     The folder appears whole or not at all: it is built beside ``path`` and takes its place at the

@@ -21,7 +21,7 @@ from selfdistill_jax.checkpoints.adapter_folder import (
     read_settings,
     write_adapter,
 )
-from selfdistill_jax.checkpoints.model_folder import Encoder
+from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.checkpoints.peft_prefix import KIND as PREFIX
 from selfdistill_jax.checkpoints.peft_prefix import read_prefix
 from selfdistill_jax.checkpoints.safetensors import as_float32, read_file
@@ -94,7 +94,7 @@ def write_lora(
     write_adapter(path, tensors, kind=KIND, config=written, **options)
 
 
-def with_adapter(encoder: Encoder, folder: Path) -> Encoder:
+def with_adapter(encoder: Pretrained, folder: Path) -> Pretrained:
     """The encoder with a folder's adapter: added to its weights, or before its keys and values.
 
     Its prompts and maximum length are those of the adapter's training. So is its pooling only if
@@ -118,7 +118,7 @@ def with_adapter(encoder: Encoder, folder: Path) -> Encoder:
     return encoder._replace(params=apply_lora(encoder.params, read_lora(folder, encoder)))
 
 
-def read_lora(folder: Path, encoder: Encoder) -> Params:
+def read_lora(folder: Path, encoder: Pretrained) -> Params:
     """Reads an adapter for `apply_lora` with scale 1: each module's own is multiplied into its B.
 
     Layers without one have zeros, and what is of a smaller rank than the highest has them there.
@@ -206,7 +206,7 @@ def _scale(raw: Mapping[str, Any], module: str, *, rank: int) -> float:
     return alpha / (rank**0.5 if raw.get("use_rslora") else rank)
 
 
-def _read_modules(path: Path, raw: Mapping[str, Any], encoder: Encoder) -> dict[str, Pair]:
+def _read_modules(path: Path, raw: Mapping[str, Any], encoder: Pretrained) -> dict[str, Pair]:
     """Full name of a module -> its A ``[D, R]`` and its B ``[R, F]`` times its scale."""
     names = ARCHITECTURES[encoder.config.architecture]
     sizes = _sizes(names, encoder.params)

@@ -13,9 +13,9 @@ import grain
 import jax
 import numpy as np
 
-from selfdistill_jax.data.collection import DRAWN
+from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
 from selfdistill_jax.data.negatives import KnownPositives, draw
-from selfdistill_jax.data.packing import MOST_PAIRS, block_of, fill, lay_out, row_lengths
+from selfdistill_jax.data.packing import MOST_PAIRS, block_of, lay_out, row_lengths, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.packed import PackedTexts
 
@@ -46,7 +46,7 @@ class TripletBatch(NamedTuple):
         return int(self.texts.blocks.sum()) * self.texts.ids.shape[-1]
 
 
-class Shape(NamedTuple):
+class BatchShape(NamedTuple):
     """What batches' arrays have in common.
 
     Attributes:
@@ -59,21 +59,21 @@ class Shape(NamedTuple):
     """
 
     block: int
-    rooms: tuple[int, ...]
+    capacities: tuple[int, ...]
     row_lengths: tuple[int, ...]
     merged: int = 0
 
-    def room(self, needed: int) -> int:
+    def capacity(self, needed: int) -> int:
         """The least one that holds so many blocks; the last one doubled, until it does.
 
-        >>> shape = Shape(216, (60, 64, 70), (216,), merged=1)
-        >>> shape.room(59), shape.room(61), shape.room(141)
+        >>> shape = BatchShape(216, (60, 64, 70), (216,), merged=1)
+        >>> shape.capacity(59), shape.capacity(61), shape.capacity(141)
         (60, 64, 280)
         """
-        room = next((n for n in self.rooms if n >= needed), self.rooms[-1])
-        while room < needed:
-            room *= 2
-        return room
+        capacity = next((n for n in self.capacities if n >= needed), self.capacities[-1])
+        while capacity < needed:
+            capacity *= 2
+        return capacity
 
 
 # So many standard deviations above the mean a batch of a usual shape may be: one in 30,000 is more.
@@ -95,13 +95,13 @@ def choose_shape(
     limit: int,
     share: bool,
     merge: bool = False,
-) -> Shape:
+) -> BatchShape:
     """One shape for all but a few batches in 10,000, or three for all but one in 700.
 
     Args:
       mean, deviation: of the tokens of a triplet.
       triplets: of a part.
-      parts: that a batch is dealt to, see `deal`.
+      parts: that a batch is dealt to, see `balance_parts`.
       block: tokens of a block at the most.
       limit: tokens of the longest text.
       share: whether texts share rows.
@@ -120,7 +120,7 @@ def choose_shape(
         most = max(min(block, MOST_PAIRS // longest), longest)
         merged = math.ceil(tokens(_SIZES[-1]) / most)
         rows = {max(math.ceil(tokens(d) / (longest * merged)), 1) for d in _SIZES}
-        return Shape(longest, tuple(merged * n for n in sorted(rows)), (longest,), merged)
+        return BatchShape(longest, tuple(merged * n for n in sorted(rows)), (longest,), merged)
     lengths = row_lengths(limit)
     if not share:
         lengths = tuple(16 << i for i in range(32) if (16 << i) // 2 < limit)
@@ -130,10 +130,10 @@ def choose_shape(
     unit = math.lcm(*lengths)
     size = math.ceil(equal / unit) * unit
     # Of each kind of rows one block may stay partly empty.
-    return Shape(size, (math.ceil(usual / size) + len(lengths) - 1,), lengths)
+    return BatchShape(size, (math.ceil(usual / size) + len(lengths) - 1,), lengths)
 
 
-def deal(sizes: np.ndarray, parts: int) -> np.ndarray:
+def balance_parts(sizes: np.ndarray, parts: int) -> np.ndarray:
     """An order in which equal parts of the batch are about equally much work.
 
     A step takes as long as the device with the most tokens. The largest are dealt first, from the
@@ -147,7 +147,7 @@ def deal(sizes: np.ndarray, parts: int) -> np.ndarray:
       ``[B]`` places, part after part.
 
     Example:
-      >>> deal(np.array([9, 1, 8, 2, 7, 3]), 2).tolist()
+      >>> balance_parts(np.array([9, 1, 8, 2, 7, 3]), 2).tolist()
       [0, 5, 3, 2, 4, 1]
     """
     if parts == 1:
@@ -227,7 +227,7 @@ class TrainingBatches:
     def _tokens_of_triplets(self) -> tuple[float, float]:
         """Mean and standard deviation; drawn negatives are as what they are drawn from."""
         queries, documents = self._lengths
-        drawn = self._triplets["negative"] == DRAWN
+        drawn = self._triplets["negative"] == SAMPLE_NEGATIVE
         of_drawn = documents[self._pool.start : self._pool.stop]
         if self._candidates is not None and (self._candidates >= 0).any():
             of_drawn = documents[self._candidates[self._candidates >= 0]]
@@ -244,8 +244,8 @@ class TrainingBatches:
         first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self[0])
         (parts,) = first.texts.blocks.shape
 
-        def of_room(room: int) -> TripletBatch:
-            arrays = self._arrays(room)
+        def of_room(capacity: int) -> TripletBatch:
+            arrays = self._arrays(capacity)
             tokens, rows = (
                 jax.ShapeDtypeStruct((parts, *size), np.int32) for size in (arrays, arrays[:1])
             )
@@ -254,12 +254,12 @@ class TrainingBatches:
             )
             return first._replace(texts=texts)
 
-        return [first, *map(of_room, self.shape.rooms)]
+        return [first, *map(of_room, self.shape.capacities)]
 
-    def _arrays(self, room: int) -> tuple[int, int]:
+    def _arrays(self, capacity: int) -> tuple[int, int]:
         """Blocks, and tokens of each, of arrays that have room for so many blocks."""
-        merged = self.shape.merged or room
-        return merged, room // merged * self.shape.block
+        merged = self.shape.merged or capacity
+        return merged, capacity // merged * self.shape.block
 
     def __getitem__(self, step: int) -> TripletBatch:
         return self._batches[step]
@@ -276,7 +276,7 @@ class TrainingBatches:
         queries, positives, negatives = (
             self._triplets[name][picked] for name in ("query", "positive", "negative")
         )
-        if (negatives == DRAWN).any():
+        if (negatives == SAMPLE_NEGATIVE).any():
             drawn = draw(
                 queries,
                 known=self._known,
@@ -284,7 +284,7 @@ class TrainingBatches:
                 candidates=None if self._candidates is None else self._candidates[picked],
                 seed=(self._seed, step),
             )
-            negatives = np.where(negatives == DRAWN, drawn, negatives)
+            negatives = np.where(negatives == SAMPLE_NEGATIVE, drawn, negatives)
         return queries, positives, negatives
 
     def _tokens(self, columns: np.ndarray) -> np.ndarray:
@@ -302,7 +302,7 @@ class TrainingBatches:
     def _make(self, step: int, picked: np.ndarray) -> TripletBatch:
         picked = np.asarray(picked)
         columns = np.stack(self.rows(step, picked))  # [3, B]
-        order = deal(self._tokens(columns), self._parts)
+        order = balance_parts(self._tokens(columns), self._parts)
         picked, columns = picked[order], columns[:, order]
         parts = np.split(columns, self._parts, axis=1)
         tables = (self._queries, self._documents, self._documents)
@@ -317,10 +317,10 @@ class TrainingBatches:
             for part in parts
         ]
         # The same on every host, since it follows from the global batch.
-        room = self.shape.room(max(len(layout.rows) for layout in layouts))
-        blocks, size = self._arrays(room)
+        capacity = self.shape.capacity(max(len(layout.rows) for layout in layouts))
+        blocks, size = self._arrays(capacity)
         packed = [
-            fill(
+            write_tokens(
                 layout.merged(size // self.shape.block),
                 list(zip(tables, part, self._limits, strict=True)),
                 blocks=blocks,

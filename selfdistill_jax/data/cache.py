@@ -43,7 +43,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
+def reports_damaged_cache(folder: Path) -> Iterator[None]:
     """Reports whatever fails while a folder of the cache is read as a damaged folder.
 
     Raises:

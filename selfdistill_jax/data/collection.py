@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 SPLITS = ("train", "dev", "test")
-DRAWN = -1  # a triplet's negative that is drawn anew in training
+SAMPLE_NEGATIVE = -1  # a triplet's negative that is drawn anew in training
 
 
 class Document(NamedTuple):
@@ -35,7 +35,7 @@ class Judgement(NamedTuple):
 class Triplet(NamedTuple):
     query: int
     positive: int
-    negative: int = DRAWN
+    negative: int = SAMPLE_NEGATIVE
     positive_score: float = float("nan")  # a teacher's, where the file has them
     negative_score: float = float("nan")
 

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_jax.data.collection import DRAWN, Document, Judgement, Query, Source, Triplet
+from selfdistill_jax.data.collection import (
+    SAMPLE_NEGATIVE,
+    Document,
+    Judgement,
+    Query,
+    Source,
+    Triplet,
+)
 from selfdistill_jax.data.jsonl import digest
 from selfdistill_jax.data.triplet_file import TripletFile, check_contradictions
 from selfdistill_jax.data.triplet_rows import IDS, check_file, read_rows
@@ -78,7 +85,9 @@ class TripletsOver:
             yield t._replace(
                 query=t.query + queries,
                 positive=t.positive + self.corpus_size,
-                negative=t.negative if t.negative == DRAWN else t.negative + self.corpus_size,
+                negative=t.negative
+                if t.negative == SAMPLE_NEGATIVE
+                else t.negative + self.corpus_size,
             )
 
 
@@ -149,7 +158,7 @@ class TripletsOf:
                     f"{self._path}:{line}: positive_id and negative_id are the same, "
                     f"{positive!r}; remove the row"
                 )
-            n = DRAWN if negative is None else documents.get(negative)
+            n = SAMPLE_NEGATIVE if negative is None else documents.get(negative)
             rows = queries.get(query), documents.get(positive), n
             problem = self._problem((query, positive, negative), rows, evaluated, first)
             if not problem and (rows[0], n) in relevant:
@@ -187,6 +196,6 @@ class TripletsOf:
                 return f"{kind} that are not in {self._collection.name}", id_
             if kind == "queries" and row in evaluated:
                 return "queries that dev or test judges", id_
-            if kind == "documents" and row != DRAWN and row < first:
+            if kind == "documents" and row != SAMPLE_NEGATIVE and row < first:
                 return "documents that only evaluation may see", id_
         return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from selfdistill_jax.data.collection import DRAWN
+from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import Progress
 
@@ -91,7 +91,7 @@ def draw(
     return drawn.astype(np.int32)
 
 
-def candidates_of(
+def top_candidates(
     search: Search,
     queries: np.ndarray,
     *,
@@ -123,7 +123,7 @@ def candidates_of(
     depths = np.array([1 << (n - 1).bit_length() for n in needed], int)
     by_query = np.argsort(query_of, kind="stable")
     ends = np.searchsorted(query_of[by_query], np.arange(len(rows) + 1))
-    out = np.full((len(queries), k), DRAWN, np.int32)
+    out = np.full((len(queries), k), SAMPLE_NEGATIVE, np.int32)
     parts = [
         (depth, of_depth[start : start + at_once])
         for depth in np.unique(depths).tolist()

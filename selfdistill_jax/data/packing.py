@@ -96,7 +96,7 @@ def lay_out(
     sizes = lengths.tolist()
     best = None
     for opens in _rules(row_lengths) if share else [_smallest(row_lengths)]:
-        rows = _fill(order, sizes, opens, share)
+        rows = _assign_rows(order, sizes, opens, share)
         cost = _cost(rows, block, row_lengths)
         if best is None or cost < best[0]:
             best = cost, rows
@@ -121,7 +121,7 @@ def _rules(row_lengths: Sequence[int]) -> list[Callable[[int], int]]:
     return [lambda _: longest] + [rule(s, least) for least in row_lengths[:-1] for s in _SHARES]
 
 
-def _fill(order: list[int], sizes: list[int], opens: Callable[[int], int], share: bool):
+def _assign_rows(order: list[int], sizes: list[int], opens: Callable[[int], int], share: bool):
     """Rows as (length, texts in it)."""
     rows: list[tuple[int, list[int]]] = []
     room: list[tuple[int, int]] = []  # (left over, row), sorted
@@ -160,7 +160,7 @@ def _place(rows, sizes: list[int], block: int, row_lengths: Sequence[int]) -> La
     return Layout(starts, np.array(kinds, np.int32))
 
 
-def fill(
+def write_tokens(
     layout: Layout,
     table_rows: Sequence[tuple[TokenTable, np.ndarray, int]],
     *,

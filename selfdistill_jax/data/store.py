@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_jax.data.cache import new_folder, reading
+from selfdistill_jax.data.cache import new_folder, reports_damaged_cache
 from selfdistill_jax.data.collection import SPLITS, Document, Judgement, Source, Triplet
 from selfdistill_jax.io import short_name
 
@@ -42,7 +42,7 @@ class Collection:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        with reading(folder):
+        with reports_damaged_cache(folder):
             info = json.loads((folder / _INFO).read_text())
             ids, self.query_ids = (_read_ids(folder, name) for name in ("documents", "queries"))
         self.name: str = info["name"]
@@ -60,7 +60,7 @@ class Collection:
         from selfdistill_jax.data.tfds_records import read_records
 
         if table not in self._empty:
-            with reading(self.folder):
+            with reports_damaged_cache(self.folder):
                 yield from read_records(self.folder, table, split)
 
     def document_contents(self) -> Iterator[str]:
@@ -94,7 +94,7 @@ class Collection:
         return dict(zip((*names, *_SCORES), (*rows.T, *scores.T), strict=True))
 
     def _numbers(self, name: str) -> np.ndarray:
-        with reading(self.folder):
+        with reports_damaged_cache(self.folder):
             return np.load(self.folder / _NUMBERS.format(name))
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:

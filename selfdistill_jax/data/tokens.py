@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfdistill_jax.data.cache import new_folder, reading
+from selfdistill_jax.data.cache import new_folder, reports_damaged_cache
 from selfdistill_jax.data.tokenizer import Edges, Tokenizer
 from selfdistill_jax.progress import Progress
 
@@ -117,6 +117,6 @@ def cached_tokens(
         with new_folder(folder) as new:
             np.save(new / "ids.npy", table._ids)
             np.save(new / "offsets.npy", table._offsets)
-    with reading(folder):
+    with reports_damaged_cache(folder):
         ids = np.load(folder / "ids.npy", mmap_mode="r")
         return TokenTable(ids, np.load(folder / "offsets.npy"), tokenizer.edges)

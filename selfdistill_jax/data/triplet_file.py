@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_jax.data.collection import DRAWN, Document, Judgement, Query, Triplet
+from selfdistill_jax.data.collection import SAMPLE_NEGATIVE, Document, Judgement, Query, Triplet
 from selfdistill_jax.data.jsonl import digest
 from selfdistill_jax.data.triplet_rows import TEXTS, check_file, read_rows
 from selfdistill_jax.errors import InputError
@@ -97,7 +97,7 @@ class TripletFile:
             triplets, lines = [], array("q")
             for line, query, positive, negative, *scores in read_rows(self.path, TEXTS):
                 q, p = queries.add(query), documents.add(positive)
-                n = DRAWN if negative is None else documents.add(negative)
+                n = SAMPLE_NEGATIVE if negative is None else documents.add(negative)
                 if p == n:
                     raise InputError(
                         f"{self.path}:{line}: positive and negative are the same text; "
@@ -146,7 +146,7 @@ def check_contradictions(
       path: the file, for the message.
       queries: ``[N]``, int64 rows of the queries.
       positives: ``[N]``, rows of the documents.
-      negatives: ``[N]``, rows of the documents, or `DRAWN`.
+      negatives: ``[N]``, rows of the documents, or `SAMPLE_NEGATIVE`.
       lines: of the triplets.
       name: returns the text or id of a document, for the message.
 
@@ -155,7 +155,7 @@ def check_contradictions(
     """
     documents = 1 + max(positives.max(initial=0), negatives.max(initial=0))
     known = queries * documents + positives
-    given = np.where(negatives == DRAWN, -1, queries * documents + negatives)
+    given = np.where(negatives == SAMPLE_NEGATIVE, -1, queries * documents + negatives)
     wrong = np.flatnonzero(np.isin(given, known))
     if not len(wrong):
         return

@@ -89,18 +89,18 @@ def prepare(q, p, n, *, where, normalize: bool, many: bool = False) -> Batch:
     where = jnp.ones(q.shape[:1], bool) if where is None else jnp.asarray(where, bool)
     if where.shape != q.shape[:1]:
         raise ValueError(f"where must have shape {q.shape[:1]}; got {where.shape}")
-    q, p, n = (only_real(wide(x), where) for x in (q, p, n))
+    q, p, n = (zero_masked(at_least_float32(x), where) for x in (q, p, n))
     if normalize:
         q, p, n = unit(q), unit(p), unit(n)
     return Batch(q, p, n, where)
 
 
-def only_real(x: jax.Array, where_B: jax.Array) -> jax.Array:
+def zero_masked(x: jax.Array, where_B: jax.Array) -> jax.Array:
     """``[B, ...]`` with zeros in the rows that are not real."""
     return jnp.where(where_B.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
 
 
-def wide(x: jax.Array) -> jax.Array:
+def at_least_float32(x: jax.Array) -> jax.Array:
     """In float32 at least: bfloat16 keeps 3 digits, too few for margins that differ by 0.001."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -112,13 +112,13 @@ def teacher_rows(name: str, x: jax.Array, shape: tuple[int, ...], where: jax.Arr
     Raises:
       ValueError: they have another shape than the batch wants.
     """
-    x = wide(x)
+    x = at_least_float32(x)
     if x.shape != shape:
         raise ValueError(f"{name} must have shape {shape}; got {x.shape}")
-    return only_real(x, where)
+    return zero_masked(x, where)
 
 
-def full(a: jax.Array, b: jax.Array) -> jax.Array:
+def matmul_exact(a: jax.Array, b: jax.Array) -> jax.Array:
     """A matrix product at full float32 precision on TPUs and GPUs too."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
@@ -130,7 +130,7 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def dots(a_BxD: jax.Array, b_CxD: jax.Array) -> jax.Array:
     """All products ``[B, C]``."""
-    return full(a_BxD, b_CxD.T)
+    return matmul_exact(a_BxD, b_CxD.T)
 
 
 def margins(batch: Batch) -> jax.Array:
@@ -156,7 +156,7 @@ def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
 
 
-def total(x: jax.Array, axis_name: str | None) -> jax.Array:
+def psum(x: jax.Array, axis_name: str | None) -> jax.Array:
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
@@ -182,5 +182,5 @@ def global_mean(
       1.5
     """
     where = jnp.ones(terms.shape, bool) if where is None else jnp.asarray(where, bool)
-    count = total(jnp.sum(where, dtype=terms.dtype), axis_name)
-    return total(jnp.sum(terms, where=where), axis_name) / jnp.maximum(count, 1)
+    count = psum(jnp.sum(where, dtype=terms.dtype), axis_name)
+    return psum(jnp.sum(terms, where=where), axis_name) / jnp.maximum(count, 1)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from selfdistill_jax.losses.common import dot, prepare, sigma, unit, wide
+from selfdistill_jax.losses.common import at_least_float32, dot, prepare, sigma, unit
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -50,7 +50,7 @@ def summaries(
       0.3333
     """
     batch = prepare(q, p, n, where=where, normalize=normalize)
-    p_BxF, n_BxF = (batch.p, batch.n) if target_from is None else map(wide, target_from)
+    p_BxF, n_BxF = (batch.p, batch.n) if target_from is None else map(at_least_float32, target_from)
     if target_from is not None and normalize:
         p_BxF, n_BxF = unit(p_BxF), unit(n_BxF)
     margin_B = dot(batch.q, batch.p) - dot(batch.q, batch.n)

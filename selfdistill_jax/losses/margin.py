@@ -12,15 +12,15 @@ from jax import lax
 from selfdistill_jax.losses.common import (
     ERRORS,
     Batch,
+    at_least_float32,
     check_choice,
     dot,
     global_mean,
     margins,
-    only_real,
     prepare,
     sigma,
     unit,
-    wide,
+    zero_masked,
 )
 from selfdistill_jax.losses.pairs import check_method, mean_over_pairs
 
@@ -220,13 +220,13 @@ def _target_documents(
     """The positives' and negatives' vectors that targets are made from."""
     if target_from is None:
         return lax.stop_gradient((batch.p, batch.n)) if stop_gradient else (batch.p, batch.n)
-    p, n = (wide(x) for x in target_from)
+    p, n = (at_least_float32(x) for x in target_from)
     if p.shape != n.shape or p.shape[:-1] != batch.where.shape:
         raise ValueError(
             "target_from must be two arrays of one shape "
             f"[{len(batch.where)}, dimensions]; got {p.shape}, {n.shape}"
         )
-    p, n = only_real(p, batch.where), only_real(n, batch.where)
+    p, n = zero_masked(p, batch.where), zero_masked(n, batch.where)
     return lax.stop_gradient((unit(p), unit(n)) if normalize else (p, n))
 
 

@@ -30,10 +30,10 @@ from selfdistill_jax.losses.common import (
     check_choice,
     dot,
     dots,
-    full,
     gather,
     global_mean,
-    total,
+    matmul_exact,
+    psum,
 )
 
 METHODS = ("auto", "gather", "moments")
@@ -126,9 +126,9 @@ def _by_blocks(c_B, a_BxE, b_BxE, where_B, rho, axis_name) -> jax.Array:
 
 def _by_moments(c_B, a_BxE, b_BxE, where_B, axis_name) -> jax.Array:
     weight_Bx1 = where_B.astype(c_B.dtype)[:, None]
-    count = jnp.maximum(total(jnp.sum(weight_Bx1), axis_name), 1)
-    mean_E = total(jnp.sum(b_BxE * weight_Bx1, axis=0), axis_name) / count
+    count = jnp.maximum(psum(jnp.sum(weight_Bx1), axis_name), 1)
+    mean_E = psum(jnp.sum(b_BxE * weight_Bx1, axis=0), axis_name) / count
     centred_BxE = (b_BxE - mean_E[None, :]) * weight_Bx1
-    covariance_ExE = total(full(centred_BxE.T, centred_BxE), axis_name) / count
-    distance_B = c_B - full(a_BxE, mean_E)
-    return jnp.square(distance_B) + dot(full(a_BxE, covariance_ExE), a_BxE)
+    covariance_ExE = psum(matmul_exact(centred_BxE.T, centred_BxE), axis_name) / count
+    distance_B = c_B - matmul_exact(a_BxE, mean_E)
+    return jnp.square(distance_B) + dot(matmul_exact(a_BxE, covariance_ExE), a_BxE)

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.io import write_text
 from selfdistill_jax.losses import QUANTILES
-from selfdistill_jax.retrieval.evaluation import MEASURES, System
+from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
 from selfdistill_jax.train.run_folder import flatten
 from selfdistill_jax.train.run_log import read_metrics
 from selfdistill_jax.train.trainable import ADAPTERS
@@ -40,7 +40,7 @@ def write_report(
     *,
     config: Mapping[str, Any],
     collection: Collection,
-    systems: Mapping[str, System],
+    systems: Mapping[str, ScoredRun],
     text: str,
 ) -> None:
     """Draws a finished run's curves, its margins against its targets, and the change per query."""
@@ -138,7 +138,7 @@ def _histogram(changed: list[dict[str, Any]]) -> str:
     return _svg(figure)
 
 
-def _changes(collection: Collection, systems: Mapping[str, System]) -> list[dict[str, Any]]:
+def _changes(collection: Collection, systems: Mapping[str, ScoredRun]) -> list[dict[str, Any]]:
     """Every query with its values before and after, the most gained first."""
     texts = dict(zip(collection.query_ids, collection.query_texts(), strict=True))
     before, after = (systems[name].values[MEASURES[0]] for name in ("start", "trained"))

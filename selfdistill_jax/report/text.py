@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfdistill_jax.checkpoints.model_folder import Encoder
+from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.io import expand, write_text
-from selfdistill_jax.retrieval.evaluation import MEASURES, System, write_results
+from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun, write_results
 from selfdistill_jax.retrieval.significance import PairedTest, paired_test
 from selfdistill_jax.retrieval.text_table import results_table
 from selfdistill_jax.train.run_folder import RESULT, flatten
@@ -21,8 +21,8 @@ def write(
     *,
     config: dict[str, Any],
     data,
-    encoder: Encoder,
-    systems: dict[str, System],
+    encoder: Pretrained,
+    systems: dict[str, ScoredRun],
     split: str,
     ended: str,
 ) -> None:
@@ -58,7 +58,7 @@ def write(
 def _text(
     workdir: Path,
     collection: Collection,
-    systems: dict[str, System],
+    systems: dict[str, ScoredRun],
     split: str,
     ended: str,
     kept: str,
@@ -110,7 +110,7 @@ def _best_step(workdir: Path) -> int | None:
 def model_card(
     config: dict[str, Any],
     collection: Collection,
-    encoder: Encoder,
+    encoder: Pretrained,
     note: str,
     *,
     means: Mapping[str, float] | None = None,

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfdistill_jax.checkpoints.adapter_folder import read_settings
-from selfdistill_jax.checkpoints.model_folder import Encoder, fingerprint, read_folder, write_folder
+from selfdistill_jax.checkpoints.model_folder import (
+    Pretrained,
+    fingerprint,
+    read_folder,
+    write_folder,
+)
 from selfdistill_jax.checkpoints.peft import with_adapter
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import make_encode
@@ -34,7 +39,7 @@ class BiEncoder:
         model.save("my-model")  # a sentence-transformers folder
     """
 
-    def __init__(self, encoder: Encoder, *, dtype: jnp.dtype = jnp.float32):
+    def __init__(self, encoder: Pretrained, *, dtype: jnp.dtype = jnp.float32):
         self.encoder = encoder
         self.tokenizer = open_tokenizer(encoder)
         function = make_encode(

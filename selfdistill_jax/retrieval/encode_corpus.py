@@ -12,16 +12,16 @@ import jax
 import numpy as np
 from jax import P
 
-from selfdistill_jax.checkpoints.model_folder import Encoder
+from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.checkpoints.sentence_transformers import lowers
 from selfdistill_jax.data.packing import (
     CPU_BLOCK,
     MOST_PAIRS,
     MOST_TOKENS,
     block_of,
-    fill,
     lay_out,
     row_lengths,
+    write_tokens,
 )
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
@@ -32,7 +32,7 @@ from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.progress import Progress
 
 AXIS = "data"
-_ROOMS = (4096, 32768)  # tokens of a batch on one device: for few texts, for many
+_CAPACITIES = (4096, 32768)  # tokens of a batch on one device: for few texts, for many
 _TOKENS_A_TEXT = 8  # room for texts as short as that on average; shorter ones take more batches
 _COMMON_LIMIT = 512
 # Batches made before the first is fetched, besides those at work: no device waits for numpy.
@@ -71,7 +71,7 @@ def _streams(mesh: jax.sharding.Mesh) -> int:
     return min(cores(), _MOST_STREAMS) if mesh.devices.size == 1 else 1
 
 
-class Room(NamedTuple):
+class Capacity(NamedTuple):
     """One shape of a batch on one device: N blocks of T tokens, M texts."""
 
     blocks: int
@@ -79,7 +79,7 @@ class Room(NamedTuple):
     texts: int
 
 
-def open_tokenizer(encoder: Encoder) -> Tokenizer:
+def open_tokenizer(encoder: Pretrained) -> Tokenizer:
     """Opens the tokenizer of a loaded encoder.
 
     Raises:
@@ -163,7 +163,7 @@ def encode_tokens(
     if on_accelerator():
         kinds = kinds[-1:]
     order = np.argsort(-lengths, kind="stable")
-    room, parts = _rooms(lengths, kinds, devices * streams)
+    capacity, parts = _capacity(lengths, kinds, devices * streams)
     waiting: deque[tuple[list[np.ndarray], Future]] = deque()
     one_at_a_time = threading.Lock()
 
@@ -183,7 +183,7 @@ def encode_tokens(
         try:
             for start in range(0, min(parts, len(order)), devices):
                 groups = [order[i::parts] for i in range(start, start + devices)]
-                batch = _pack(tokens, lengths, groups, room=room, kinds=kinds, limit=limit)
+                batch = _pack(tokens, lengths, groups, capacity=capacity, kinds=kinds, limit=limit)
                 waiting.append((groups, pool.submit(vectors_of, batch)))
                 if len(waiting) > streams + _AHEAD:
                     fetch(bar)
@@ -207,46 +207,46 @@ def _pack(
     lengths: np.ndarray,
     groups: list[np.ndarray],
     *,
-    room: Room,
+    capacity: Capacity,
     kinds: tuple[int, ...],
     limit: int,
 ) -> PackedTexts:
     """One batch: a group of rows for each device, on a leading axis."""
-    layouts = [lay_out(lengths[rows], block=room.block, row_lengths=kinds) for rows in groups]
+    layouts = [lay_out(lengths[rows], block=capacity.block, row_lengths=kinds) for rows in groups]
     # Always the same, but for a collection of odd lengths.
     needed = max(len(layout.rows) for layout in layouts)
-    blocks = room.blocks * -(-needed // room.blocks)
+    blocks = capacity.blocks * -(-needed // capacity.blocks)
     packed = [
-        fill(
+        write_tokens(
             layout,
             [(tokens, rows, limit)],
             blocks=blocks,
-            block=room.block,
+            block=capacity.block,
             row_lengths=kinds,
-            texts=room.texts,
+            texts=capacity.texts,
         )
         for layout, rows in zip(layouts, groups, strict=True)
     ]
     return jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
 
 
-def _rooms(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tuple[Room, int]:
+def _capacity(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tuple[Capacity, int]:
     """The batches' shape and how many parts there are, a multiple of the devices."""
     if not len(lengths):
-        return Room(1, 1, 1), 0
+        return Capacity(1, 1, 1), 0
     unit = math.lcm(*kinds)
-    block = block_of(min(block_tokens(), _ROOMS[0]), kinds)
+    block = block_of(min(block_tokens(), _CAPACITIES[0]), kinds)
     total = float(lengths.sum()) * 1.08 / devices
     if total <= unit and len(lengths) <= unit // 2 * devices:
-        return Room(1, unit, unit // 2), devices
+        return Capacity(1, unit, unit // 2), devices
     # A block of each kind of rows may stay partly empty.
     spare = len(kinds) - 1
-    counts = [math.ceil(tokens / block) + spare for tokens in _ROOMS]
+    counts = [math.ceil(tokens / block) + spare for tokens in _CAPACITIES]
     blocks = next((n for n in counts if total <= (n - spare) * block), counts[-1])
     texts = blocks * block // _TOKENS_A_TEXT
     rounds = max(
         math.ceil(total / ((blocks - spare) * block)), math.ceil(len(lengths) / (texts * devices))
     )
     if on_accelerator() and blocks * block * unit <= MOST_PAIRS:
-        return Room(1, blocks * block, texts), rounds * devices
-    return Room(blocks, block, texts), rounds * devices
+        return Capacity(1, blocks * block, texts), rounds * devices
+    return Capacity(blocks, block, texts), rounds * devices

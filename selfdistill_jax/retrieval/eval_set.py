@@ -12,7 +12,7 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.encode_corpus import encode_tokens
-from selfdistill_jax.retrieval.evaluation import System, bm25_run, dense_run, judge
+from selfdistill_jax.retrieval.evaluation import ScoredRun, bm25_run, dense_run, score
 from selfdistill_jax.retrieval.trec import Qrels, count_own_relevant
 
 EncodeTable = Callable[[TokenTable, str], np.ndarray]
@@ -88,14 +88,14 @@ def _drops_own(label: str, collection: Collection, queries: np.ndarray, qrels: Q
 
 
 def evaluate_encoder(
-    examined: EvalSet,
+    eval_set: EvalSet,
     encode_table: EncodeTable,
     *,
     queries: TokenTable,
     documents: TokenTable,
     k: int,
     label: str,
-) -> System:
+) -> ScoredRun:
     """Encodes, searches exactly, scores.
 
     Args:
@@ -107,14 +107,14 @@ def evaluate_encoder(
       label: for the progress bar.
     """
     run = dense_run(
-        encode_table(queries.take(examined.query_rows), f"{label}: queries"),
-        encode_table(documents.take(examined.document_rows), f"{label}: documents"),
-        query_ids=examined.query_ids,
-        document_ids=examined.document_ids,
+        encode_table(queries.take(eval_set.query_rows), f"{label}: queries"),
+        encode_table(documents.take(eval_set.document_rows), f"{label}: documents"),
+        query_ids=eval_set.query_ids,
+        document_ids=eval_set.document_ids,
         k=k,
-        drop_own=examined.drop_own,
+        drop_own=eval_set.drop_own,
     )
-    return judge(examined.qrels, run)
+    return score(eval_set.qrels, run)
 
 
 def encode_over_processes(
@@ -140,15 +140,15 @@ def encode_over_processes(
     return np.asarray(every).transpose(1, 0, 2).reshape(-1, vectors.shape[1])[:total]
 
 
-def evaluate_bm25(examined: EvalSet, collection: Collection, *, k: int) -> System:
+def evaluate_bm25(eval_set: EvalSet, collection: Collection, *, k: int) -> ScoredRun:
     """The lexical baseline on the same queries and documents."""
     queries, documents = list(collection.query_texts()), list(collection.document_contents())
     run = bm25_run(
-        [queries[r] for r in examined.query_rows],
-        [documents[r] for r in examined.document_rows],
-        query_ids=examined.query_ids,
-        document_ids=examined.document_ids,
+        [queries[r] for r in eval_set.query_rows],
+        [documents[r] for r in eval_set.document_rows],
+        query_ids=eval_set.query_ids,
+        document_ids=eval_set.document_ids,
         k=k,
-        drop_own=examined.drop_own,
+        drop_own=eval_set.drop_own,
     )
-    return judge(examined.qrels, run)
+    return score(eval_set.qrels, run)

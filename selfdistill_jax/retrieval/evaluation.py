@@ -17,7 +17,7 @@ from selfdistill_jax.retrieval.trec import Qrels, Run, run_from_rows, without_ow
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 
 
-class System(NamedTuple):
+class ScoredRun(NamedTuple):
     """What one system retrieved, and its values: measure -> query id -> value."""
 
     run: Run
@@ -60,12 +60,12 @@ def bm25_run(
     return without_own(run, k) if drop_own else run
 
 
-def judge(qrels: Qrels, run: Run) -> System:
-    return System(run, evaluate(qrels, run, MEASURES))
+def score(qrels: Qrels, run: Run) -> ScoredRun:
+    return ScoredRun(run, evaluate(qrels, run, MEASURES))
 
 
 def write_results(
-    folder: Path, systems: Mapping[str, System], *, baseline: str, split: str, **facts: Any
+    folder: Path, systems: Mapping[str, ScoredRun], *, baseline: str, split: str, **facts: Any
 ) -> dict:
     """Writes what stands behind a table: a TREC run a system, the values a query, and the tests.
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import ml_collections
 
-from selfdistill_jax.checkpoints.model_folder import Encoder, read_folder, write_folder
+from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder, write_folder
 from selfdistill_jax.checkpoints.peft import with_adapter
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.report import text
-from selfdistill_jax.train.trainable import ADAPTERS, MODEL, Trained
+from selfdistill_jax.train.trainable import ADAPTERS, MODEL, TrainableParams
 from selfdistill_jax.train.trainable import FOLDER as ADAPTER
 
 
@@ -28,8 +28,8 @@ class BestModel:
         self,
         config: ml_collections.ConfigDict,
         workdir: Path,
-        encoder: Encoder,
-        trained: Trained,
+        encoder: Pretrained,
+        trained: TrainableParams,
         collection: Collection,
     ):
         self._config, self._workdir, self._encoder = config, workdir, encoder
@@ -57,7 +57,7 @@ class BestModel:
         """Whether anything was written."""
         return (self._workdir / (MODEL if self._whole else ADAPTER)).is_dir()
 
-    def read(self) -> Encoder:
+    def read(self) -> Pretrained:
         """As it was written."""
         if self._whole:
             return read_folder(str(self._workdir / MODEL), pooling=self._encoder.pooling)

@@ -9,23 +9,23 @@ import jax
 import orbax.checkpoint as ocp
 
 from selfdistill_jax.io import check_room, full_disk
-from selfdistill_jax.train.processes import by_first
+from selfdistill_jax.train.processes import on_first
 from selfdistill_jax.train.step import TrainState
 
 # Bytes of a checkpoint's small files, each of whole blocks: 0.1 MB measured.
 _SMALL_FILES = 1_000_000
 
 
-class Memory(NamedTuple):
+class Selection(NamedTuple):
     """The loop's own state; everything else is a function of the step."""
 
     best: float = float("-inf")  # of the dev measure
     best_step: int = -1
     without_gain: int = 0  # evaluations since
 
-    def seen(self, step: int, value: float) -> "Memory":
+    def update(self, step: int, value: float) -> "Selection":
         if value > self.best:
-            return Memory(value, step, 0)
+            return Selection(value, step, 0)
         return self._replace(without_gain=self.without_gain + 1)
 
 
@@ -45,13 +45,13 @@ class Checkpoints:
         """The last step that was saved whole."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, memory: Memory) -> None:
+    def save(self, step: int, state: TrainState, memory: Selection) -> None:
         if step == self.latest():
             return
         # orbax's threads answer a full disk with pages of tracebacks, and one save may still be
         # in the background.
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SMALL_FILES
-        by_first(lambda: check_room(self._folder, size, f"the checkpoint of step {step}"))
+        on_first(lambda: check_room(self._folder, size, f"the checkpoint of step {step}"))
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()), memory=ocp.args.JsonSave(memory._asdict())
         )
@@ -60,7 +60,7 @@ class Checkpoints:
         if not saved:
             raise RuntimeError(f"orbax did not save step {step}")
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, Memory]:
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, Selection]:
         """Reads a step into the shapes, types and shardings of ``like``."""
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like._asdict()
@@ -69,7 +69,7 @@ class Checkpoints:
             state=ocp.args.StandardRestore(target), memory=ocp.args.JsonRestore()
         )
         restored: Any = self._manager.restore(step, args=args)
-        return TrainState(**restored["state"]), Memory(**restored["memory"])
+        return TrainState(**restored["state"]), Selection(**restored["memory"])
 
     def preempted(self, step: int) -> bool:
         """Whether any process of a distributed run was told to end; the same answer on all."""

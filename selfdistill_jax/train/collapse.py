@@ -20,7 +20,7 @@ class CollapseAlarm:
         self._above = False
         self.message = ""  # why the run is to end; "": it is not
 
-    def see(self, step: int, cosine: float) -> None:
+    def update(self, step: int, cosine: float) -> None:
         """Logs a warning when the limit is passed, and again only after a fall below it."""
         above = cosine > self._limit  # False for the NaN of a batch without documents
         if above and not self._above:

@@ -15,7 +15,7 @@ from selfdistill_jax.train.step import AXIS, TrainState
 Step = Callable[[TrainState, TripletBatch], tuple[TrainState, dict[str, Any]]]
 
 
-class Programs:
+class AheadOfTimeStep:
     """A step that is compiled while something else goes on.
 
     Args:

@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from selfdistill_jax.checkpoints.model_folder import Encoder
+from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.data.tokenizer import Tokenizer
@@ -15,7 +15,7 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.encode_corpus import block_tokens, on_accelerator
 from selfdistill_jax.train.hard_negatives import find_candidates
-from selfdistill_jax.train.processes import all_equal, first_then_others
+from selfdistill_jax.train.processes import all_equal, first_then_rest
 from selfdistill_jax.train.tokenized_collection import open_tokenized
 
 
@@ -30,7 +30,7 @@ class Data(NamedTuple):
     batches: TrainingBatches
 
 
-def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
+def load_data(config: ml_collections.ConfigDict, encoder: Pretrained) -> Data:
     """Builds or opens tables, tokens and hard negatives, and the batches of this process.
 
     Args:
@@ -41,7 +41,7 @@ def load_data(config: ml_collections.ConfigDict, encoder: Encoder) -> Data:
       InputError: something is wrong with the data, there is nothing to train on, or processes do
         not read the same.
     """
-    tables = first_then_others(partial(open_tokenized, config, encoder))
+    tables = first_then_rest(partial(open_tokenized, config, encoder))
     read = tables.collection.fingerprint, tables.tokenizer.fingerprint
     if not all_equal(repr(read).encode()):
         raise InputError(

@@ -8,10 +8,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from selfdistill_jax.checkpoints.model_folder import Encoder, fingerprint
-from selfdistill_jax.data.cache import cache_folder, new_folder, reading
-from selfdistill_jax.data.collection import DRAWN
-from selfdistill_jax.data.negatives import candidates_of
+from selfdistill_jax.checkpoints.model_folder import Pretrained, fingerprint
+from selfdistill_jax.data.cache import cache_folder, new_folder, reports_damaged_cache
+from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
+from selfdistill_jax.data.negatives import top_candidates
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
@@ -22,11 +22,11 @@ from selfdistill_jax.retrieval.search import search
 from selfdistill_jax.train.job import make_encoders
 from selfdistill_jax.train.processes import (
     all_equal,
-    all_or_none,
-    all_say,
-    by_first,
+    all_succeed,
+    all_true,
+    broadcast_from_first,
     is_first,
-    of_first,
+    on_first,
 )
 from selfdistill_jax.train.tokenized_collection import TokenizedCollection
 
@@ -36,7 +36,7 @@ _FILE = "candidates.npy"
 
 
 def find_candidates(
-    config: ml_collections.ConfigDict, tables: TokenizedCollection, encoder: Encoder
+    config: ml_collections.ConfigDict, tables: TokenizedCollection, encoder: Pretrained
 ) -> np.ndarray | None:
     """The candidates that ``config.data.negatives`` asks for, searched once and kept in the cache.
 
@@ -46,7 +46,7 @@ def find_candidates(
       encoder: that the run starts from; it finds the mined ones, from texts cut as in training.
 
     Returns:
-      ``[n, k]`` as of `candidates_of`, of all triplets, those that bring a negative having none; or
+      ``[n, k]`` as of `top_candidates`, of all triplets; those with a negative have none; or
       None where documents are drawn at random, or each triplet brings one.
 
     Raises:
@@ -54,7 +54,7 @@ def find_candidates(
         the same on all processes.
     """
     kind, k = config.data.negatives, config.data.candidates
-    drawn = np.flatnonzero(tables.triplets["negative"] == DRAWN)
+    drawn = np.flatnonzero(tables.triplets["negative"] == SAMPLE_NEGATIVE)
     if kind == "random" or not len(drawn):
         return None
     facts = [_VERSION, kind, k]
@@ -67,11 +67,12 @@ def find_candidates(
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     name = f"{tables.collection.folder.name}-{kind}-{digest}"
     folder = cache_folder(config.data.cache) / "negatives" / name
-    if all_say(folder.is_dir()):
-        found = all_or_none(lambda: _read(folder))
+    if all_true(folder.is_dir()):
+        found = all_succeed(lambda: _read(folder))
     else:
-        made = find() if kind == "mined" else by_first(find)  # all encode together
-        found = of_first(made, (len(drawn), k))  # rounding may order equal ones otherwise elsewhere
+        made = find() if kind == "mined" else on_first(find)  # all encode together
+        # Elsewhere rounding may order documents of equal scores differently.
+        found = broadcast_from_first(made, (len(drawn), k))
         _write(folder, found)
     if not all_equal(found.tobytes()):
         raise InputError(
@@ -85,13 +86,13 @@ def find_candidates(
         )  # fmt: skip
     if len(drawn) == len(tables.triplets["query"]):
         return found
-    every = np.full((len(tables.triplets["query"]), found.shape[1]), DRAWN, np.int32)
+    every = np.full((len(tables.triplets["query"]), found.shape[1]), SAMPLE_NEGATIVE, np.int32)
     every[drawn] = found
     return every
 
 
 def _read(folder: Path) -> np.ndarray:
-    with reading(folder):
+    with reports_damaged_cache(folder):
         return np.load(folder / _FILE)
 
 
@@ -113,7 +114,7 @@ def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarr
         scores, found = index.search([texts[row] for row in rows], depth)
         return scores, np.where(found >= 0, found + first, found)
 
-    return candidates_of(
+    return top_candidates(
         of_queries,
         tables.triplets["query"][drawn],
         known=tables.known,
@@ -127,7 +128,7 @@ def _by_encoder(
     config: ml_collections.ConfigDict,
     tables: TokenizedCollection,
     drawn: np.ndarray,
-    encoder: Encoder,
+    encoder: Pretrained,
 ) -> np.ndarray:
     pool = tables.collection.training_pool
     queries, positives = (tables.triplets[name][drawn] for name in ("query", "positive"))
@@ -171,7 +172,7 @@ def _by_encoder(
         p = of_held[np.searchsorted(held, positives)]
         most = np.einsum("nd,nd->n", q, p)
         most = np.minimum(most, config.data.mined_ceiling * most)  # they may be below 0
-    return candidates_of(
+    return top_candidates(
         of_queries,
         queries,
         known=tables.known,

@@ -12,7 +12,7 @@ import ml_collections
 import optax
 from flax import traverse_util
 
-from selfdistill_jax.checkpoints.model_folder import Encoder, read_folder
+from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder
 from selfdistill_jax.data.negatives import NEGATIVES
 from selfdistill_jax.encoder.apply import Encode, make_encode
 from selfdistill_jax.encoder.config import read_dropout
@@ -33,7 +33,7 @@ TARGETS = ("model", "detached", "ema", "start")
 TARGET_ENCODERS = TARGETS[2:]  # another than the one that is trained
 DROPOUTS = ("none", "source")
 
-_LEAST = {
+_MINIMUM = {
     0: (
         "seed", "train.learning_rate", "train.warmup_steps", "train.weight_decay",
         "train.clip_norm", "train.patience", "evaluation.dev_documents", "encoder.max_length",
@@ -53,7 +53,7 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
     Raises:
       InputError: names the key, its value and what was expected.
     """
-    for least, keys in _LEAST.items():
+    for least, keys in _MINIMUM.items():
         for key in keys:
             group, _, name = key.rpartition(".")
             value = config[group][name] if group else config[name]
@@ -219,7 +219,7 @@ def check_dimensions(dimensions: Sequence[int], whole: int) -> None:
         before = size
 
 
-def load_encoder(config: ml_collections.ConfigDict) -> Encoder:
+def load_encoder(config: ml_collections.ConfigDict) -> Pretrained:
     """The start encoder, with the run's pooling, prompts and maximum length.
 
     A prefix takes of the positions that a text can have.
@@ -254,7 +254,7 @@ def load_encoder(config: ml_collections.ConfigDict) -> Encoder:
     return encoder
 
 
-def make_encoders(config: ml_collections.ConfigDict, encoder: Encoder) -> tuple[Encode, Encode]:
+def make_encoders(config: ml_collections.ConfigDict, encoder: Pretrained) -> tuple[Encode, Encode]:
     """The function that is trained, and that which evaluates.
 
     Raises:
@@ -279,7 +279,7 @@ def make_encoders(config: ml_collections.ConfigDict, encoder: Encoder) -> tuple[
     return training, make_encode(encoder.config, **options)
 
 
-def _check_attention(config, encoder: Encoder, dropout: Dropout) -> None:
+def _check_attention(config, encoder: Pretrained, dropout: Dropout) -> None:
     key = f"config.train.attention is {config.train.attention!r}"
     if dropout.attention:
         raise InputError(

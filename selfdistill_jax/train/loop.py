@@ -11,7 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from selfdistill_jax.checkpoints.model_folder import Encoder
+from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import Encode, Params
@@ -26,11 +26,11 @@ from selfdistill_jax.retrieval.eval_set import (
     evaluate_encoder,
     make_eval_set,
 )
-from selfdistill_jax.retrieval.evaluation import MEASURES, System
+from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
 from selfdistill_jax.train.best_model import BestModel
-from selfdistill_jax.train.checkpoint import Checkpoints, Memory
+from selfdistill_jax.train.checkpoint import Checkpoints, Selection
 from selfdistill_jax.train.collapse import CollapseAlarm
-from selfdistill_jax.train.compile_ahead import Programs
+from selfdistill_jax.train.compile_ahead import AheadOfTimeStep
 from selfdistill_jax.train.dataset import Data, load_data
 from selfdistill_jax.train.hardware import matmul_rate, process_seconds
 from selfdistill_jax.train.job import (
@@ -44,9 +44,9 @@ from selfdistill_jax.train.job import (
     schedule_of,
 )
 from selfdistill_jax.train.optimizer import make_optimizer
-from selfdistill_jax.train.processes import by_first, is_first, wait
+from selfdistill_jax.train.processes import is_first, on_first, wait
 from selfdistill_jax.train.run_folder import check_run, claimed, read_result, start_run
-from selfdistill_jax.train.run_log import LOWER, RunLog, check_finite
+from selfdistill_jax.train.run_log import HINT_LOWER_LR, RunLog, check_finite
 from selfdistill_jax.train.step import (
     Loss,
     TrainState,
@@ -56,9 +56,9 @@ from selfdistill_jax.train.step import (
     put_state,
     start_state,
 )
-from selfdistill_jax.train.throughput import Ledger
+from selfdistill_jax.train.throughput import RunStats
 from selfdistill_jax.train.tokenized_collection import open_data
-from selfdistill_jax.train.trainable import Trained, trained_part
+from selfdistill_jax.train.trainable import TrainableParams, trained_part
 
 SELECTION = MEASURES[0]
 
@@ -91,11 +91,11 @@ def train(
     schedule = schedule_of(config)
     values = config.to_dict()
     if not restart:
-        by_first(lambda: check_run(workdir, values, data=open_data(config).fingerprint()))
+        on_first(lambda: check_run(workdir, values, data=open_data(config).fingerprint()))
         if (finished := read_result(workdir)) is not None:
             return finished
     with ExitStack() as held:
-        by_first(lambda: held.enter_context(claimed(workdir)))
+        on_first(lambda: held.enter_context(claimed(workdir)))
         return _train(config, workdir, mesh, loss, schedule, restart=restart, stop=stop)
 
 
@@ -126,15 +126,15 @@ def _train(
     )
     base = put_state(trained.base, mesh)
     # While it compiles the folder is opened, the state made, the start encoder evaluated on dev.
-    with closing(Programs(step, mesh, shapes, data.batches.shapes(), base)) as programs:
-        by_first(partial(start_run, workdir, config, encoder, data, restart=restart))
+    with closing(AheadOfTimeStep(step, mesh, shapes, data.batches.shapes(), base)) as programs:
+        on_first(partial(start_run, workdir, config, encoder, data, restart=restart))
         state = start_state(trained.start, optimizer, mesh, target=has_target)
         run = _Run(config, workdir, encoder, trained, data, encode_all)
         if not run.fit(programs, state, schedule, mesh, stop):
             return None
     if not run.finish(stop):
         return None
-    run.close_ledger()
+    run.log_run_stats()
     wait("the run is over")  # the first process serves the others until they end
     return read_result(workdir)
 
@@ -143,7 +143,13 @@ class _Run:
     """What stays the same through a run; the state goes from step to step in `fit`."""
 
     def __init__(
-        self, config, workdir: Path, encoder: Encoder, trained: Trained, data: Data, encode: Encode
+        self,
+        config,
+        workdir: Path,
+        encoder: Pretrained,
+        trained: TrainableParams,
+        data: Data,
+        encode: Encode,
     ):
         self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
         self.trained = trained
@@ -152,7 +158,7 @@ class _Run:
         self.first = is_first()
         self._mesh = local_mesh()
         self._encode = on_mesh(encode, self._mesh)
-        self.ledger = Ledger(matmul_flops=None)
+        self.ledger = RunStats(matmul_flops=None)
         self._alarm = CollapseAlarm(config.train.collapse_cosine, stop=config.train.collapse_stop)
         self._dev = None
         if "dev" in data.collection.splits:
@@ -163,7 +169,7 @@ class _Run:
                 seed=config.seed,
             )
 
-    def fit(self, programs: Programs, state: TrainState, schedule, mesh, stop) -> bool:
+    def fit(self, programs: AheadOfTimeStep, state: TrainState, schedule, mesh, stop) -> bool:
         """Runs the steps that are left; False when it was stopped before the last."""
         with (
             closing(Checkpoints(self.workdir / "checkpoints")) as checkpoints,
@@ -176,7 +182,7 @@ class _Run:
 
     def _fit(self, programs, state, schedule, mesh, stop, checkpoints, log) -> bool:
         train = self.config.train
-        memory, begin = Memory(), checkpoints.latest() or 0
+        memory, begin = Selection(), checkpoints.latest() or 0
         self._last = begin
         if begin:
             state, memory = checkpoints.restore(begin, state)
@@ -197,7 +203,7 @@ class _Run:
             waiting, self._last = None, number
             values = {k: float(v) if v.ndim == 0 else v for k, v in jax.device_get(metrics).items()}
             check_finite(number, values["loss"])
-            self._alarm.see(number, values["document_cosine"])
+            self._alarm.update(number, values["document_cosine"])
             now = time.monotonic()
             seconds, last_time = now - last_time, now
             values["learning_rate"] = float(schedule(number - 1))
@@ -212,9 +218,9 @@ class _Run:
             for number in range(begin + 1, train.steps + 1):
                 if self._enough(memory):
                     break
-                with self.ledger.spending("data"):
+                with self.ledger.timed("data"):
                     batch = next(batches)
-                with self.ledger.spending("compile"):
+                with self.ledger.timed("compile"):
                     step = programs.prepare(batch)
                 began = process_seconds()
                 state, metrics = step(state, put_batch(batch, mesh))
@@ -239,7 +245,7 @@ class _Run:
                         # Not saved: going on from there would forget why the run ended.
                         stopped = False
                         break
-                    with self.ledger.spending("checkpoint"):
+                    with self.ledger.timed("checkpoint"):
                         checkpoints.save(number, state, memory)
                     last_time = time.monotonic()
                 if stopped:
@@ -272,7 +278,7 @@ class _Run:
             "padding_share": round(1 - useful / computed, 4),
         }
 
-    def close_ledger(self) -> None:
+    def log_run_stats(self) -> None:
         """The account of this process's steps: the last record of the metrics, and a table."""
         if not self.ledger.account()["steps"]:
             return
@@ -289,17 +295,17 @@ class _Run:
         """
         collection, depth = self.data.collection, self.config.evaluation.depth
         splits = [s for s in ("test", "dev") if s in collection.splits]
-        systems: dict[str, System] = {}
-        by_first(self._keep_start)
+        systems: dict[str, ScoredRun] = {}
+        on_first(self._keep_start)
         if splits:
-            examined = make_eval_set(collection, splits[0])
+            eval_set = make_eval_set(collection, splits[0])
             best = self._kept.read()
-            systems["bm25"] = evaluate_bm25(examined, collection, k=depth)
+            systems["bm25"] = evaluate_bm25(eval_set, collection, k=depth)
             for name, params in (("start", self.encoder.params), ("trained", best.params)):
                 if stop(self.config.train.steps):
                     LOG.info("Stopped before the end of the evaluation; the same command goes on")
                     return False
-                systems[name] = self._evaluate(examined, params, f"Test, {name}")
+                systems[name] = self._evaluate(eval_set, params, f"Test, {name}")
         write = partial(
             text.write,
             self.workdir,
@@ -310,10 +316,10 @@ class _Run:
             split=splits[0] if splits else "",
             ended=self._alarm.message,
         )
-        by_first(write)
+        on_first(write)
         return True
 
-    def _enough(self, memory: Memory) -> bool:
+    def _enough(self, memory: Selection) -> bool:
         patience = self.config.train.patience
         if not patience or memory.without_gain < patience:
             return False
@@ -323,7 +329,7 @@ class _Run:
         )  # fmt: skip
         return True
 
-    def _select(self, step: int, state: TrainState, memory: Memory, log: RunLog) -> Memory:
+    def _select(self, step: int, state: TrainState, memory: Selection, log: RunLog) -> Selection:
         """Evaluates on dev and keeps the model if it is the best; without dev keeps the last."""
         if self._dev is None and not step:
             return memory._replace(best_step=0)  # see _keep_start
@@ -335,7 +341,7 @@ class _Run:
         system = self._evaluate(self._dev, params, f"Dev, step {step}")
         values = {measure: system.mean(measure) for measure in MEASURES}
         log.write("dev", step, values)
-        new = memory.seen(step, values[SELECTION])
+        new = memory.update(step, values[SELECTION])
         best = new.best_step == step
         LOG.info(
             "Dev at step %d: %s%s",
@@ -355,11 +361,11 @@ class _Run:
             start = self.trained.start
             self._keep(start, self.trained.whole(start), "step 0: the run ended before the next")
 
-    def _evaluate(self, examined, params: Params, label: str) -> System:
-        with self.ledger.spending("evaluation"):
+    def _evaluate(self, eval_set, params: Params, label: str) -> ScoredRun:
+        with self.ledger.timed("evaluation"):
             local = jax.device_put(params, jax.NamedSharding(self._mesh, jax.P()))
             return evaluate_encoder(
-                examined,
+                eval_set,
                 lambda tokens, what: self._encode_table(local, tokens, what),
                 queries=self.data.queries,
                 documents=self.data.documents,
@@ -378,5 +384,5 @@ class _Run:
             progress=label if self.first else "",
         )
         if not np.isfinite(vectors).all():
-            raise InputError(f"{label}: vectors that are not finite; {LOWER}")
+            raise InputError(f"{label}: vectors that are not finite; {HINT_LOWER_LR}")
         return vectors

@@ -24,7 +24,7 @@ def wait(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def all_say(yes: bool) -> bool:
+def all_true(yes: bool) -> bool:
     """Whether ``yes`` holds on every process; all of them ask."""
     if jax.process_count() == 1:
         return yes
@@ -39,7 +39,7 @@ def all_equal(content: bytes) -> bool:
     return bool((multihost_utils.process_allgather(own) == own).all())
 
 
-def all_or_none(make: Callable[[], Made]) -> Made:
+def all_succeed(make: Callable[[], Made]) -> Made:
     """``make()`` of every process; where it fails on one, all end.
 
     Raises:
@@ -50,12 +50,12 @@ def all_or_none(make: Callable[[], Made]) -> Made:
         made = make()
     except InputError as error:
         failure = error
-    if not all_say(failure is None):
+    if not all_true(failure is None):
         raise failure or InputError("another process could not go on; its message says why")
     return made
 
 
-def of_first(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+def broadcast_from_first(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
     """The first process's int32 array, on every process; what the others bring does not count.
 
     Args:
@@ -68,7 +68,7 @@ def of_first(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(own))
 
 
-def by_first(make: Callable[[], Made]) -> Made | None:
+def on_first(make: Callable[[], Made]) -> Made | None:
     """Calls ``make`` on the first process; the others wait for its end.
 
     Where it fails all processes end, each with a message. Without that the others wait for one that
@@ -96,7 +96,7 @@ def by_first(make: Callable[[], Made]) -> Made | None:
     return made
 
 
-def first_then_others(make: Callable[[], Made]) -> Made:
+def first_then_rest(make: Callable[[], Made]) -> Made:
     """``make()`` of every process: one fills the caches, then the others find them filled."""
-    made = by_first(make)
+    made = on_first(make)
     return made if is_first() else make()

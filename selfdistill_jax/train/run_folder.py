@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from selfdistill_jax.checkpoints.model_folder import Encoder, fingerprint
+from selfdistill_jax.checkpoints.model_folder import Pretrained, fingerprint
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import NO_ROOM, reason, write_json
 from selfdistill_jax.locks import LOCK, locked_folder
@@ -101,7 +101,7 @@ def open_run(workdir: Path, config: Mapping[str, Any], *, data: str, restart: bo
 def start_run(
     workdir: Path,
     config: ml_collections.ConfigDict,
-    encoder: Encoder,
+    encoder: Pretrained,
     data: Data,
     *,
     restart: bool,

@@ -14,7 +14,9 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import write_text
 
 METRICS = "metrics.jsonl"
-LOWER = "lower config.train.learning_rate or set config.train.clip_norm, and run with --restart"
+HINT_LOWER_LR = (
+    "lower config.train.learning_rate or set config.train.clip_norm, and run with --restart"
+)
 
 
 class RunLog:
@@ -88,7 +90,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 def check_finite(step: int, loss: float) -> None:
     """Raises InputError: the run cannot go on from there, and the checkpoint before it is whole."""
     if not math.isfinite(loss):
-        raise InputError(f"the loss is {loss} at step {step}; {LOWER}")
+        raise InputError(f"the loss is {loss} at step {step}; {HINT_LOWER_LR}")
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:

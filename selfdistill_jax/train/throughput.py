@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from selfdistill_jax.train.hardware import Energy, device_peak_gb, host_peak_gb
 
-STRETCHES = ("compile", "evaluation", "checkpoint", "data")
+PHASES = ("compile", "evaluation", "checkpoint", "data")
 _ENERGY_SECONDS = 30.0  # between two readings of counters that wrap around
 _COUNTED = ("triplets", "useful_tokens", "computed_tokens", "useful_flops", "seconds", "data")
 
@@ -35,7 +35,7 @@ _ROWS = (
 _REPORTED = ("host_peak_gb", "device_peak_gb", "energy_joules")
 
 
-class Ledger:
+class RunStats:
     """Sums what a training loop feeds it.
 
     It knows of this process's own steps only: a resumed run begins a new account. Steps are given
@@ -45,12 +45,12 @@ class Ledger:
     Args:
       matmul_flops: FLOP/s of a matrix product on the devices whose work ``useful_flops`` counts,
         see `machine.matmul_rate`; None leaves utilization out. It may be set later, as may
-        ``compile_seconds``, what `Programs` took.
+        ``compile_seconds``, what `AheadOfTimeStep` took.
       energy: counts from its own construction on; None begins one now.
       clock: seconds, only ever growing.
 
     Example:
-      >>> ledger = Ledger(matmul_flops=1e9)
+      >>> ledger = RunStats(matmul_flops=1e9)
       >>> for seconds in (30.0, 2.0, 2.0):  # the first compiles
       ...     ledger.step(
       ...         triplets=64,
@@ -80,7 +80,7 @@ class Ledger:
         self._steps = 0
         self._first = dict.fromkeys(_COUNTED, 0.0)  # of the first step
         self._later = dict.fromkeys(_COUNTED, 0.0)
-        self._spent = dict.fromkeys(STRETCHES, 0.0)
+        self._spent = dict.fromkeys(PHASES, 0.0)
         self._data_before = 0.0  # waited for data when the last step was noted
         self._inner = 0.0  # seconds of stretches within the one that is open
         self._first_step: tuple[float, float] | tuple[None, None] = None, None
@@ -113,8 +113,8 @@ class Ledger:
         self._read_energy()
 
     @contextmanager
-    def spending(self, name: str) -> Iterator[None]:
-        """Notes the seconds of a ``with`` block under one of `STRETCHES`, also if it raises.
+    def timed(self, name: str) -> Iterator[None]:
+        """Notes the seconds of a ``with`` block under one of `PHASES`, also if it raises.
 
         Blocks of one name add up. Of a block within another the seconds are its own only, so no
         second counts twice; a block counts once it has ended.
@@ -123,7 +123,7 @@ class Ledger:
           ValueError: another name.
         """
         if name not in self._spent:
-            raise ValueError(f"stretch is {name!r}; known: {', '.join(STRETCHES)}")
+            raise ValueError(f"stretch is {name!r}; known: {', '.join(PHASES)}")
         outer, self._inner = self._inner, 0.0
         begin = self._clock()
         try:

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from selfdistill_jax.checkpoints.model_folder import Encoder
+from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.data.batches import SCORES
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.data.collection import DRAWN, Source
+from selfdistill_jax.data.collection import SAMPLE_NEGATIVE, Source
 from selfdistill_jax.data.negatives import KnownPositives
 from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.store import Collection, open_collection
@@ -50,7 +50,7 @@ def open_data(config: ml_collections.ConfigDict) -> Source:
     return open_source(dataset=config.data.dataset, triplets=config.data.triplets)
 
 
-def open_tokenized(config: ml_collections.ConfigDict, encoder: Encoder) -> TokenizedCollection:
+def open_tokenized(config: ml_collections.ConfigDict, encoder: Pretrained) -> TokenizedCollection:
     """Builds or opens tables and tokens in the cache.
 
     Args:
@@ -129,7 +129,7 @@ def _known(collection: Collection, triplets: dict[str, np.ndarray]) -> KnownPosi
 
 def _check_teacher(collection: str, loss: str, triplets: dict[str, np.ndarray]) -> None:
     scored = np.isfinite([triplets[name] for name in SCORES]).all(0)
-    scored &= triplets["negative"] != DRAWN
+    scored &= triplets["negative"] != SAMPLE_NEGATIVE
     if not scored.all():
         raise InputError(
             f"{collection}: {np.sum(~scored):,} of {len(scored):,} training triplets have no "

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from selfdistill_jax.checkpoints.model_folder import Encoder
+from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.checkpoints.peft import write_lora
 from selfdistill_jax.checkpoints.peft_prefix import write_prefix
 from selfdistill_jax.encoder.apply import Params
@@ -22,7 +22,7 @@ MODEL, FOLDER = "model", "adapter"
 ADAPTERS = {"none": MODEL, "lora": MODEL, "prefix": FOLDER}
 
 
-class Trained(NamedTuple):
+class TrainableParams(NamedTuple):
     """The trained part.
 
     Attributes:
@@ -67,13 +67,13 @@ def check_adapter(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def trained_part(config: ml_collections.ConfigDict, encoder: Encoder) -> Trained:
+def trained_part(config: ml_collections.ConfigDict, encoder: Pretrained) -> TrainableParams:
     """What the config says is trained of the start encoder."""
     rank, alpha = config.encoder.adapter_rank, config.encoder.adapter_alpha
     targets, count = _split(config.encoder.adapter_targets), config.encoder.adapter_tokens
     key, base = jax.random.key(config.seed), encoder.params
     if config.encoder.adapter == "none":
-        return Trained(base, lambda base, trained: trained)
+        return TrainableParams(base, lambda base, trained: trained)
     options: dict[str, Any] = {"base": config.encoder.init, "settings": _settings(config)}
     if config.encoder.adapter == "prefix":
         start, merge = init_prefix(base, count=count, key=key), apply_prefix
@@ -86,7 +86,7 @@ def trained_part(config: ml_collections.ConfigDict, encoder: Encoder) -> Trained
     def write(path: Path, trained: Params, card: str) -> None:
         write_one(path, trained, encoder.config, card=card, **options)
 
-    return Trained(jax.device_get(start), merge, base, write)
+    return TrainableParams(jax.device_get(start), merge, base, write)
 
 
 def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:

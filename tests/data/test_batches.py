@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from selfdistill_jax.data.batches import TrainingBatches, deal
+from selfdistill_jax.data.batches import TrainingBatches, balance_parts
 from selfdistill_jax.data.negatives import KnownPositives
 from selfdistill_jax.data.tokens import TokenTable
 
@@ -168,7 +168,7 @@ def test_parts_are_equal_work(parts, size):
     rng = np.random.default_rng(parts * size)
     for _ in range(20):
         tokens = rng.integers(2, 20, size) + rng.integers(4, 200, (2, size)).sum(0)
-        order = deal(tokens, parts)
+        order = balance_parts(tokens, parts)
         assert sorted(order) == list(range(size))
         of_parts = tokens[order].reshape(parts, -1).sum(1)
         assert of_parts.max() < 1.03 * of_parts.mean()
@@ -178,7 +178,7 @@ def test_parts_are_equal_work(parts, size):
 
 
 def test_one_part_stays_in_the_order_drawn():
-    assert deal(np.array([1, 3, 2]), 1).tolist() == [0, 1, 2]
+    assert balance_parts(np.array([1, 3, 2]), 1).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("limits", [(3, 8), (9, 14), (20, 40)])
@@ -261,7 +261,7 @@ def test_an_accelerators_batches_have_the_same_texts(block):
     """In rows of one length, in one block or in as many as hold them."""
     apart, merged = make(parts=5), make(parts=5, merge=True, block=block)
     shapes = {one.texts.ids.shape for one in merged.shapes()}
-    assert len(shapes) == len(merged.shape.rooms) <= 3
+    assert len(shapes) == len(merged.shape.capacities) <= 3
     assert merged.shape.merged == (1 if block == 1024 else 2)
     for step in range(9):
         one, other = apart[step], merged[step]

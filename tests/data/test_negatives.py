@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from selfdistill_jax.data.negatives import KnownPositives, candidates_of, draw
+from selfdistill_jax.data.negatives import KnownPositives, draw, top_candidates
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.bm25 import BM25
 
@@ -131,7 +131,7 @@ def ranked(search, row):
 @pytest.mark.parametrize("k", [1, 3, 8, 40])
 def test_candidates_are_the_best_without_the_positives(searched, k, at_once):
     pairs = some_pairs()
-    found = candidates_of(searched, ASKED, known=make(pairs), k=k, at_once=at_once)
+    found = top_candidates(searched, ASKED, known=make(pairs), k=k, at_once=at_once)
     assert (found.dtype, found.shape) == (np.int32, (33, k))
     calls = searched.asked.copy()
     # Each query once, whatever the number of its triplets, and not more at once than asked for.
@@ -145,7 +145,7 @@ def test_candidates_are_the_best_without_the_positives(searched, k, at_once):
 def test_candidates_stay_below_what_is_the_most_of_their_triplet(searched):
     pairs = some_pairs()
     most = np.random.default_rng(1).choice([0.1, 0.5, 1.0, 9.0], len(ASKED))
-    found = candidates_of(searched, ASKED, known=make(pairs), k=5, most=most)
+    found = top_candidates(searched, ASKED, known=make(pairs), k=5, most=most)
     of_query_4 = []
     for row, limit, candidates in zip(ASKED, most, found.tolist(), strict=True):
         # 4 * 5 and the positives, rounded up, are more than the pool: nothing is out of reach.
@@ -163,9 +163,9 @@ def test_many_positives_in_front_of_the_candidates():
     def search(rows, k):
         return index.search(["file"] * len(rows), k)
 
-    assert candidates_of(search, np.zeros(1, np.int32), known=known, k=2).tolist() == [[9, 10]]
+    assert top_candidates(search, np.zeros(1, np.int32), known=known, k=2).tolist() == [[9, 10]]
 
 
 def test_no_triplets_no_candidates(searched):
-    found = candidates_of(searched, np.zeros(0, np.int32), known=make(some_pairs()), k=3)
+    found = top_candidates(searched, np.zeros(0, np.int32), known=make(some_pairs()), k=3)
     assert (found.shape, searched.asked) == ((0, 3), [])

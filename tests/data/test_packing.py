@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfdistill_jax.data.batches import Shape, choose_shape, deal
-from selfdistill_jax.data.packing import block_of, fill, lay_out, row_lengths
+from selfdistill_jax.data.batches import BatchShape, balance_parts, choose_shape
+from selfdistill_jax.data.packing import block_of, lay_out, row_lengths, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 
 
@@ -21,7 +21,7 @@ def packed(lengths, block, kinds, share=True, limit=10**6, **options):
     table = TokenTable(ids.astype(np.int32), np.cumsum([0, *lengths]))
     rows = np.arange(len(lengths))
     options = {"blocks": len(layout.rows), "block": block, "row_lengths": kinds} | options
-    return fill(layout, [(table, rows, limit)], **options)
+    return write_tokens(layout, [(table, rows, limit)], **options)
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,9 +123,9 @@ def test_a_usual_batch_is_of_the_usual_shape(share, triplets, parts):
     layouts = []
     while len(layouts) < 50:
         batch = rng.choice(sizes, (triplets * parts, 3))
-        dealt = batch[deal(batch.sum(1), parts)].reshape(parts, -1)
+        dealt = batch[balance_parts(batch.sum(1), parts)].reshape(parts, -1)
         layouts += [lay_out(part, **options) for part in dealt]
-    (room,) = shape.rooms
+    (room,) = shape.capacities
     assert sum(len(layout.rows) > room for layout in layouts) <= 1
     # Nor is there room for half as much again, but for the few blocks of a small batch.
     assert room < 1.5 * max(len(layout.rows) for layout in layouts) + 6
@@ -140,15 +140,15 @@ def test_what_an_accelerator_computes_is_mostly_texts(triplets, parts):
     given = {"triplets": triplets, "parts": parts, "block": 65536, "limit": 200, "share": True}
     shape = choose_shape(totals.mean(), totals.std(), **given, merge=True)
     assert shape.row_lengths == (216,)
-    assert 1 <= len(shape.rooms) <= 3
+    assert 1 <= len(shape.capacities) <= 3
     useful = computed = 0
     unusual = 0
     for _ in range(3 if triplets > 1000 else 40):
         batch = sizes[rng.integers(len(sizes), size=triplets * parts)]
-        dealt = [batch[at].ravel() for at in np.split(deal(batch.sum(1), parts), parts)]
+        dealt = [batch[at].ravel() for at in np.split(balance_parts(batch.sum(1), parts), parts)]
         rows = [len(lay_out(part, block=216, row_lengths=(216,)).rows) for part in dealt]
-        room = shape.room(max(rows))
-        unusual += room > shape.rooms[-1]
+        room = shape.capacity(max(rows))
+        unusual += room > shape.capacities[-1]
         assert room % shape.merged == 0
         assert room // shape.merged * 216 <= 65536 + 216
         useful, computed = useful + batch.sum(), computed + parts * room * 216
@@ -160,13 +160,13 @@ def test_an_accelerators_scores_fit_its_memory():
     given = {"triplets": 64, "parts": 1, "block": 65536, "share": True, "merge": True}
     shape = choose_shape(8000.0, 3000.0, limit=8192, **given)
     assert shape.row_lengths == (8192,)
-    assert {room // shape.merged for room in shape.rooms} == {1}  # one row a block
-    assert len(shape.rooms) == 1
+    assert {room // shape.merged for room in shape.capacities} == {1}  # one row a block
+    assert len(shape.capacities) == 1
 
 
 @pytest.mark.parametrize("needed", [1, 7, 8, 29])
 def test_an_unusual_batch_has_room(needed):
-    blocks = Shape(64, (7,), (8, 16, 32)).room(needed)
+    blocks = BatchShape(64, (7,), (8, 16, 32)).capacity(needed)
     assert needed <= blocks
     assert blocks in (7, 14, 28, 56)
     assert blocks == 7 or blocks < 2 * needed

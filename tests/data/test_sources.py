@@ -7,7 +7,7 @@ import json
 import pytest
 
 from selfdistill_jax.data.beir import BeirFolder
-from selfdistill_jax.data.collection import DRAWN
+from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
 from selfdistill_jax.data.external_triplets import TripletsOf, TripletsOver
 from selfdistill_jax.data.pydocs import PyDocs
 from selfdistill_jax.data.sources import open_source
@@ -78,7 +78,7 @@ def named(source):
     """Ids of each triplet of a source."""
     documents, queries = list(source.documents()), list(source.queries())
     return [
-        (queries[q].id, documents[p].id, None if n == DRAWN else documents[n].id)
+        (queries[q].id, documents[p].id, None if n == SAMPLE_NEGATIVE else documents[n].id)
         for q, p, n, *_ in source.triplets()
     ]
 

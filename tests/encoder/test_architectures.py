@@ -12,7 +12,7 @@ import pytest
 from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
 from selfdistill_jax.checkpoints.parameter_names import to_tensors
 from selfdistill_jax.checkpoints.safetensors import read_tensors
-from selfdistill_jax.data.packing import fill, lay_out
+from selfdistill_jax.data.packing import lay_out, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
@@ -174,7 +174,7 @@ def packed():
     shape = {"block": 48, "row_lengths": (24, 48)}
     layout = lay_out(LENGTHS, **shape)
     assert len(layout.rows) * 48 < 2 * LENGTHS.sum()
-    return fill(layout, [(table, np.arange(6), 40)], blocks=4, **shape)
+    return write_tokens(layout, [(table, np.arange(6), 40)], blocks=4, **shape)
 
 
 @each

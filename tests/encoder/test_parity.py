@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from selfdistill_jax.checkpoints.model_folder import Encoder, read_folder, write_folder
+from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder, write_folder
 from selfdistill_jax.checkpoints.parameter_names import to_params, to_tensors
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
@@ -33,7 +33,7 @@ RAW = {
 @pytest.fixture
 def tiny(tmp_path):
     params = jax.tree.map(np.asarray, init_params(TINY, jax.random.key(0)))
-    encoder = Encoder(tmp_path, TINY, RAW, params, {}, "mean", 40)
+    encoder = Pretrained(tmp_path, TINY, RAW, params, {}, "mean", 40)
     write_folder(tmp_path / "model", encoder, card="A test.")
     return tmp_path / "model"
 

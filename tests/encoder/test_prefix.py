@@ -7,11 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfdistill_jax.checkpoints.model_folder import Encoder, write_folder
+from selfdistill_jax.checkpoints.model_folder import Pretrained, write_folder
 from selfdistill_jax.checkpoints.parameter_names import to_tensors
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.cpu.attention import Block, Prefix, Sight, attend, attend_backward
+from selfdistill_jax.encoder.cpu.attention import (
+    LayerMask,
+    Prefix,
+    TokenInfo,
+    attend,
+    attend_backward,
+)
 from selfdistill_jax.encoder.cpu.layer_loop import REMATS
 from selfdistill_jax.encoder.dropout import at, of_tokens
 from selfdistill_jax.encoder.prefix import apply_prefix, init_prefix
@@ -29,7 +35,7 @@ def numbers(seed, *shape):
 
 QKV = numbers(0, 16, 3 * HEADS * SIZE)
 PREFIX = Prefix(*numbers(1, 2, EXTRA, HEADS * SIZE))
-BLOCK = Block(TEXTS, POSITIONS, jnp.int32(1))
+BLOCK = TokenInfo(TEXTS, POSITIONS, jnp.int32(1))
 OPTIONS = {"heads": HEADS, "row_lengths": (4, 8)}
 
 
@@ -69,7 +75,7 @@ def test_its_gradients_are_those_of_autodiff():
 @pytest.mark.parametrize("drop", [0.0, 0.4])
 def test_the_gradient_with_dropout_is_that_of_the_function(drop):
     seeds = at(of_tokens(np.arange(10, dtype=np.uint32), TEXTS, POSITIONS), "attention")
-    options = {"sight": Sight(seeds=seeds), "drop": drop, "prefix": PREFIX}
+    options = {"sight": LayerMask(seeds=seeds), "drop": drop, "prefix": PREFIX}
     g = numbers(2, 16, HEADS * SIZE)
     out, log_sum = attend(QKV, BLOCK, **OPTIONS, **options)
     back = attend_backward(QKV, BLOCK, out, log_sum, g, row_lengths=(4, 8), **options)
@@ -162,7 +168,7 @@ def test_no_weights_are_written_of_it(params, tmp_path):
     effective = apply_prefix(params, prefix)
     with pytest.raises(InputError, match=r"cannot be written as a model.* BiEncoder\.load"):
         to_tensors(effective, CONFIG)
-    encoder = Encoder(tmp_path, CONFIG, {}, effective, {}, "mean", 8)
+    encoder = Pretrained(tmp_path, CONFIG, {}, effective, {}, "mean", 8)
     with pytest.raises(InputError, match="cannot be written as a model"):
         write_folder(tmp_path / "model", encoder, card="")
     assert not any(tmp_path.iterdir())

@@ -72,7 +72,7 @@ def one_device(monkeypatch):
 def test_batches_at_once_give_the_same_vectors(tiny, one_device, monkeypatch, cores):
     """A CPU's one device computes several batches at a time, of few texts and of many."""
     monkeypatch.setattr(encode_corpus, "cores", lambda: cores)
-    monkeypatch.setattr(encode_corpus, "_ROOMS", (64, 128))
+    monkeypatch.setattr(encode_corpus, "_CAPACITIES", (64, 128))
     model = BiEncoder.load(tiny.encoder)
     words = " ".join(SAID).split()
     texts = [" ".join(words[i : i + 1 + i % 9]) for i in range(len(words) - 9)] * 8
@@ -82,7 +82,7 @@ def test_batches_at_once_give_the_same_vectors(tiny, one_device, monkeypatch, co
 
 
 def test_a_batch_that_fails_ends_the_rest(tiny, one_device, monkeypatch):
-    monkeypatch.setattr(encode_corpus, "_ROOMS", (64, 128))
+    monkeypatch.setattr(encode_corpus, "_CAPACITIES", (64, 128))
     model = BiEncoder.load(tiny.encoder)
     calls = []
 

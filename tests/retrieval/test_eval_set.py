@@ -25,19 +25,19 @@ def collection(tiny):
 
 
 def test_all_documents_and_the_split_s_queries(collection):
-    examined = make_eval_set(collection, "test")
-    np.testing.assert_array_equal(examined.query_rows, np.arange(32, 40))
-    np.testing.assert_array_equal(examined.document_rows, np.arange(40))
-    assert examined.query_ids == [f"q{i}" for i in range(32, 40)]
-    assert examined.document_ids == [f"c{i}" for i in range(40)]
-    assert examined.qrels == {f"q{i}": {f"c{i}": 1} for i in range(32, 40)}
+    eval_set = make_eval_set(collection, "test")
+    np.testing.assert_array_equal(eval_set.query_rows, np.arange(32, 40))
+    np.testing.assert_array_equal(eval_set.document_rows, np.arange(40))
+    assert eval_set.query_ids == [f"q{i}" for i in range(32, 40)]
+    assert eval_set.document_ids == [f"c{i}" for i in range(40)]
+    assert eval_set.qrels == {f"q{i}": {f"c{i}": 1} for i in range(32, 40)}
 
 
 def test_a_part_of_the_documents(collection):
     def rows(limit, seed=0):
-        examined = make_eval_set(collection, "dev", max_documents=limit, seed=seed)
-        assert examined.document_ids == [f"c{r}" for r in examined.document_rows]
-        return examined.document_rows.tolist()
+        eval_set = make_eval_set(collection, "dev", max_documents=limit, seed=seed)
+        assert eval_set.document_ids == [f"c{r}" for r in eval_set.document_rows]
+        return eval_set.document_rows.tolist()
 
     judged = list(range(24, 32))
     part = rows(20)
@@ -170,13 +170,13 @@ def test_own_documents_that_answer_are_kept(tiny, beir, monkeypatch, caplog):
     judge_own(beir, "test", "q33")
     collection = open_collection(BeirFolder(beir), beir.parent / "cache")
     caplog.clear()
-    examined = make_eval_set(collection, "test")
-    assert not examined.drop_own
+    eval_set = make_eval_set(collection, "test")
+    assert not eval_set.drop_own
     assert caplog.messages == [
         "beir, test: 4 of 8 queries have a document of the same id, which is judged relevant for "
         "1; it is kept in the results of all"
     ]
-    run = evaluate_bm25(examined, collection, k=5).run
+    run = evaluate_bm25(eval_set, collection, k=5).run
     assert {f"q{i}" for i in OWN[4:]} == {query for query in run if query in run[query]}
     assert make_eval_set(collection, "dev").drop_own  # decided by the judgements of a split
 
@@ -194,10 +194,10 @@ def test_nothing_is_said_where_every_own_document_answers(tiny, beir, monkeypatc
 
 def test_absent_documents_are_not_searched(tiny, beir):
     collection = open_collection(BeirFolder(beir), beir.parent / "cache")
-    examined = make_eval_set(collection, "test", max_documents=12)
-    assert len(examined.document_ids) == 12
-    assert examined.qrels["q38"] == {"gone-q38": 1}
-    assert "q38" in examined.query_ids
+    eval_set = make_eval_set(collection, "test", max_documents=12)
+    assert len(eval_set.document_ids) == 12
+    assert eval_set.qrels["q38"] == {"gone-q38": 1}
+    assert "q38" in eval_set.query_ids
 
 
 @pytest.mark.parametrize("numbered", [False, True])

@@ -14,7 +14,7 @@ import numpy as np
 
 from selfdistill_jax import losses
 from selfdistill_jax.data.batches import TripletBatch
-from selfdistill_jax.data.packing import fill, lay_out
+from selfdistill_jax.data.packing import lay_out, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
@@ -69,7 +69,7 @@ def pack(columns, lengths):
         tables.append((TokenTable(flat, offsets), np.arange(len(sizes)), 12))
     shape = {"block": 32, "row_lengths": (8, 16, 32)}
     layout = lay_out(lengths.reshape(-1), **shape)
-    return fill(layout, tables, blocks=2 + 3 * len(lengths[0]), **shape)
+    return write_tokens(layout, tables, blocks=2 + 3 * len(lengths[0]), **shape)
 
 
 def every_loss(q, p, n, *, teacher_margin, teacher_scores, where, axis_name):

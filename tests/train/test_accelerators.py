@@ -47,15 +47,15 @@ def test_many_texts_have_the_same_vectors(tiny, merging, monkeypatch, blocks):
     model = BiEncoder.load(tiny.encoder)
     words = ["hasit", "vokel", "jurad", "gimon", "mabo", "the", "of", "and"]
     texts = [" ".join(words[: 1 + i % 8]) for i in range(300)]
-    monkeypatch.setattr(encode_corpus, "_ROOMS", (64, 128))
+    monkeypatch.setattr(encode_corpus, "_CAPACITIES", (64, 128))
     if blocks > 1:
-        whole = encode_corpus._rooms
+        whole = encode_corpus._capacity
 
         def too_small(lengths, kinds, devices):
-            room, parts = whole(lengths, kinds, devices)
-            return room._replace(block=kinds[-1]), parts
+            capacity, parts = whole(lengths, kinds, devices)
+            return capacity._replace(block=kinds[-1]), parts
 
-        monkeypatch.setattr(encode_corpus, "_rooms", too_small)
+        monkeypatch.setattr(encode_corpus, "_capacity", too_small)
     found = model.encode(texts)
     monkeypatch.undo()
     np.testing.assert_allclose(found, BiEncoder.load(tiny.encoder).encode(texts), atol=1e-6)

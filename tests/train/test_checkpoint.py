@@ -5,11 +5,11 @@ import numpy as np
 import optax
 import pytest
 
-from selfdistill_jax.train.checkpoint import Checkpoints, Memory
+from selfdistill_jax.train.checkpoint import Checkpoints, Selection
 from selfdistill_jax.train.step import TrainState, make_mesh, put_state
 
 OPTIMIZER = optax.adamw(1e-3)
-MEMORY = Memory(0.1 + 0.2, 20, 3)  # a number that short decimals lose
+MEMORY = Selection(0.1 + 0.2, 20, 3)  # a number that short decimals lose
 
 
 def state(seed=0, devices=8):
@@ -49,8 +49,8 @@ def test_round_trip_in_a_new_process(tmp_path):
 
 
 def test_memory_of_a_run_without_a_dev_split(checkpoints):
-    checkpoints.save(1, state(), Memory())
-    assert checkpoints.restore(1, state())[1] == Memory(float("-inf"), -1, 0)
+    checkpoints.save(1, state(), Selection())
+    assert checkpoints.restore(1, state())[1] == Selection(float("-inf"), -1, 0)
 
 
 def test_a_saved_state_may_be_overwritten_at_once(checkpoints):
@@ -64,7 +64,7 @@ def test_a_saved_state_may_be_overwritten_at_once(checkpoints):
 
 def test_a_step_saved_twice_is_kept_once(checkpoints, tmp_path):
     checkpoints.save(3, state(), MEMORY)
-    checkpoints.save(3, state(seed=1), Memory())
+    checkpoints.save(3, state(seed=1), Selection())
     got, memory = checkpoints.restore(3, state())
     assert_equal(got, state())
     assert memory == MEMORY
@@ -104,8 +104,8 @@ def test_another_number_of_devices(checkpoints, before, after):
 
 
 def test_memory_counts_evaluations_without_gain():
-    memory = Memory().seen(0, 0.3)
+    memory = Selection().update(0, 0.3)
     assert memory == (0.3, 0, 0)
-    memory = memory.seen(5, 0.3).seen(10, 0.2)
+    memory = memory.update(5, 0.3).update(10, 0.2)
     assert memory == (0.3, 0, 2)
-    assert memory.seen(15, 0.4) == (0.4, 15, 0)
+    assert memory.update(15, 0.4) == (0.4, 15, 0)

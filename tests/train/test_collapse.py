@@ -23,7 +23,7 @@ def warnings(caplog):
 def test_alarm_goes_off_once_for_every_rise(warnings):
     alarm = CollapseAlarm(0.9, stop=False)
     for step, cosine in enumerate([0.5, 0.91, 0.95, 0.9, float("nan"), 0.97, 0.98]):
-        alarm.see(step, cosine)
+        alarm.update(step, cosine)
     first, second = warnings()
     assert "collapse at step 1: the mean cosine of a batch's documents is 0.910" in first
     assert "above config.train.collapse_cosine 0.9" in first
@@ -34,9 +34,9 @@ def test_alarm_goes_off_once_for_every_rise(warnings):
 
 def test_alarm_that_stops_says_why(warnings):
     alarm = CollapseAlarm(0.9, stop=True)
-    alarm.see(3, 0.9)
+    alarm.update(3, 0.9)
     assert alarm.message == ""
-    alarm.see(4, 0.99)
+    alarm.update(4, 0.99)
     assert alarm.message.startswith("collapse at step 4")
     assert alarm.message in warnings()[0]
 

@@ -37,7 +37,7 @@ def digest(content, monkeypatch):
 def test_all_have_to_say_so(other):
     for own, theirs in ((True, True), (True, False), (False, True)):
         other(np.int32(theirs))
-        assert processes.all_say(own) == (own and theirs)
+        assert processes.all_true(own) == (own and theirs)
 
 
 def test_content_is_compared(other, monkeypatch):
@@ -51,21 +51,21 @@ def test_where_one_fails_all_end(other):
         raise InputError("mine")
 
     other(np.int32(True))
-    assert processes.all_or_none(lambda: 7) == 7
+    assert processes.all_succeed(lambda: 7) == 7
     other(np.int32(False))
     with pytest.raises(InputError, match="another process could not go on"):
-        processes.all_or_none(lambda: 7)
+        processes.all_succeed(lambda: 7)
     other(np.int32(True))
     with pytest.raises(InputError, match="mine"):
-        processes.all_or_none(fail)
+        processes.all_succeed(fail)
 
 
 def test_of_the_first(other, monkeypatch):
     sent = []
     monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", sent.append)
-    processes.of_first(np.arange(3, dtype=np.int32), (3,))
+    processes.broadcast_from_first(np.arange(3, dtype=np.int32), (3,))
     monkeypatch.setattr(processes.jax, "process_index", lambda: 1)
-    processes.of_first(None, (3,))
+    processes.broadcast_from_first(None, (3,))
     assert [(array.tolist(), array.dtype) for array in sent] == [
         ([0, 1, 2], np.int32),
         ([0, 0, 0], np.int32),

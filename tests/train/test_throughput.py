@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from selfdistill_jax.train import throughput as module
-from selfdistill_jax.train.throughput import STRETCHES, Ledger
+from selfdistill_jax.train.throughput import PHASES, RunStats
 
 
 class Clock:
@@ -39,7 +39,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def run(clock):
-    made = Ledger(matmul_flops=1e12, energy=Meter(), clock=clock)
+    made = RunStats(matmul_flops=1e12, energy=Meter(), clock=clock)
     return SimpleNamespace(ledger=made, clock=clock)
 
 
@@ -87,7 +87,7 @@ def test_without_steps_there_are_no_rates(run):
 
 
 def test_without_a_rate_of_the_machine_there_is_no_utilization(clock):
-    ledger = Ledger(matmul_flops=None, energy=Meter(), clock=clock)
+    ledger = RunStats(matmul_flops=None, energy=Meter(), clock=clock)
     step(ledger, 2.0)
     account = ledger.account()
     assert account["matmul_flops_per_second"] is None
@@ -97,10 +97,10 @@ def test_without_a_rate_of_the_machine_there_is_no_utilization(clock):
 
 def test_stretches_add_up(run):
     for seconds in (3.0, 4.0):
-        with run.ledger.spending("evaluation"):
+        with run.ledger.timed("evaluation"):
             run.clock.sleep(seconds)
         run.clock.sleep(50)
-    with run.ledger.spending("checkpoint"):
+    with run.ledger.timed("checkpoint"):
         run.clock.sleep(2)
     account = run.ledger.account()
     assert account["evaluation_seconds"] == 7.0
@@ -109,16 +109,16 @@ def test_stretches_add_up(run):
 
 
 def test_no_second_of_nested_stretches_counts_twice(run):
-    with run.ledger.spending("evaluation"):
+    with run.ledger.timed("evaluation"):
         run.clock.sleep(1)
-        with run.ledger.spending("compile"):
+        with run.ledger.timed("compile"):
             run.clock.sleep(10)
-            with run.ledger.spending("evaluation"):
+            with run.ledger.timed("evaluation"):
                 run.clock.sleep(100)
-        with run.ledger.spending("checkpoint"):
+        with run.ledger.timed("checkpoint"):
             run.clock.sleep(1000)
         run.clock.sleep(2)
-    with run.ledger.spending("evaluation"):
+    with run.ledger.timed("evaluation"):
         run.clock.sleep(4)
     account = run.ledger.account()
     assert account["evaluation_seconds"] == 107.0
@@ -131,23 +131,23 @@ def test_a_stretch_that_fails_took_its_time(run):
         run.clock.sleep(3)
         raise KeyError
 
-    with pytest.raises(KeyError), run.ledger.spending("checkpoint"):
+    with pytest.raises(KeyError), run.ledger.timed("checkpoint"):
         fail()
-    with run.ledger.spending("data"):
+    with run.ledger.timed("data"):
         run.clock.sleep(1)
     account = run.ledger.account()
     assert (account["checkpoint_seconds"], account["data_wait_seconds"]) == (3.0, 1.0)
 
 
 def test_a_stretch_nobody_knows(run):
-    known = f"'sleep'; known: {', '.join(STRETCHES)}"
-    with pytest.raises(ValueError, match=known), run.ledger.spending("sleep"):
+    known = f"'sleep'; known: {', '.join(PHASES)}"
+    with pytest.raises(ValueError, match=known), run.ledger.timed("sleep"):
         pass
 
 
 def test_waiting_for_data_is_of_the_step_that_ends_it(run):
     for waited in (30.0, 1.0, 2.0, 500.0):  # the last is of a step that is not noted yet
-        with run.ledger.spending("data"):
+        with run.ledger.timed("data"):
             run.clock.sleep(waited)
         if waited < 500:
             step(run.ledger, 10.0 + waited)
@@ -157,7 +157,7 @@ def test_waiting_for_data_is_of_the_step_that_ends_it(run):
 
 
 def test_waiting_of_the_only_step(run):
-    with run.ledger.spending("data"):
+    with run.ledger.timed("data"):
         run.clock.sleep(2)
     step(run.ledger, 8.0)
     assert run.ledger.account()["data_wait_share"] == 0.25
@@ -175,12 +175,12 @@ def test_what_the_machine_says(run, monkeypatch):
 
 def test_energy_is_read_now_and_then_for_its_counters_wrap(clock):
     meter = Meter()
-    ledger = Ledger(matmul_flops=None, energy=meter, clock=clock)
+    ledger = RunStats(matmul_flops=None, energy=meter, clock=clock)
     for _ in range(120):
         clock.sleep(1)
         step(ledger, 1.0)
     assert meter.readings == 4
-    with ledger.spending("evaluation"):
+    with ledger.timed("evaluation"):
         clock.sleep(100)
     assert meter.readings == 5
 
@@ -209,13 +209,13 @@ energy                          14 J, by RAPL
 
 def test_table(clock):
     energy = SimpleNamespace(joules=lambda: 14.0, source="RAPL")
-    ledger = Ledger(matmul_flops=1.4e12, energy=energy, clock=clock)
+    ledger = RunStats(matmul_flops=1.4e12, energy=energy, clock=clock)
     for number in range(1201):
         if number:
-            with ledger.spending("data"):
+            with ledger.timed("data"):
                 clock.sleep(0.05)
         step(ledger, 0.1, useful=6130, computed=6130 / 0.75, flops=4.21e10)
-    with ledger.spending("evaluation"):
+    with ledger.timed("evaluation"):
         clock.sleep(12.25)
     ledger.first_step(31.0, 1041.5)
     ledger.compile_seconds = 8.5
@@ -223,7 +223,7 @@ def test_table(clock):
 
 
 def test_table_tells_a_silent_machine_from_what_was_not_measured(clock):
-    ledger = Ledger(matmul_flops=None, energy=Meter(source=None), clock=clock)
+    ledger = RunStats(matmul_flops=None, energy=Meter(source=None), clock=clock)
     lines = ledger.table().splitlines()
     silent = [line for line in lines if line.endswith("  not reported by this machine")]
     assert [line.split("  ")[0] for line in silent] == ["most memory, one device", "energy"]

@@ -9,7 +9,7 @@ from selfdistill_jax.checkpoints.model_folder import read_folder
 from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.encode_corpus import open_tokenizer
-from selfdistill_jax.retrieval.evaluation import MEASURES, System
+from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
 from selfdistill_jax.train import loop
 from selfdistill_jax.train.loop import train
 from tests import tiny as helpers
@@ -26,11 +26,11 @@ def on_dev(monkeypatch):
     def script(values):
         values = iter(values)
 
-        def evaluate(examined, encode_table, *, label, **rest):
+        def evaluate(eval_set, encode_table, *, label, **rest):
             if not label.startswith("Dev"):
-                return real(examined, encode_table, label=label, **rest)
+                return real(eval_set, encode_table, label=label, **rest)
             value = next(values)
-            return System({}, {measure: {"q": value} for measure in MEASURES})
+            return ScoredRun({}, {measure: {"q": value} for measure in MEASURES})
 
         monkeypatch.setattr(loop, "evaluate_encoder", evaluate)
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from selfdistill_jax.encoder.cpu.matmul import product, rearranged, transposed
+from selfdistill_jax.encoder.cpu.matmul import hidden_from_xla, product, transposed
 from selfdistill_jax.encoder.cpu.row_groups import by_rows
 from selfdistill_jax.encoder.dropout import drop_weights
 from selfdistill_jax.encoder.positions import by_distance, square
@@ -28,7 +28,7 @@ ATTENTIONS = ("own", "xla", "cudnn")
 _MASKED = -1e9
 
 
-class Block(NamedTuple):
+class TokenInfo(NamedTuple):
     """What a layer knows of a block's tokens besides their hidden states.
 
     Attributes:
@@ -44,7 +44,7 @@ class Block(NamedTuple):
     seeds: jax.Array | None = None
 
 
-class Sight(NamedTuple):
+class LayerMask(NamedTuple):
     """What of a text a layer's tokens see, besides what all layers do.
 
     Attributes:
@@ -56,7 +56,7 @@ class Sight(NamedTuple):
     seeds: jax.Array | None = None
 
 
-WHOLE_TEXT = Sight()
+WHOLE_TEXT = LayerMask()
 
 
 class Prefix(NamedTuple):
@@ -72,13 +72,13 @@ class Prefix(NamedTuple):
 
 def attend(
     qkv_Tx3D: jax.Array,
-    block: Block,
+    block: TokenInfo,
     *,
     heads: int,
     row_lengths: tuple[int, ...],
     bias_OxH: jax.Array | None = None,
     prefix: Prefix | None = None,
-    sight: Sight = WHOLE_TEXT,
+    sight: LayerMask = WHOLE_TEXT,
     drop: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax attention; scores, softmax and sums in float32.
@@ -103,7 +103,7 @@ def attend(
 
 def attend_backward(
     qkv_Tx3D: jax.Array,
-    block: Block,
+    block: TokenInfo,
     out_TxD: jax.Array,
     log_sum_TxH: jax.Array,
     g_TxD: jax.Array,
@@ -111,7 +111,7 @@ def attend_backward(
     row_lengths: tuple[int, ...],
     bias_OxH: jax.Array | None = None,
     prefix: Prefix | None = None,
-    sight: Sight = WHOLE_TEXT,
+    sight: LayerMask = WHOLE_TEXT,
     drop: float = 0.0,
 ) -> tuple[jax.Array, jax.Array | None, Prefix | None]:
     """Gradients with respect to ``qkv``, bias and prefix from that with respect to the result."""
@@ -122,13 +122,13 @@ def attend_backward(
 
 def attend_by_jax(
     qkv_Tx3D: jax.Array,
-    block: Block,
+    block: TokenInfo,
     *,
     heads: int,
     row_lengths: tuple[int, ...],
     implementation: str,
     bias_OxH: jax.Array | None = None,
-    sight: Sight = WHOLE_TEXT,
+    sight: LayerMask = WHOLE_TEXT,
 ) -> jax.Array:
     """`attend` by `jax.nn.dot_product_attention`, differentiated as that is; nothing is dropped.
 
@@ -141,7 +141,7 @@ def attend_by_jax(
       ``[T, D]`` of the same dtype.
     """
 
-    def branch(length: int, qkv: jax.Array, block: Block, sight: Sight, bias_OxH):
+    def branch(length: int, qkv: jax.Array, block: TokenInfo, sight: LayerMask, bias_OxH):
         q, k, v = (
             x.reshape(-1, length, heads, x.shape[-1] // heads) for x in jnp.split(qkv, 3, -1)
         )
@@ -162,7 +162,7 @@ def _heads(x_Txn: jax.Array, length: int, heads: int, count: int) -> tuple[jax.A
         parts = (part.reshape(-1, length, heads, size) for part in jnp.split(x, count, axis=-1))
         return tuple(part.transpose(0, 2, 1, 3).reshape(-1, length, size) for part in parts)
 
-    return rearranged(move, x_Txn)
+    return hidden_from_xla(move, x_Txn)
 
 
 def _flat(x_SxLxK: jax.Array, heads: int) -> jax.Array:
@@ -192,12 +192,12 @@ def _per_row(x_TxH: jax.Array, length: int) -> jax.Array:
     return x_TxH.reshape(-1, length, heads).transpose(0, 2, 1).reshape(-1, length)
 
 
-def _of_tokens(block: Block, sight: Sight) -> tuple[Block, jax.Array | None]:
+def _of_tokens(block: TokenInfo, sight: LayerMask) -> tuple[TokenInfo, jax.Array | None]:
     """What rows differ in besides their vectors: arrays of T, for `by_rows`."""
-    return Block(block.texts, block.positions, row=None), sight.seeds
+    return TokenInfo(block.texts, block.positions, row=None), sight.seeds
 
 
-def _seen(block: Block, window: jax.Array | None, length: int) -> jax.Array:
+def _seen(block: TokenInfo, window: jax.Array | None, length: int) -> jax.Array:
     """``[R, L, L]`` bool, which tokens see each other."""
 
     def of_pairs(x_T: jax.Array, compare: Callable) -> jax.Array:
@@ -224,8 +224,8 @@ def _biased(scores_SxLxL: jax.Array, bias_HxLxL: jax.Array) -> jax.Array:
 
 def _attend(
     qkv_Tx3D: jax.Array,
-    block: Block,
-    sight: Sight,
+    block: TokenInfo,
+    sight: LayerMask,
     bias_OxH: jax.Array | None,
     prefix: Prefix | None,
     *,
@@ -265,8 +265,8 @@ def _attend(
 
 def _attend_backward(
     qkv_Tx3D,
-    block: Block,
-    sight: Sight,
+    block: TokenInfo,
+    sight: LayerMask,
     out_TxD,
     log_sum_TxH,
     g_TxD,

@@ -11,9 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.cpu.attention import Block
-from selfdistill_jax.encoder.cpu.layer_loop import Keep, run_layers
-from selfdistill_jax.encoder.cpu.layers import INIT, AddNorm, Constants, Dense, Layer, turn_kernels
+from selfdistill_jax.encoder.cpu.attention import TokenInfo
+from selfdistill_jax.encoder.cpu.layer_loop import Residuals, run_layers
+from selfdistill_jax.encoder.cpu.layers import (
+    INIT,
+    AddNorm,
+    Constants,
+    Dense,
+    Layer,
+    transpose_kernels,
+)
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop, of_tokens
 from selfdistill_jax.encoder.positions import buckets, frequencies
 from selfdistill_jax.packed import PackedTexts
@@ -78,10 +85,10 @@ def _init_layers(key: jax.Array, config: EncoderConfig):
     """Parameters of all layers, stacked on a leading axis."""
     given = {
         "x_TxD": jnp.zeros((2, config.hidden_size)),
-        "block": Block(jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32), jnp.int32(0)),
+        "block": TokenInfo(jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32), jnp.int32(0)),
         "constants": Constants(jnp.int32(0)),
     }
-    init = partial(Layer(config, (2,)).init, keep=Keep(), **given)
+    init = partial(Layer(config, (2,)).init, keep=Residuals(), **given)
     return jax.vmap(init)(jax.random.split(key, config.num_layers))["params"]
 
 
@@ -114,9 +121,9 @@ class Bert(nn.Module):
             bias = self._bias(texts.row_lengths[-1])
         x_NxTxD = run_layers(
             _layer(c, texts.row_lengths, self.dropout, self.attention),
-            {"own": turn_kernels(own), "bias": bias},
+            {"own": transpose_kernels(own), "bias": bias},
             x_NxTxD,
-            Block(texts.texts, texts.positions, texts.rows, seeds_NxT),
+            TokenInfo(texts.texts, texts.positions, texts.rows, seeds_NxT),
             texts.blocks,
             constants=_constants(c),
             remat=self.remat,

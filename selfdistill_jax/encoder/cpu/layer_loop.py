@@ -18,17 +18,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from selfdistill_jax.encoder.cpu.attention import Block
+from selfdistill_jax.encoder.cpu.attention import TokenInfo
 from selfdistill_jax.encoder.cpu.bf16_storage import from_bits, to_bits
 
 # What a layer keeps for its backward pass besides its input: the results of its products, or
 # nothing, so that all of it is computed again.
 REMATS = ("products", "inputs")
 
-Layer = Callable[[Any, Any, jax.Array, Block, "Keep"], jax.Array]
+Layer = Callable[[Any, Any, jax.Array, TokenInfo, "Residuals"], jax.Array]
 
 
-class Keep:
+class Residuals:
     """Given to a layer, which says by it what the backward pass shall not compute again.
 
     This one remembers nothing: for a forward pass alone.
@@ -46,7 +46,7 @@ class Keep:
         return forward(x)[0]
 
 
-class _Record(Keep):
+class _Saving(Residuals):
     def __init__(self, remat: str):
         self.kept: list[Any] = []
         self._products = remat == "products"
@@ -62,7 +62,7 @@ class _Record(Keep):
         return outputs[0]
 
 
-class _Replay(Keep):
+class _Loading(Residuals):
     """Gives the kept values back; what computed them is left only with its derivative."""
 
     def __init__(self, kept):
@@ -84,7 +84,7 @@ class _Replay(Keep):
         return result(x, self._kept.pop(0))
 
 
-class _Anew(Keep):
+class _Recomputing(Residuals):
     """Nothing was kept: all is computed again, the derivatives by the same rules."""
 
     def call(self, forward, backward, x):
@@ -112,7 +112,7 @@ def run_layers(
     layer: Layer,
     params: Any,
     x_NxTxD: jax.Array,
-    blocks: Block,
+    blocks: TokenInfo,
     count: jax.Array,
     *,
     constants: Any = None,
@@ -143,7 +143,7 @@ def _run(layer, remat, params, constants, x, blocks, count):
         own, fixed = _at((params, constants), number)
 
         def one_block(b, out):
-            y = layer(own, fixed, _load(x, x_dtype, b), _at(blocks, b), Keep())
+            y = layer(own, fixed, _load(x, x_dtype, b), _at(blocks, b), Residuals())
             return _put(out, to_bits(y), b)
 
         return _over_blocks(len(x), count, one_block, _room(x, like=x))
@@ -162,7 +162,7 @@ def _run_forward(layer, remat, params, constants, x, blocks, count):
 
         def one_block(b, carry):
             inputs, buffers = carry
-            keep = _Record(remat)
+            keep = _Saving(remat)
             y = layer(own, fixed, _load(inputs, x.dtype, number, b), _at(blocks, b), keep)
             inputs = _put(inputs, to_bits(y), number + 1, b)
             return inputs, jax.tree.map(
@@ -181,7 +181,7 @@ def _run_backward(layer, remat, residuals, g):
     params, constants, inputs, buffers, blocks, count, kinds = residuals
     depth, dtype = _depth(params), g.dtype  # that of x, of which `inputs` may hold the bits
     kept = kinds.tree()
-    replay = _Replay if remat == "products" else lambda _: _Anew()
+    replay = _Loading if remat == "products" else lambda _: _Recomputing()
 
     def one_layer(i, carry):
         number = depth - 1 - i
@@ -244,12 +244,12 @@ class _Kinds:
 
 
 def _kept_shapes(
-    layer: Layer, remat: str, params: Any, constants: Any, x: Any, blocks: Block
+    layer: Layer, remat: str, params: Any, constants: Any, x: Any, blocks: TokenInfo
 ) -> list[Any]:
     """Shapes of what a layer keeps of one block."""
 
     def kept(params, constants, x, blocks):
-        keep = _Record(remat)
+        keep = _Saving(remat)
         layer(_at(params, 0), _at(constants, 0), x[0], _at(blocks, 0), keep)
         return keep.kept
 

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.cpu.attention import (
-    Block,
+    LayerMask,
     Prefix,
-    Sight,
+    TokenInfo,
     attend,
     attend_backward,
     attend_by_jax,
 )
-from selfdistill_jax.encoder.cpu.layer_loop import Keep
+from selfdistill_jax.encoder.cpu.layer_loop import Residuals
 from selfdistill_jax.encoder.cpu.matmul import affine
 from selfdistill_jax.encoder.cpu.norm_gelu import ACTIVATIONS, add_norm
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop
@@ -30,7 +30,7 @@ INIT = nn.initializers.normal(0.02)
 _TURNED = "turned_kernel"
 
 
-def turn_kernels(params: Any) -> Any:
+def transpose_kernels(params: Any) -> Any:
     """Kernels of more inputs than outputs as their transposes: `affine` is faster with these.
 
     Only within a step; parameters as they are kept have all kernels as ``[inputs, outputs]``.
@@ -40,7 +40,7 @@ def turn_kernels(params: Any) -> Any:
     """
     if not isinstance(params, Mapping):
         return params
-    turned = {name: turn_kernels(value) for name, value in params.items()}
+    turned = {name: transpose_kernels(value) for name, value in params.items()}
     kernel = turned.get("kernel")
     if kernel is not None and kernel.shape[-2] > kernel.shape[-1]:
         turned[_TURNED] = jnp.swapaxes(turned.pop("kernel"), -1, -2)
@@ -62,7 +62,7 @@ class Constants(NamedTuple):
 
 
 class Dense(nn.Module):
-    """A product and a bias; its kernel may come turned, see `turn_kernels`."""
+    """A product and a bias; its kernel may come turned, see `transpose_kernels`."""
 
     features: int
     bias: bool = True
@@ -105,8 +105,8 @@ class Attention(nn.Module):
     def __call__(
         self,
         x_TxD: jax.Array,
-        block: Block,
-        keep: Keep,
+        block: TokenInfo,
+        keep: Residuals,
         constants: Constants,
         bias_OxH: jax.Array | None,
     ) -> jax.Array:
@@ -121,7 +121,7 @@ class Attention(nn.Module):
         seeds = block.seeds
         if seeds is not None:
             seeds = at(seeds, "attention", constants.number)
-        options = {"row_lengths": self.row_lengths, "sight": Sight(constants.window, seeds)}
+        options = {"row_lengths": self.row_lengths, "sight": LayerMask(constants.window, seeds)}
         if self.implementation != "own":
             if prefix is not None:
                 raise ValueError("attention by jax.nn.dot_product_attention takes no prefix")
@@ -156,8 +156,8 @@ class Layer(nn.Module):
     def __call__(
         self,
         x_TxD: jax.Array,
-        block: Block,
-        keep: Keep,
+        block: TokenInfo,
+        keep: Residuals,
         constants: Constants,
         bias_OxH: jax.Array | None = None,
     ) -> jax.Array:

@@ -38,7 +38,7 @@ def product(a: jax.Array, b: jax.Array, *, transpose_b: bool = False) -> jax.Arr
     )  # fmt: skip
 
 
-def rearranged(move: Callable[[jax.Array], Any], x: jax.Array) -> Any:
+def hidden_from_xla(move: Callable[[jax.Array], Any], x: jax.Array) -> Any:
     """``move(x)``, of which XLA does not know that it only moves elements.
 
     A CPU's fast bfloat16 product takes no operand that XLA knows to be a transpose: it folds the
@@ -68,7 +68,7 @@ def transposed(x: jax.Array) -> jax.Array:
         return moved.reshape(*batch, columns, rows)
 
     return lax.platform_dependent(
-        x, cpu=partial(rearranged, by_tiles), default=lambda x: jnp.swapaxes(x, -1, -2)
+        x, cpu=partial(hidden_from_xla, by_tiles), default=lambda x: jnp.swapaxes(x, -1, -2)
     )
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from benchmarks.training_step import kept_bytes
-from selfdistill_jax.data.packing import fill, lay_out
+from selfdistill_jax.data.packing import lay_out, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.cpu.attention import Block
+from selfdistill_jax.encoder.cpu.attention import TokenInfo
 from selfdistill_jax.encoder.cpu.bert import Bert, _constants, _layer
 from selfdistill_jax.encoder.cpu.layer_loop import REMATS, run_layers
 from selfdistill_jax.encoder.pooling import POOLINGS
@@ -36,7 +36,7 @@ def packed(blocks=30, share=True):
     flat = np.concatenate([row[:n] for row, n in zip(IDS, LENGTHS, strict=True)])
     table = TokenTable(flat, np.concatenate([[0], np.cumsum(LENGTHS)]))
     layout = lay_out(LENGTHS, share=share, **SHAPE)
-    return fill(layout, [(table, np.arange(len(LENGTHS)), 64)], blocks=blocks, **SHAPE)
+    return write_tokens(layout, [(table, np.arange(len(LENGTHS)), 64)], blocks=blocks, **SHAPE)
 
 
 def plain(params, ids, length, pooling):
@@ -179,7 +179,7 @@ def test_kept_values_take_what_the_formula_says(dtype, bytes_, remat):
         texts = packed(blocks=blocks)
         x = jax.ShapeDtypeStruct((*texts.ids.shape, CONFIG.hidden_size), dtype)
         layer = _layer(CONFIG, texts.row_lengths)
-        blocks_ = Block(texts.texts, texts.positions, texts.rows)
+        blocks_ = TokenInfo(texts.texts, texts.positions, texts.rows)
 
         def residuals(layers, x):
             def run(layers, x):

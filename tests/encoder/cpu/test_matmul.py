@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfdistill_jax.encoder.cpu.layers import turn_kernels
+from selfdistill_jax.encoder.cpu.layers import transpose_kernels
 from selfdistill_jax.encoder.cpu.matmul import affine, product, transposed
 
 RNG = np.random.default_rng(0)
@@ -40,7 +40,9 @@ def test_kernels_of_more_inputs_than_outputs_are_turned():
         "attention": {"output": {"kernel": jnp.ones((6, 2, 2))}},
         "norm": {"scale": jnp.ones((6, 2))},
     }
-    shapes = jax.tree.map(jnp.shape, turn_kernels(params), is_leaf=lambda x: hasattr(x, "shape"))
+    shapes = jax.tree.map(
+        jnp.shape, transpose_kernels(params), is_leaf=lambda x: hasattr(x, "shape")
+    )
     assert shapes == {
         "outer": {"turned_kernel": (6, 2, 8), "bias": (6, 2)},
         "inner": {"kernel": (6, 2, 8)},

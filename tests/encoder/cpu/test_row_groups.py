@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 
 from selfdistill_jax.encoder.cpu import row_groups
-from selfdistill_jax.encoder.cpu.attention import Block, Prefix, Sight, attend, attend_backward
+from selfdistill_jax.encoder.cpu.attention import (
+    LayerMask,
+    Prefix,
+    TokenInfo,
+    attend,
+    attend_backward,
+)
 from selfdistill_jax.encoder.cpu.row_groups import by_rows, groups
 
 HEADS, SIZE, LENGTH, ROWS = 2, 4, 8, 6
 TOKENS = ROWS * LENGTH
 RNG = np.random.default_rng(0)
 # Two texts a row, of 5 and 3 tokens.
-BLOCK = Block(
+BLOCK = TokenInfo(
     jnp.array([2 * row + (place >= 5) for row in range(ROWS) for place in range(LENGTH)]),
     jnp.array([*range(5), *range(3)] * ROWS),
     jnp.int32(0),
@@ -39,8 +45,8 @@ def both_ways(qkv, g, **options):
         {},
         {"bias_OxH": BIAS},
         {"prefix": PREFIX},
-        {"sight": Sight(window=jnp.int32(2))},
-        {"sight": Sight(seeds=SEEDS), "drop": 0.3},
+        {"sight": LayerMask(window=jnp.int32(2))},
+        {"sight": LayerMask(seeds=SEEDS), "drop": 0.3},
     ],
     ids=["plain", "bias", "prefix", "window", "dropout"],
 )
