@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # Before transformers is imported: it would say at every start that PyTorch is not there.
@@ -19,6 +20,7 @@ if __name__ == "__main__":
     gc.disable()
 
 import jax
+import ml_collections
 from absl import flags
 
 from selfdistill_jax.cli import config_flag, options
@@ -26,8 +28,10 @@ from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, show_log
+from selfdistill_jax.report.write import write_report
 from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.loop import train
+from selfdistill_jax.train.run_folder import read_result
 
 _FLAGS = flags.FLAGS
 
@@ -53,12 +57,36 @@ def main(argv: list[str]) -> int | None:
         split_cpu_into_devices(config.train.batch_size // max(config.train.micro_batches, 1))
     workdir = _FLAGS.workdir or Path("runs") / config_flag.run_name(sys.argv)
     stopped = _StopSignal()
-    text = train(config, workdir, restart=_FLAGS.restart, stop=stopped)
+    text = train_and_report(config, workdir, restart=_FLAGS.restart, stop=stopped)
     if text is None:
         return 128 + (stopped.signal or signal.SIGTERM)
-    if jax.process_index() == 0:
-        print(text, end="")
+    print(text, end="")
     return 0
+
+
+def train_and_report(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    restart: bool = False,
+    stop: Callable[[int], bool] = lambda step: False,
+) -> str | None:
+    """Trains, and writes the run's report.
+
+    Args:
+      config, workdir, restart, stop: see `selfdistill_jax.train.loop.train`.
+
+    Returns:
+      The result as text, empty on all processes but the first; None when it was stopped.
+
+    Raises:
+      InputError: see `train`.
+    """
+    if not train(config, workdir, restart=restart, stop=stop):
+        return None
+    if jax.process_index():
+        return ""
+    return read_result(workdir) or write_report(workdir)
 
 
 def _start_distributed() -> None:

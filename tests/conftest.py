@@ -63,7 +63,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished(tiny):
     """The folder of a run with tiny's own settings, from start to end; not to be changed."""
-    from selfdistill_jax.train.loop import train
+    from tests.tiny import train
 
     workdir = tiny.root / "finished"
     assert train(tiny.config(), workdir) is not None

@@ -8,8 +8,8 @@ import ml_collections
 import pytest
 
 from configs import base, distributed
-from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.run_folder import flatten
+from tests.tiny import train
 
 FILES = sorted(Path(base.__file__).parent.glob("*.py"))
 

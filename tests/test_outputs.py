@@ -15,8 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from selfdistill_jax import encode, evaluate, search
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.prepare import prepare
-from selfdistill_jax.train.loop import train
-from tests.tiny import content, metrics, write_rows
+from tests.tiny import content, metrics, train, write_rows
 
 BLOCK = 4096
 

@@ -14,7 +14,10 @@ from configs import base
 from selfdistill_jax.checkpoints.model_folder import Pretrained, write_folder
 from selfdistill_jax.encoder.apply import init_params
 from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.main import train_and_report
 from selfdistill_jax.train.run_log import METRICS
+
+train = train_and_report
 
 # Every subject has one word in queries and another in documents: an encoder has to learn the pairs.
 ASKED = ["mabo", "tiri", "kelu", "sona", "pevi", "duga", "lofe", "zamu", "beki", "noru"]

@@ -11,12 +11,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from selfdistill_jax.data.store import Collection
 from selfdistill_jax.io import write_text
 from selfdistill_jax.losses import QUANTILES
-from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
+from selfdistill_jax.report.finished_run import FinishedRun
+from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.train.run_folder import flatten
-from selfdistill_jax.train.run_log import read_metrics
 from selfdistill_jax.train.trainable import ADAPTERS
 
 _SHOWN_QUERIES = 12  # of the most gained and of the most lost, each
@@ -35,29 +34,28 @@ _STYLE = {
 _BLUE, _ORANGE, _GREY = "#2563a8", "#c2570c", "#777777"
 
 
-def write_report(
-    workdir: Path,
-    *,
-    config: Mapping[str, Any],
-    collection: Collection,
-    systems: Mapping[str, ScoredRun],
-    text: str,
-) -> None:
-    """Draws a finished run's curves, its margins against its targets, and the change per query."""
-    records = read_metrics(workdir)
-    train = [r for r in records if r["kind"] == "train"]
-    dev = [r for r in records if r["kind"] == "dev"]
+def write_html(path: Path, run: FinishedRun, text: str) -> None:
+    """Draws a run's curves, its margins against its targets, and the change of each query.
+
+    Args:
+      path: of the page.
+      run: the finished run.
+      text: its result.
+    """
+    train = [r for r in run.records if r["kind"] == "train"]
+    dev = [r for r in run.records if r["kind"] == "dev"]
     with rc_context(_STYLE):
         figures = [
             ("Margins and targets over training", _MARGIN_NOTE, _margins(train)),
             ("Triplets past their target", "", _curve(train, "past_target", "share of the batch")),
-            ("How alike documents are", _COLLAPSE_NOTE, _likeness(config, train)),
+            ("How alike documents are", _COLLAPSE_NOTE, _likeness(run.config, train)),
             ("Loss", "", _curve(train, "loss", "loss")),
         ]
         if dev:
             title = f"{MEASURES[0]} on the dev split"
-            figures.append((title, _dev_note(config, dev), _curve(dev, MEASURES[0], MEASURES[0])))
-        changed = _changes(collection, systems) if systems else None
+            curve = _curve(dev, MEASURES[0], MEASURES[0])
+            figures.append((title, _dev_note(run.config, dev), curve))
+        changed = _changes(run) if run.values else None
         if changed:
             note = f"{len(changed)} test queries, each one's change in {MEASURES[0]}."
             figures.append(("Change per query", note, _histogram(changed)))
@@ -65,15 +63,15 @@ def write_report(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
     page = environment.get_template("report.html.jinja").render(
-        name=workdir.name,
+        name=run.folder.name,
         text=text,
         figures=figures,
         gained=changed[:_SHOWN_QUERIES] if changed else [],
         lost=[c for c in changed[::-1][:_SHOWN_QUERIES] if c["change"] < 0] if changed else [],
         measure=MEASURES[0],
-        settings=flatten(config),
+        settings=flatten(run.config),
     )
-    write_text(workdir / "report.html", page)
+    write_text(path, page)
 
 
 _MARGIN_NOTE = (
@@ -138,13 +136,12 @@ def _histogram(changed: list[dict[str, Any]]) -> str:
     return _svg(figure)
 
 
-def _changes(collection: Collection, systems: Mapping[str, ScoredRun]) -> list[dict[str, Any]]:
-    """Every query with its values before and after, the most gained first."""
-    texts = dict(zip(collection.query_ids, collection.query_texts(), strict=True))
-    before, after = (systems[name].values[MEASURES[0]] for name in ("start", "trained"))
+def _changes(run: FinishedRun) -> list[dict[str, Any]]:
+    """Returns every query with its values before and after, the most gained first."""
+    before, after = (run.values[name][MEASURES[0]] for name in ("start", "trained"))
     rows = [
         {
-            "query": texts[query],
+            "query": run.queries[query],
             "before": before[query],
             "after": after[query],
             "change": after[query] - before[query],

@@ -65,7 +65,13 @@ def score(qrels: Qrels, run: Run) -> ScoredRun:
 
 
 def write_results(
-    folder: Path, systems: Mapping[str, ScoredRun], *, baseline: str, split: str, **facts: Any
+    folder: Path,
+    systems: Mapping[str, ScoredRun],
+    *,
+    baseline: str,
+    split: str,
+    queries: Mapping[str, str] | None = None,
+    **facts: Any,
 ) -> dict:
     """Writes what stands behind a table: a TREC run a system, the values a query, and the tests.
 
@@ -74,12 +80,15 @@ def write_results(
       systems: in the table's order.
       baseline: every other system is tested against it.
       split: part of the files' names.
+      queries: query id -> text, written to ``queries.<split>.json``; None: not written.
       facts: more for ``results.<split>.json``: how the systems were made.
 
     Returns:
       What ``results.<split>.json`` holds: system -> means of the measures, and ``tests``.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if queries is not None:
+        write_json(folder / f"queries.{split}.json", dict(queries))
     lines = ["\t".join(["system", "query", *MEASURES])]
     for name, system in systems.items():
         write_run(folder / f"{name}.{split}.trec", system.run, tag=name)

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import ml_collections
 
+from selfdistill_jax.checkpoints.model_card import adapter_card, model_card
 from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder, write_folder
 from selfdistill_jax.checkpoints.peft import with_adapter
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.encoder.apply import Params
-from selfdistill_jax.report import text
+from selfdistill_jax.train.run_folder import flatten
 from selfdistill_jax.train.trainable import ADAPTERS, MODEL, TrainableParams
 from selfdistill_jax.train.trainable import FOLDER as ADAPTER
 
@@ -44,13 +45,19 @@ class BestModel:
           params: the whole encoder's.
           note: what is known of its quality.
         """
-        card = text.model_card(self._config.to_dict(), self._collection, self._encoder, note)
+        card = model_card(
+            flatten(self._config.to_dict()),
+            collection=self._collection.name,
+            encoder=self._encoder,
+            note=note,
+            is_prefix=not self._whole,
+        )
         if self._whole:
             model = self._encoder._replace(params=params)
             write_folder(self._workdir / MODEL, model, card=card)
         if self._trained.write is not None:
             if self._whole:
-                card = text.adapter_card(self._config.encoder.init, note)
+                card = adapter_card(self._config.encoder.init, note)
             self._trained.write(self._workdir / ADAPTER, own, card)
 
     def exists(self) -> bool:

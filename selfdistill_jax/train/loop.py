@@ -18,7 +18,6 @@ from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.encoder.flops import forward_flops, training_flops
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress
-from selfdistill_jax.report import text
 from selfdistill_jax.retrieval.encode_corpus import local_mesh, on_mesh
 from selfdistill_jax.retrieval.eval_set import (
     encode_over_processes,
@@ -26,7 +25,7 @@ from selfdistill_jax.retrieval.eval_set import (
     evaluate_encoder,
     make_eval_set,
 )
-from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
+from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun, write_results
 from selfdistill_jax.train.best_model import BestModel
 from selfdistill_jax.train.checkpoint import Checkpoints, Selection
 from selfdistill_jax.train.collapse import CollapseAlarm
@@ -45,7 +44,13 @@ from selfdistill_jax.train.job import (
 )
 from selfdistill_jax.train.optimizer import make_optimizer
 from selfdistill_jax.train.processes import is_first, on_first, wait
-from selfdistill_jax.train.run_folder import check_run, claimed, read_result, start_run
+from selfdistill_jax.train.run_folder import (
+    check_run,
+    claimed,
+    is_finished,
+    mark_finished,
+    start_run,
+)
 from selfdistill_jax.train.run_log import HINT_LOWER_LR, RunLog, check_finite
 from selfdistill_jax.train.step import (
     Loss,
@@ -69,18 +74,18 @@ def train(
     *,
     restart: bool = False,
     stop: Callable[[int], bool] = lambda step: False,
-) -> str | None:
-    """Trains, or goes on with a run that was stopped, and evaluates the best model.
+) -> bool:
+    """Trains, or resumes a run that was stopped, and evaluates the best model on test.
 
     Args:
       config: as of ``configs/base.py``.
-      workdir: the run's folder; holds checkpoints, metrics, the model, the evaluation, the report.
+      workdir: the run's folder; holds checkpoints, metrics, the model and the evaluation.
       restart: move an old run in that folder aside and begin anew.
       stop: asked after every step, and before each of the last evaluations; True saves a checkpoint
         and ends early.
 
     Returns:
-      The result as text, None when it was stopped before the end.
+      Whether the run is finished; False when it was stopped before the end.
 
     Raises:
       InputError: a wrong setting or file, a folder of another run, or a loss that is not finite.
@@ -92,8 +97,8 @@ def train(
     values = config.to_dict()
     if not restart:
         on_first(lambda: check_run(workdir, values, data=open_data(config).fingerprint()))
-        if (finished := read_result(workdir)) is not None:
-            return finished
+        if is_finished(workdir):
+            return True
     with ExitStack() as held:
         on_first(lambda: held.enter_context(claimed(workdir)))
         return _train(config, workdir, mesh, loss, schedule, restart=restart, stop=stop)
@@ -101,7 +106,7 @@ def train(
 
 def _train(
     config: ml_collections.ConfigDict, workdir: Path, mesh, loss: Loss, schedule, *, restart, stop
-) -> str | None:
+) -> bool:
     encoder = load_encoder(config)
     check_dimensions(config.train.dimensions, encoder.dimensions)
     encode, encode_all = make_encoders(config, encoder)
@@ -131,12 +136,13 @@ def _train(
         state = start_state(trained.start, optimizer, mesh, target=has_target)
         run = _Run(config, workdir, encoder, trained, data, encode_all)
         if not run.fit(programs, state, schedule, mesh, stop):
-            return None
-    if not run.finish(stop):
-        return None
+            return False
+    if not run.evaluate_test(stop):
+        return False
     run.log_run_stats()
+    on_first(run.mark_finished)
     wait("the run is over")  # the first process serves the others until they end
-    return read_result(workdir)
+    return True
 
 
 class _Run:
@@ -288,36 +294,47 @@ class _Run:
             log.write("account", self._last, self.ledger.account())
         LOG.info("Account of this run:\n%s", self.ledger.table())
 
-    def finish(self, stop) -> bool:
-        """Evaluates the start encoder, the best model and BM25 on the test split, and reports.
+    def evaluate_test(self, stop) -> bool:
+        """Evaluates BM25, the start encoder and the best model, on dev if there is no test split.
 
         False when it was stopped before the end.
         """
-        collection, depth = self.data.collection, self.config.evaluation.depth
-        splits = [s for s in ("test", "dev") if s in collection.splits]
-        systems: dict[str, ScoredRun] = {}
         on_first(self._keep_start)
-        if splits:
-            eval_set = make_eval_set(collection, splits[0])
-            best = self._kept.read()
-            systems["bm25"] = evaluate_bm25(eval_set, collection, k=depth)
-            for name, params in (("start", self.encoder.params), ("trained", best.params)):
-                if stop(self.config.train.steps):
-                    LOG.info("Stopped before the end of the evaluation; the same command goes on")
-                    return False
-                systems[name] = self._evaluate(eval_set, params, f"Test, {name}")
+        if not (split := self._test_split):
+            return True
+        collection, depth = self.data.collection, self.config.evaluation.depth
+        eval_set = make_eval_set(collection, split)
+        best = self._kept.read()
+        systems = {"bm25": evaluate_bm25(eval_set, collection, k=depth)}
+        for name, params in (("start", self.encoder.params), ("trained", best.params)):
+            if stop(self.config.train.steps):
+                LOG.info("Stopped before the end of the evaluation; the same command resumes it")
+                return False
+            systems[name] = self._evaluate(eval_set, params, f"Test, {name}")
+        texts = list(collection.query_texts())
+        queries = {
+            id_: texts[row]
+            for id_, row in zip(eval_set.query_ids, eval_set.query_rows, strict=True)
+        }
         write = partial(
-            text.write,
-            self.workdir,
-            config=self.config.to_dict(),
-            data=self.data,
-            encoder=self.encoder,
-            systems=systems,
-            split=splits[0] if splits else "",
-            ended=self._alarm.message,
-        )
+            write_results, self.workdir / "eval", systems,
+            baseline="start", split=split, queries=queries,
+        )  # fmt: skip
         on_first(write)
         return True
+
+    @property
+    def _test_split(self) -> str:
+        return next((s for s in ("test", "dev") if s in self.data.collection.splits), "")
+
+    def mark_finished(self) -> None:
+        mark_finished(
+            self.workdir,
+            collection=self.data.collection.name,
+            num_documents=len(self.data.collection.document_ids),
+            split=self._test_split,
+            ended=self._alarm.message,
+        )
 
     def _enough(self, memory: Selection) -> bool:
         patience = self.config.train.patience

@@ -26,6 +26,7 @@ _PACKAGES = (
     "numpy", "scipy",
 )  # fmt: skip
 RESULT = "result.txt"
+FINISHED = "finished.json"  # written when training and evaluation are done
 ENVIRONMENT = "environment.json"
 
 
@@ -154,8 +155,19 @@ def claimed(workdir: Path) -> Iterator[None]:
         ) from None
 
 
+def mark_finished(workdir: Path, **facts: Any) -> None:
+    """Notes that training and evaluation are done, with the facts that a report needs."""
+    write_json(workdir / FINISHED, facts)
+
+
+def is_finished(workdir: Path) -> bool:
+    """Returns whether training and evaluation are done."""
+    # Runs of version 0.1 have the result alone.
+    return (workdir / FINISHED).is_file() or (workdir / RESULT).is_file()
+
+
 def read_result(workdir: Path) -> str | None:
-    """The table of a finished run, None for an unfinished one."""
+    """Returns the table of a reported run, None for any other."""
     path = workdir / RESULT
     return path.read_text(encoding="utf-8") if path.is_file() else None
 

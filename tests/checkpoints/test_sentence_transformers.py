@@ -12,9 +12,8 @@ from selfdistill_jax.checkpoints.safetensors import read_tensors, write_tensors
 from selfdistill_jax.checkpoints.sentence_transformers import Prompts
 from selfdistill_jax.encoder.dense_head import DenseLayer
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train.loop import train
 from tests import tiny as helpers
-from tests.tiny import WORDS
+from tests.tiny import WORDS, train
 from tests.train.runs import same
 
 torch = pytest.importorskip("torch", reason="torch is a peer: make peers")

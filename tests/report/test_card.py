@@ -1,23 +1,23 @@
 """The model's card: read by the hub's own client, and honest about what it does not know."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
 
+from selfdistill_jax.checkpoints.model_card import model_card, set_evaluation
 from selfdistill_jax.checkpoints.model_folder import read_folder
-from selfdistill_jax.report.text import model_card
 from selfdistill_jax.retrieval.evaluation import MEASURES
+from selfdistill_jax.train.run_folder import flatten
 
 
-def card(tiny, readme=None, *, init=None, folder=None, name="tiny", **options):
+def card(tiny, readme=None, *, init=None, folder=None, name="tiny"):
     encoder = read_folder(str(tiny.encoder))
     if readme is not None:
         (folder / "README.md").write_text(readme)
-    config = tiny.config(**{"encoder__init": init} if init else {}).to_dict()
-    collection = SimpleNamespace(name=name)
-    text = model_card(config, collection, encoder._replace(folder=folder), "good", **options)
+    settings = flatten(tiny.config(**{"encoder__init": init} if init else {}).to_dict())
+    encoder = encoder._replace(folder=folder)
+    text = model_card(settings, collection=name, encoder=encoder, note="good")
     return ModelCard(text, ignore_metadata_errors=False)
 
 
@@ -63,7 +63,14 @@ def test_licence_is_that_of_the_start_encoder(tiny, tmp_path, readme, keys):
 
 
 def test_names_that_mean_something_in_yaml(tiny, tmp_path):
-    found = card(tiny, folder=tmp_path, name="- a: #b", means={"MRR@10": 0.5}, split="dev")
+    """Figures come into the card at the end of a run; nothing else in it changes."""
+    before = card(tiny, folder=tmp_path, name="- a: #b")
+    path = tmp_path / "README.md"
+    path.write_text(before.content)
+    for note in ("first", "**better** \\1"):
+        set_evaluation(path, note, means={"MRR@10": 0.5}, collection="- a: #b", split="dev")
+    found = ModelCard(path.read_text(), ignore_metadata_errors=False)
     (result,) = found.data.eval_results
     assert (result.dataset_name, result.dataset_split) == ("- a: #b", "dev")
     assert (result.metric_type, result.metric_value) == ("mrr_at_10", 0.5)
+    assert found.text == before.text.replace("Evaluation: good", "Evaluation: **better** \\1")

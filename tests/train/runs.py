@@ -7,11 +7,10 @@ import pytest
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.train.checkpoint import Checkpoints
 from selfdistill_jax.train.job import load_encoder
-from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
 from selfdistill_jax.train.step import TrainState, make_mesh, put_state
 from selfdistill_jax.train.trainable import trained_part
-from tests.tiny import content, metrics
+from tests.tiny import content, metrics, train
 
 
 class Killed(BaseException):

@@ -13,9 +13,8 @@ from selfdistill_jax.retrieval import encode_corpus
 from selfdistill_jax.train import dataset
 from selfdistill_jax.train.dataset import load_data
 from selfdistill_jax.train.job import load_encoder
-from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.step import make_mesh, make_step, put_batch, start_state
-from tests.tiny import metrics
+from tests.tiny import metrics, train
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import pytest
 from selfdistill_jax.checkpoints.model_folder import read_folder
 from selfdistill_jax.train import loop
 from selfdistill_jax.train.collapse import CollapseAlarm
-from selfdistill_jax.train.loop import train
 from tests import tiny as helpers
-from tests.tiny import metrics
+from tests.tiny import metrics, train
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from selfdistill_jax.progress import LOG
 from selfdistill_jax.train import hard_negatives
 from selfdistill_jax.train.dataset import load_data
 from selfdistill_jax.train.job import check_train, load_encoder
-from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.tokenized_collection import open_tokenized
 from tests import tiny as helpers
-from tests.tiny import metrics
+from tests.tiny import metrics, train
 from tests.train.runs import stop_at
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -11,9 +11,8 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
 from selfdistill_jax.train.dataset import load_data
 from selfdistill_jax.train.job import load_encoder
-from selfdistill_jax.train.loop import train
 from tests import tiny as helpers
-from tests.tiny import metrics
+from tests.tiny import metrics, train
 from tests.train.runs import stop_at, vectors_of
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -14,10 +14,9 @@ from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.prefix import apply_prefix
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.job import load_encoder
-from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.optimizer import matrices
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
-from tests.tiny import ASKED, PLACES, SAID, content, metrics
+from tests.tiny import ASKED, PLACES, SAID, content, metrics, train
 from tests.train.every_loss import CONFIG, batch
 from tests.train.runs import assert_goes_on, checkpointed
 

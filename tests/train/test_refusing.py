@@ -6,8 +6,7 @@ import pytest
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
-from selfdistill_jax.train.loop import train
-from tests.tiny import content
+from tests.tiny import content, train
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -10,8 +10,7 @@ from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
 from selfdistill_jax.checkpoints.sentence_transformers import Prompts
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train import loop
-from selfdistill_jax.train.loop import train
-from tests.tiny import content, metrics
+from tests.tiny import content, metrics, train
 from tests.train.runs import (
     Killed,
     assert_same_run,

@@ -15,11 +15,10 @@ from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.lora import apply_lora, init_lora
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.job import load_encoder
-from selfdistill_jax.train.loop import train
 from selfdistill_jax.train.optimizer import matrices
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
 from selfdistill_jax.train.trainable import check_adapter, trained_part
-from tests.tiny import ASKED, PLACES, SAID, metrics
+from tests.tiny import ASKED, PLACES, SAID, metrics, train
 from tests.train.every_loss import CONFIG, batch
 from tests.train.runs import assert_goes_on, checkpointed
 

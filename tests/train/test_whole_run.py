@@ -11,9 +11,8 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.encode_corpus import open_tokenizer
 from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
 from selfdistill_jax.train import loop
-from selfdistill_jax.train.loop import train
 from tests import tiny as helpers
-from tests.tiny import content, metrics
+from tests.tiny import content, metrics, train
 from tests.train.runs import Killed, checkpointed, killed, same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -42,7 +41,7 @@ def test_run_folder_is_whole(tiny, finished):
     names = {name.split("/")[0] for name in content(finished)}
     assert names == {
         "config.json", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints", "model",
-        "eval", "report.html", "result.txt",
+        "eval", "finished.json", "report.html", "result.txt",
     }  # fmt: skip
     config = tiny.config()
     assert json.loads((finished / "config.json").read_text()) == json.loads(config.to_json())
@@ -63,8 +62,8 @@ def test_run_folder_is_whole(tiny, finished):
     assert [r["step"] for r in metrics(finished, "dev")] == [0, 4, 8, 12]
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["10", "12"]
     assert sorted(p.name for p in (finished / "eval").iterdir()) == [
-        "bm25.test.trec", "per_query.test.tsv", "results.test.json", "start.test.trec",
-        "trained.test.trec",
+        "bm25.test.trec", "per_query.test.tsv", "queries.test.json", "results.test.json",
+        "start.test.trec", "trained.test.trec",
     ]  # fmt: skip
     assert (finished / "report.html").read_text().count("<svg") == 6
 

@@ -1,0 +1,167 @@
+"""Writes the README of a model's folder, which becomes the model's page on the Hugging Face hub."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from selfdistill_jax.checkpoints.model_folder import Pretrained
+from selfdistill_jax.io import expand, write_text
+
+_NOTE = re.compile(r"(\nEvaluation: ).*?(\n\nSettings:\n)", re.DOTALL)
+
+
+def model_card(
+    settings: Mapping[str, Any],
+    *,
+    collection: str,
+    encoder: Pretrained,
+    note: str,
+    is_prefix: bool = False,
+) -> str:
+    """Returns the README of a model's folder, or a prefix's, with the front matter the hub reads.
+
+    Args:
+      settings: of the run, ``{"train.steps": …, …}``.
+      collection: name of the collection it was trained on.
+      encoder: the start encoder; the licence named in its own card is named here again.
+      note: its quality, as text.
+      is_prefix: the folder holds a prefix, not a whole model.
+    """
+    # Only here: 0.4 s of every start, which the step's compiling hides once it is under way.
+    from huggingface_hub import ModelCardData
+
+    init = settings["encoder.init"]
+    local = expand(init).is_dir()
+    title = f"{Path(init).absolute().name if local else init} trained on {collection}"
+    licence = _licence(encoder.folder)
+    library = "peft" if is_prefix else "sentence-transformers"
+    matter = ModelCardData(
+        library_name=library,
+        pipeline_tag="sentence-similarity",
+        tags=["prefix-tuning" if is_prefix else library, "feature-extraction", "selfdistill_jax"],
+        base_model=None if local else init,  # the hub refuses what is no hub id
+        **licence,
+    )
+    listed = "\n".join(f"{key} = {value!r}" for key, value in settings.items())
+    sizes = ", ".join(map(str, settings["train.dimensions"]))
+    shorter = sizes and (
+        f"\nIts first {sizes} dimensions were trained by the same loss (Matryoshka): vectors may\n"
+        "be cut there, and scaled to unit length again."
+    )
+    named = ""
+    if not licence:
+        brings = (encoder.folder / "LICENSE").is_file()
+        named = " (in LICENSE)" if brings else " (its folder names none)"
+    return f"""---
+{matter.to_yaml()}
+---
+
+# {title}
+
+A bi-encoder for retrieval: one unit vector of {encoder.dimensions} dimensions a text,
+{encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens. Trained with
+selfdistill_jax by the loss "{settings["loss.name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).{shorter}
+The licence of the start encoder{named} and that of the training data hold for it.
+{_use_of_prefix(settings) if is_prefix else ""}
+Evaluation: {note}
+
+Settings:
+
+```
+{listed}
+```
+"""
+
+
+def set_evaluation(
+    path: Path, note: str, *, means: Mapping[str, float], collection: str, split: str
+) -> None:
+    """Puts a finished run's figures into the card that `model_card` made.
+
+    Args:
+      path: of the card.
+      note: replaces the card's own, as text.
+      means: measure -> mean, for the hub; empty where nothing was evaluated.
+      collection, split: of the means.
+    """
+    from huggingface_hub import EvalResult, ModelCard
+
+    card = ModelCard.load(path)
+    text = _NOTE.sub(lambda found: f"{found[1]}{note}{found[2]}", card.text, count=1)
+    if means:
+        card.data.model_name = re.search(r"^# (.+)$", text, re.MULTILINE)[1]
+        card.data.eval_results = [
+            EvalResult(
+                task_type="information-retrieval",
+                dataset_type=collection,
+                dataset_name=collection,
+                dataset_split=split,
+                metric_type=measure.lower().replace("@", "_at_"),
+                metric_name=measure,
+                metric_value=value,
+            )
+            for measure, value in means.items()
+        ]
+    write_text(path, f"---\n{card.data.to_yaml()}\n---\n{text}")
+
+
+def _use_of_prefix(settings: Mapping[str, Any]) -> str:
+    init = settings["encoder.init"]
+    return f"""
+This folder holds the {settings["encoder.adapter_tokens"]} keys and values that were trained for
+each layer of {init}, in PEFT's format. sentence-transformers opens no such folder. Vectors, and
+the hidden states that they are pooled of:
+
+```python
+from selfdistill_jax import BiEncoder
+
+vectors = BiEncoder.load("{init}", adapter="THIS FOLDER").encode(["a text"])
+```
+
+```python
+from peft import PeftModel
+from transformers import AutoModel
+
+model = PeftModel.from_pretrained(AutoModel.from_pretrained("{init}"), "THIS FOLDER")
+```
+"""
+
+
+def adapter_card(init: str, note: str) -> str:
+    """The README of a LoRA adapter's folder, as `model_card` is that of the model's."""
+    from huggingface_hub import ModelCardData
+
+    matter = ModelCardData(
+        library_name="peft",
+        tags=["lora", "sentence-similarity", "selfdistill_jax"],
+        base_model=None if expand(init).is_dir() else init,
+    )
+    return f"""---
+{matter.to_yaml()}
+---
+
+# A LoRA adapter for {init}
+
+{note[0].upper()}{note[1:]}. `model/` beside it is the same, merged; its card has the settings.
+
+```python
+from peft import PeftModel
+from transformers import AutoModel
+
+model = PeftModel.from_pretrained(AutoModel.from_pretrained("{init}"), "THIS FOLDER")
+```
+"""
+
+
+def _licence(folder: Path) -> dict[str, str]:
+    """The keys on a licence that the front matter of a folder's card has, if it has any."""
+    import yaml
+    from huggingface_hub import metadata_load
+
+    try:
+        matter = metadata_load(folder / "README.md") or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    keys = ("license", "license_name", "license_link")
+    return {key: matter[key] for key in keys if isinstance(matter.get(key), str)}

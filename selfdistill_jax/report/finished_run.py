@@ -1,0 +1,85 @@
+"""Reads what a finished run has left in its folder."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.json_file import entry, read_json
+from selfdistill_jax.retrieval.evaluation import MEASURES
+from selfdistill_jax.train.run_folder import FINISHED
+from selfdistill_jax.train.run_log import read_metrics
+
+Values = Mapping[str, Mapping[str, Mapping[str, float]]]  # system -> measure -> query id -> value
+
+
+class FinishedRun(NamedTuple):
+    """A finished run.
+
+    Attributes:
+      folder: the run's folder.
+      config: its settings, ``{"train": {"steps": …}, …}``.
+      records: of ``metrics.jsonl``.
+      collection: name of the collection it was trained and evaluated on.
+      num_documents: that were searched.
+      split: that was evaluated; empty where the collection has neither test nor dev.
+      ended: why training ended early, if the reader has to know; else empty.
+      values: of the evaluation; empty without a split.
+      queries: query id -> text.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    records: list[dict[str, Any]]
+    collection: str
+    num_documents: int
+    split: str
+    ended: str
+    values: Values
+    queries: dict[str, str]
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best evaluation on dev; None without one."""
+        dev = [record for record in self.records if record["kind"] == "dev"]
+        return max(dev, key=lambda record: record[MEASURES[0]])["step"] if dev else None
+
+
+def read_finished_run(folder: Path) -> FinishedRun:
+    """Reads a run's folder.
+
+    Raises:
+      InputError: the folder is no run's, or the run is not finished.
+    """
+    path = folder / FINISHED
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: no {FINISHED}, so this is no finished run of this version; give the folder "
+            "of a run (--workdir of training), or run the training command again to finish it"
+        )
+    facts, config = read_json(path), read_json(folder / "config.json")
+    split = entry(facts, "split", str, where=path)
+    return FinishedRun(
+        folder,
+        config,
+        read_metrics(folder),
+        entry(facts, "collection", str, where=path),
+        entry(facts, "num_documents", int, where=path),
+        split,
+        entry(facts, "ended", str, where=path),
+        _read_values(folder / "eval" / f"per_query.{split}.tsv") if split else {},
+        read_json(folder / "eval" / f"queries.{split}.json") if split else {},
+    )
+
+
+def _read_values(path: Path) -> Values:
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        measures = next(rows)[2:]
+        for system, query, *numbers in rows:
+            measured = values.setdefault(system, {measure: {} for measure in measures})
+            for measure, number in zip(measures, numbers, strict=True):
+                measured[measure][query] = float(number)
+    return values
