@@ -10,9 +10,11 @@ from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.cpu.bert import Bert
 from selfdistill_jax.encoder.dense_head import DenseLayer, apply_head
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
+from selfdistill_jax.encoder.model import Encoder
 from selfdistill_jax.encoder.pooling import normalize, pool
 from selfdistill_jax.packed import PackedTexts, one_text_a_row
 
+BACKENDS = ("auto", "plain", "cpu")
 Params = dict[str, Any]
 Encode = Callable[[Params, PackedTexts], jax.Array]
 
@@ -26,6 +28,7 @@ def make_encode(
     dropout: Dropout = NO_DROPOUT,
     remat: str = "products",
     attention: str = "own",
+    backend: str = "auto",
 ) -> Encode:
     """Returns ``encode(params, texts) -> [M, D]``: float32 unit vectors, one a text.
 
@@ -38,6 +41,11 @@ def make_encode(
       dropout: of texts that have seeds (``texts.seeds``); others lose nothing.
       remat: what the backward pass does not compute again, of `REMATS`.
       attention: who computes it, of `ATTENTIONS`; but "own" drops no weights.
+      backend: "plain" (`encoder.model`), "cpu" (`encoder.cpu`), or "auto": "cpu" on CPUs
+        and for parameters with a prefix, "plain" elsewhere.
+
+    Raises:
+      ValueError: an unknown backend, or, when called, a prefix in the parameters of "plain".
 
     Example:
       >>> from selfdistill_jax.encoder.config import EncoderConfig
@@ -47,9 +55,16 @@ def make_encode(
       >>> encode(init_params(config, jax.random.key(0)), texts).shape
       (3, 16)
     """
-    model = Bert(config, dtype, dropout, remat, attention)
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; known: {', '.join(BACKENDS)}")
+    on_cpu = backend == "cpu" or (backend == "auto" and jax.default_backend() == "cpu")
+    how = (config, dtype, dropout, remat, attention)
 
     def encode(params: Params, texts: PackedTexts) -> jax.Array:
+        has_prefix = "prefix" in params["layers"]["attention"]  # of an adapter
+        if has_prefix and backend == "plain":
+            raise ValueError('a prefix is computed by the backend "cpu" alone')
+        model = Bert(*how) if has_prefix or on_cpu else Encoder(*how)
         own = {name: value for name, value in params.items() if name != "dense"}
         pooled = pool(model.apply({"params": own}, texts), texts, pooling)
         vectors = normalize(apply_head(params.get("dense", {}), dense, pooled))

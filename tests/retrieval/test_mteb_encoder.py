@@ -124,7 +124,7 @@ def test_of_mtebs_protocol(mteb, model):
     other = vectors[::-1].copy()
     pairs = encoder.similarity_pairwise(vectors, other)
     np.testing.assert_allclose(pairs, np.sum(vectors * other, axis=1), atol=1e-6)
-    # BestModel results are of these weights, prompts and this size.
+    # Kept results are of these weights, prompts and this size.
     meta = encoder.mteb_model_meta
     assert meta.name == "me/tiny"
     assert meta.revision == MTEBEncoder(plain, name="other").mteb_model_meta.revision

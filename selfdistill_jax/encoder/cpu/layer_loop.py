@@ -4,7 +4,7 @@ A block's intermediates stay in the processor's cache instead of passing through
 in use are skipped at run time (so batches of different sizes share one compiled program), and the
 compile time depends neither on the depth nor on the number of blocks. Differentiated by hand,
 because autodiff of nested scans stores bfloat16 residuals on a CPU by rewriting all of them at each
-step (10.6 s a step instead of 8.2). BestModel values are therefore stored as `bits`.
+step (10.6 s a step instead of 8.2). Kept values are therefore stored as `bits`.
 
 Shape legend: N blocks of T tokens, D hidden size.
 """

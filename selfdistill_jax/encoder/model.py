@@ -1,0 +1,270 @@
+"""The encoder in plain Flax: every supported architecture, differentiated by JAX, on any mesh.
+
+This is the reference. `encoder.cpu` computes the same function of the same parameters faster on a
+CPU, and is tested against it.
+
+Texts come packed: tokens of several texts share a row, and segment ids keep them apart. Attention
+is the only place where tokens meet; everything else treats each token alone.
+
+Shape legend: T tokens, R rows of L tokens, H heads, K head size, D = H K.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selfdistill_jax.encoder.config import EncoderConfig
+from selfdistill_jax.encoder.dropout import (
+    NO_DROPOUT,
+    Dropout,
+    at,
+    drop,
+    drop_weights,
+    of_tokens,
+)
+from selfdistill_jax.encoder.positions import buckets, frequencies, square, turn
+from selfdistill_jax.packed import PackedTexts
+
+INIT = nn.initializers.normal(0.02)
+ACTIVATIONS = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+# What the backward pass does not compute again: the results of matrix products, or nothing.
+_REMAT_POLICIES = {
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "inputs": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Tokens(NamedTuple):
+    """What is known of each token besides its hidden state.
+
+    Attributes:
+      segments: ``[R, L]`` int32, the text that a token belongs to.
+      positions: ``[R, L]`` int32, places within texts.
+      seeds: ``[T]`` uint32 for dropout; None drops nothing.
+      bias: ``[H, L, L]`` added to attention scores, by relative position; or None.
+    """
+
+    segments: jax.Array
+    positions: jax.Array
+    seeds: jax.Array | None
+    bias: jax.Array | None
+
+
+class PerLayer(NamedTuple):
+    """What differs from layer to layer besides the parameters; leading axis: layers.
+
+    Attributes:
+      number: of the layer, int32.
+      frequencies: of rotary positions, ``[K / 2]`` float32; or None.
+      window: int32, how far a token sees to either side; or None.
+    """
+
+    number: Any
+    frequencies: Any = None
+    window: Any = None
+
+
+class Embeddings(nn.Module):
+    """Token ids to hidden states ``[T, D]``."""
+
+    config: EncoderConfig
+    dtype: jnp.dtype
+    dropout: Dropout
+
+    @nn.compact
+    def __call__(self, ids_T: jax.Array, positions_T: jax.Array, seeds_T: jax.Array | None):
+        c = self.config
+        size = c.embedding_size or c.hidden_size
+        x = self.param("word", INIT, (c.vocab_size, size))[ids_T]
+        if not c.rotary:
+            rows = c.max_positions + c.position_offset
+            x += self.param("position", INIT, (rows, size))[positions_T + c.position_offset]
+            if c.type_vocab_size:  # all tokens are of the first type
+                x += self.param("token_type", INIT, (c.type_vocab_size, size))[:1]
+        x = _norm(c, "norm")(x)
+        if seeds_T is not None:
+            x = drop(x, at(seeds_T, "embeddings"), self.dropout.embeddings)
+        x = x.astype(self.dtype)
+        return _dense(c.hidden_size, True, self.dtype, "project")(x) if c.embedding_size else x
+
+
+class Attention(nn.Module):
+    """Softmax attention of each token to the tokens of its own text; softmax in float32.
+
+    With ``implementation`` "xla" or "cudnn", `jax.nn.dot_product_attention` computes it, and no
+    weights are dropped; "cudnn" needs an NVIDIA GPU, bfloat16, and heads of a multiple of 8 and at
+    most 128.
+    """
+
+    config: EncoderConfig
+    dtype: jnp.dtype
+    dropout: Dropout
+    implementation: str
+
+    @nn.compact
+    def __call__(self, x_TxD: jax.Array, tokens: Tokens, layer: PerLayer) -> jax.Array:
+        c = self.config
+        rows, length = tokens.segments.shape
+        qkv = _dense(3 * c.hidden_size, c.biases, self.dtype, "qkv")(x_TxD)
+        if layer.frequencies is not None:
+            positions_T = tokens.positions.reshape(-1)
+            qkv = turn(qkv, positions_T, layer.frequencies, heads=c.num_heads)
+        q, k, v = jnp.moveaxis(qkv.reshape(rows, length, 3, c.num_heads, c.head_size), 2, 0)
+        sees = tokens.segments[:, :, None] == tokens.segments[:, None, :]
+        if layer.window is not None:
+            distance = tokens.positions[:, :, None] - tokens.positions[:, None, :]
+            sees &= jnp.abs(distance) <= layer.window
+        if self.implementation == "own":
+            mixed = self._mix(q, k, v, sees[:, None], tokens, layer)
+        else:
+            bias = None if tokens.bias is None else tokens.bias[None].astype(q.dtype)
+            mixed = jax.nn.dot_product_attention(
+                q, k, v, bias, sees[:, None], implementation=self.implementation
+            )
+        return _dense(c.hidden_size, c.biases, self.dtype, "output")(mixed.reshape(x_TxD.shape))
+
+    def _mix(self, q_RxLxHxK, k_RxLxHxK, v_RxLxHxK, sees_Rx1xLxL, tokens: Tokens, layer: PerLayer):
+        multiply = partial(jnp.einsum, precision=_precision(self.dtype))
+        scores = multiply(
+            "rqhk,rshk->rhqs", q_RxLxHxK, k_RxLxHxK, preferred_element_type=jnp.float32
+        )
+        scores *= self.config.head_size**-0.5
+        if tokens.bias is not None:
+            scores += tokens.bias[None]
+        weights = jax.nn.softmax(scores, axis=-1, where=sees_Rx1xLxL)
+        if tokens.seeds is not None:
+            weights = drop_weights(
+                weights.reshape(-1, *weights.shape[2:]),
+                at(tokens.seeds, "attention", layer.number),
+                tokens.positions.reshape(-1),
+                self.dropout.attention,
+            ).reshape(weights.shape)
+        return multiply("rhqs,rshk->rqhk", weights.astype(self.dtype), v_RxLxHxK)
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, with norms behind the sums (BERT) or before the parts."""
+
+    config: EncoderConfig
+    dtype: jnp.dtype
+    dropout: Dropout
+    attention: str
+
+    @nn.compact
+    def __call__(self, x_TxD: jax.Array, tokens: Tokens, layer: PerLayer):
+        c = self.config
+        attention = Attention(c, self.dtype, self.dropout, self.attention, name="attention")
+        norms = _norm(c, "attention_norm"), _norm(c, "output_norm")
+
+        def dropped(x: jax.Array, place: str) -> jax.Array:
+            if tokens.seeds is None:
+                return x
+            return drop(x, at(tokens.seeds, place, layer.number), getattr(self.dropout, place))
+
+        def attended(x: jax.Array) -> jax.Array:
+            return dropped(attention(x, tokens, layer), "attended")
+
+        def fed_forward(x: jax.Array) -> jax.Array:
+            width = c.intermediate_size * (2 if c.gated else 1)
+            inner = _dense(width, c.biases, self.dtype, "inner")(x)
+            if c.gated:
+                inner, gate = jnp.split(inner, 2, axis=-1)
+                inner = ACTIVATIONS[c.activation](inner) * gate
+            else:
+                inner = ACTIVATIONS[c.activation](inner)
+            outer = _dense(c.hidden_size, c.biases, self.dtype, "outer")
+            return dropped(outer(dropped(inner, "inner")), "outer")
+
+        if c.pre_norm:
+            normed = norms[0](x_TxD).astype(self.dtype)
+            # The embeddings are normed already.
+            x_TxD = x_TxD + attended(jnp.where(layer.number == 0, x_TxD, normed))
+            return x_TxD + fed_forward(norms[1](x_TxD).astype(self.dtype)), None
+        # Sums and norms in float32, whatever the products are.
+        x_TxD = norms[0](_sum(x_TxD, attended(x_TxD))).astype(self.dtype)
+        return norms[1](_sum(x_TxD, fed_forward(x_TxD))).astype(self.dtype), None
+
+
+class Encoder(nn.Module):
+    """Packed texts to the hidden states of the last layer, ``[N, T, D]`` of ``dtype``.
+
+    Parameters of layers are stacked: ``params["layers"]`` has a leading axis of layers.
+    """
+
+    config: EncoderConfig
+    dtype: jnp.dtype = jnp.float32
+    dropout: Dropout = NO_DROPOUT
+    remat: str = "products"
+    attention: str = "own"
+
+    @nn.compact
+    def __call__(self, texts: PackedTexts) -> jax.Array:
+        c = self.config
+        # The shortest rows that rows of all lengths fit into, whole.
+        length = math.lcm(*texts.row_lengths)
+        segments, positions = texts.texts.reshape(-1, length), texts.positions.reshape(-1, length)
+        seeds = None
+        if texts.seeds is not None:
+            seeds = of_tokens(texts.seeds, segments.reshape(-1), positions.reshape(-1))
+        embeddings = Embeddings(c, self.dtype, self.dropout, name="embeddings")
+        x_TxD = embeddings(texts.ids.reshape(-1), positions.reshape(-1), seeds)
+        bias = None
+        if c.relative_buckets:
+            table = self.param("relative", INIT, (c.relative_buckets, c.num_heads))
+            bias = square(table[buckets(length, c.relative_buckets)], length)
+        layers = nn.scan(
+            nn.remat(Layer, policy=_REMAT_POLICIES[self.remat], prevent_cse=False),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, 0),
+            length=c.num_layers,
+        )(c, self.dtype, self.dropout, self.attention, name="layers")
+        x_TxD, _ = layers(x_TxD, Tokens(segments, positions, seeds, bias), _per_layer(c))
+        if c.pre_norm:
+            x_TxD = _norm(c, "last_norm")(x_TxD).astype(self.dtype)
+        return x_TxD.reshape(*texts.ids.shape, -1)
+
+
+def _per_layer(c: EncoderConfig) -> PerLayer:
+    everything = c.max_positions  # farther than any token
+    return PerLayer(
+        number=np.arange(c.num_layers, dtype=np.int32),
+        frequencies=frequencies(c.head_size, c.rotary) if c.rotary else None,
+        window=np.array([w or everything for w in c.windows], np.int32) if c.windows else None,
+    )
+
+
+def _precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
+    """Keeps float32 at float32 on every device, unless JAX_DEFAULT_MATMUL_PRECISION is set.
+
+    By default GPUs multiply 11 bits of it and TPUs 8, and vectors are those of torch to 1e-3
+    instead of 1e-5.
+    """
+    exact = dtype == jnp.float32 and jax.config.jax_default_matmul_precision is None
+    return jax.lax.Precision.HIGHEST if exact else None
+
+
+def _dense(features: int, bias: bool, dtype: jnp.dtype, name: str) -> nn.Dense:
+    options = {"use_bias": bias, "dtype": dtype, "precision": _precision(dtype)}
+    return nn.Dense(features, kernel_init=INIT, name=name, **options)
+
+
+def _norm(c: EncoderConfig, name: str) -> nn.LayerNorm:
+    # Two passes: E[x²] − E[x]² loses the parity with torch where a feature's mean is large.
+    return nn.LayerNorm(
+        c.layer_norm_eps, use_bias=c.biases, use_fast_variance=False, dtype=jnp.float32, name=name
+    )
+
+
+def _sum(x: jax.Array, y: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32) + y.astype(jnp.float32)
