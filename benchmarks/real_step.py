@@ -51,13 +51,14 @@ def build(
     document_length: int,
     dtype: str,
     packing: bool = True,
+    backend: str = "auto",
     count: int = 4,
 ) -> RealStep:
     """The step that a run of ``configs/distributed.py`` would take, on devices as it has.
 
     Args:
       model, dataset: folder or hub id; BEIR folder with ``qrels/train.tsv``.
-      batch_size, query_length, document_length, dtype, packing: of the config.
+      batch_size, query_length, document_length, dtype, packing, backend: of the config.
       count: batches to make.
     """
     split_cpu_into_devices(batch_size)
@@ -71,7 +72,9 @@ def build(
     batches = [made[number] for number in range(count)]
     optimizer = make_optimizer(lambda step: 5e-5, weight_decay=0.01, clip_norm=1.0)
     mesh = make_mesh()
-    encode = make_encode(encoder.config, pooling=encoder.pooling, dtype=jnp.dtype(dtype))
+    encode = make_encode(
+        encoder.config, pooling=encoder.pooling, dtype=jnp.dtype(dtype), backend=backend
+    )
     step = make_step(encode, distributed_margin, optimizer, mesh)
     state = start_state(encoder.params, optimizer, mesh, target=False)
     on_devices = [put_batch(batch, mesh) for batch in batches]

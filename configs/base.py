@@ -54,6 +54,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     encoder.max_length = 0  # tokens read of a text after training; 0: as many as the source reads
     encoder.query_prompt = "source"  # put before queries, like "query: "; source: as the folder has
     encoder.document_prompt = "source"  # put before documents
+    encoder.backend = "auto"  # plain, cpu (tuned for CPUs), or auto: cpu on CPUs, plain elsewhere
     encoder.dropout = "none"  # in training: none, or source, as its config.json says
     encoder.adapter = "none"  # none: all weights; lora: small matrices beside them; prefix, below
     encoder.adapter_rank = 16  # columns of the one and rows of the other matrix

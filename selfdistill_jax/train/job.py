@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder
 from selfdistill_jax.data.negatives import NEGATIVES
-from selfdistill_jax.encoder.apply import Encode, make_encode
+from selfdistill_jax.encoder.apply import BACKENDS, Encode, make_encode
 from selfdistill_jax.encoder.config import read_dropout
 from selfdistill_jax.encoder.cpu.attention import ATTENTIONS
 from selfdistill_jax.encoder.cpu.layer_loop import REMATS
@@ -85,6 +85,7 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
         ("train.dtype", DTYPES),
         ("train.remat", REMATS),
         ("train.attention", ATTENTIONS),
+        ("encoder.backend", BACKENDS),
         ("encoder.dropout", DROPOUTS),
         ("encoder.adapter", ADAPTERS),
         ("data.negatives", NEGATIVES),
@@ -265,6 +266,7 @@ def make_encoders(config: ml_collections.ConfigDict, encoder: Pretrained) -> tup
         "pooling": encoder.pooling,
         "dense": encoder.dense,
         "dtype": DTYPES[config.train.dtype],
+        "backend": config.encoder.backend,
     }
     dropout = NO_DROPOUT
     if config.encoder.dropout == "source":

@@ -60,6 +60,11 @@ def check_adapter(config: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"config.encoder.adapter_targets is {targets}; expected some of {known}, each once"
         )
+    if config.encoder.adapter == "prefix" and config.encoder.backend == "plain":
+        raise InputError(
+            "config.encoder.backend is 'plain', which computes no prefix; take 'auto' or 'cpu', or "
+            "config.encoder.adapter='lora'"
+        )
     if config.encoder.adapter == "prefix" and config.train.attention != "own":
         raise InputError(
             f"config.train.attention is {config.train.attention!r}, which takes no prefix; take "
