@@ -47,7 +47,7 @@ soak: setup weights  ## Run the tests as users' programs are compiled: slower.
 soak-damage: setup  ## Damage files and arguments of all commands at random for ten minutes.
 	$(RUN) -m tests.soak.damage
 
-real-accuracy: setup weights  ## Train the demo nine times: packed, in bfloat16, and neither (hours).
+real-accuracy: setup weights  ## Train the demo six times: in float32 and in bfloat16 (hours).
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m tests.real.accuracy
 
 real-encoders: peers weights  ## Compare two real encoders with torch and sentence-transformers (fetches 438 MB).

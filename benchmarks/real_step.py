@@ -50,7 +50,6 @@ def build(
     query_length: int,
     document_length: int,
     dtype: str,
-    packing: bool = True,
     backend: str = "auto",
     count: int = 4,
 ) -> RealStep:
@@ -58,13 +57,13 @@ def build(
 
     Args:
       model, dataset: folder or hub id; BEIR folder with ``qrels/train.tsv``.
-      batch_size, query_length, document_length, dtype, packing, backend: of the config.
+      batch_size, query_length, document_length, dtype, backend: of the config.
       count: batches to make.
     """
     split_cpu_into_devices(batch_size)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     config = distributed.get_config()
-    config.encoder.init, config.data.dataset, config.data.packing = model, dataset, packing
+    config.encoder.init, config.data.dataset = model, dataset
     config.data.query_length, config.data.document_length = query_length, document_length
     config.train.batch_size = batch_size
     encoder = load_encoder(config)

@@ -45,7 +45,6 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     data.mined_ceiling = 0.95  # pass over what is more similar than so much of the positive; 0: not
     data.query_length = 32  # tokens a query is cut at in training, its prompt among them
     data.document_length = 96  # tokens a document is cut at in training
-    data.packing = True  # several texts a row; False: each alone in a row of its length's kind
     data.cache = ""  # folder of tables, tokens, negatives; "": the user's cache folder
 
     config.encoder = encoder = ml_collections.ConfigDict()
@@ -68,7 +67,6 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     train.steps = 30  # optimizer updates
     train.batch_size = 64  # triplets of an update, over all devices
     train.micro_batches = 1  # parts of a device's rows, encoded one by one to save memory
-    train.block_tokens = 0  # tokens that go through a layer at once; 0: as suits the device
     train.learning_rate = 5e-5  # the highest one
     train.warmup_steps = 3  # from 0 up to it
     train.decay = "cosine"  # constant, linear or cosine to 0; exponential with decay_rate

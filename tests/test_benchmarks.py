@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import common, encode, jobs, linearity, packing, precision, step_profile, versus
+from benchmarks import common, encode, jobs, linearity, precision, step_profile, versus
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.errors import InputError
 from tests import versus as versus_run
@@ -164,20 +164,6 @@ def test_linearity_of_a_collection(tiny, tmp_path, monkeypatch, capsys):
     assert "us/token" in capsys.readouterr().out
 
 
-def test_packing_compares_the_same_batches(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    given = {"model": str(tiny.encoder), "dataset": str(tiny.collection)}
-    given |= {"batch_size": 8, "document_length": 12, "dtype": "float32"}
-    before = jax.config.jax_compilation_cache_dir
-    try:
-        (step, packed), (_, alone) = (packing.setup(packing=p, **given) for p in (True, False))
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-    step()
-    assert packed["tokens"] == alone["tokens"] > 0
-    assert (packed["rows"], alone["rows"]) == ("8, 16, 24", "16")
-
-
 def test_an_operations_time_is_its_own():
     events = [("outer", 0, 1000), ("inner", 200, 300), ("inner", 600, 100), ("least", 610, 50)]
     found = step_profile.own_times(step_profile.Event(n, s, d) for n, s, d in events)
@@ -326,7 +312,7 @@ def test_accuracy_is_compared_with_what_a_seed_changes(loss, within):
     def runs(shift):
         return [{f"q{i}": v + s / 100 + shift for i, v in enumerate(queries)} for s in range(3)]
 
-    reference, packed, half = accuracy.KINDS
-    table, found = accuracy.compare({reference: runs(0), packed: runs(0), half: runs(-loss)})
+    reference, half = accuracy.KINDS
+    table, found = accuracy.compare({reference: runs(0), half: runs(-loss)})
     assert found == within
     assert "varies by 0.0100" in table

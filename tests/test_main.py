@@ -325,12 +325,12 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     assert 10 <= step < 120
     assert err.splitlines()[-2:] == [
         "Stopping after this step or evaluation; once more to stop at once",
-        f"Stopped at step {step}; the same command goes on from there",
+        f"Stopped at step {step}; the same command resumes there",
     ]
     assert metrics(tmp_path)[-1]["step"] == step
     status, out, err = start(*arguments).wait()
     assert (status, out) == (0, (tmp_path / "result.txt").read_text())
-    assert err.startswith(f"Going on from step {step} in {tmp_path}\n")
+    assert err.startswith(f"Resuming from step {step} in {tmp_path}\n")
     assert [r["step"] for r in metrics(tmp_path, "train")] == list(range(1, 121))
     # What libraries log of their inner steps would bury the lines that count.
     labels = ("Going on", "Training: ", "Dev", "Test, ")

@@ -93,7 +93,6 @@ def choose_shape(
     parts: int = 1,
     block: int,
     limit: int,
-    share: bool,
     merge: bool = False,
 ) -> BatchShape:
     """One shape for all but a few batches in 10,000, or three for all but one in 700.
@@ -104,27 +103,23 @@ def choose_shape(
       parts: that a batch is dealt to, see `balance_parts`.
       block: tokens of a block at the most.
       limit: tokens of the longest text.
-      share: whether texts share rows.
-      merge: an accelerator's: rows of one length in as few blocks as hold them. It asks the host
-        before each round of a loop that is as long as a value says, and which row length it is.
-        So what does not fill its arrays is computed as well, and there are several sizes of them.
+      merge: the layout for accelerators: one row length, as few blocks as possible. Loop bounds
+        and branches that depend on data would wait for the host, so padding is computed too; a few
+        sizes of arrays are compiled to limit the waste.
     """
     # Of the batch's mean; parts differ from it by less than a triplet does.
     spread = deviation * max((triplets / parts) ** 0.5, 1)
 
     def tokens(deviations: float) -> float:
-        return (triplets * mean + deviations * spread) * (_UNFILLED if share else 1.5)
+        return (triplets * mean + deviations * spread) * _UNFILLED
 
-    if merge and share:
+    if merge:
         longest = row_lengths(limit)[-1]
         most = max(min(block, MOST_PAIRS // longest), longest)
         merged = math.ceil(tokens(_SIZES[-1]) / most)
         rows = {max(math.ceil(tokens(d) / (longest * merged)), 1) for d in _SIZES}
         return BatchShape(longest, tuple(merged * n for n in sorted(rows)), (longest,), merged)
     lengths = row_lengths(limit)
-    if not share:
-        lengths = tuple(16 << i for i in range(32) if (16 << i) // 2 < limit)
-    # A text alone in its row takes up to twice its tokens.
     usual = tokens(_USUAL)
     equal = usual / math.ceil(usual / block_of(block, lengths))
     unit = math.lcm(*lengths)
@@ -174,7 +169,6 @@ class TrainingBatches:
       parts: of the global batch, packed each for itself: devices times micro-batches.
       own: this host's parts.
       block: tokens of a block at the most.
-      share: whether texts share rows.
       merge: see `choose_shape`.
       dropout: whether texts get seeds of what is dropped of them.
     """
@@ -195,14 +189,13 @@ class TrainingBatches:
         parts: int = 1,
         own: slice = slice(None),
         block: int,
-        share: bool = True,
         merge: bool = False,
         dropout: bool = False,
     ):
         self._queries, self._documents = queries, documents
         self._triplets, self._candidates = triplets, candidates
         self._known, self._pool = known, pool
-        self._seed, self._parts, self._own, self._share = seed, parts, own, share
+        self._seed, self._parts, self._own = seed, parts, own
         self._dropout = dropout
         self._limits = (query_length, document_length, document_length)
         self._lengths = queries.lengths(query_length), documents.lengths(document_length)
@@ -212,7 +205,6 @@ class TrainingBatches:
             parts=parts,
             block=block,
             limit=max(self._limits),
-            share=share,
             merge=merge,
         )
         self._batches = (
@@ -312,7 +304,6 @@ class TrainingBatches:
                 np.concatenate([sizes[rows] for sizes, rows in zip(of_rows, part, strict=True)]),
                 block=self.shape.block,
                 row_lengths=self.shape.row_lengths,
-                share=self._share,
             )
             for part in parts
         ]

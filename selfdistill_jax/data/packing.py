@@ -74,16 +74,13 @@ def block_of(tokens: int, row_lengths: Sequence[int]) -> int:
     return max(tokens // unit * unit, unit)
 
 
-def lay_out(
-    lengths: np.ndarray, *, block: int, row_lengths: Sequence[int], share: bool = True
-) -> Layout:
+def lay_out(lengths: np.ndarray, *, block: int, row_lengths: Sequence[int]) -> Layout:
     """Packs texts.
 
     Args:
       lengths: ``[M]`` tokens of each text; those of length 0 take no room.
       block: tokens of a block.
       row_lengths: shortest first; each divides ``block``.
-      share: False gives every text the shortest row that holds it, alone.
 
     Raises:
       ValueError: a text is longer than the longest row.
@@ -95,25 +92,21 @@ def lay_out(
     order = order[: np.count_nonzero(lengths)].tolist()
     sizes = lengths.tolist()
     best = None
-    for opens in _rules(row_lengths) if share else [_smallest(row_lengths)]:
-        rows = _assign_rows(order, sizes, opens, share)
+    for opens in _rules(row_lengths):
+        rows = _assign_rows(order, sizes, opens)
         cost = _cost(rows, block, row_lengths)
         if best is None or cost < best[0]:
             best = cost, rows
     return _place(best[1], sizes, block, row_lengths)
 
 
-def _smallest(row_lengths: Sequence[int]) -> Callable[[int], int]:
-    return lambda size: row_lengths[bisect.bisect_left(row_lengths, size)]
-
-
 def _rules(row_lengths: Sequence[int]) -> list[Callable[[int], int]]:
     """The longest row for all texts, or shorter ones for those that fill a good part of them."""
-    longest, smallest = row_lengths[-1], _smallest(row_lengths)
+    longest = row_lengths[-1]
 
     def rule(share: float, least: int) -> Callable[[int], int]:
         def opens(size: int) -> int:
-            fitting = smallest(size)
+            fitting = row_lengths[bisect.bisect_left(row_lengths, size)]
             return fitting if fitting >= least and size > share * fitting else longest
 
         return opens
@@ -121,8 +114,8 @@ def _rules(row_lengths: Sequence[int]) -> list[Callable[[int], int]]:
     return [lambda _: longest] + [rule(s, least) for least in row_lengths[:-1] for s in _SHARES]
 
 
-def _assign_rows(order: list[int], sizes: list[int], opens: Callable[[int], int], share: bool):
-    """Rows as (length, texts in it)."""
+def _assign_rows(order: list[int], sizes: list[int], opens: Callable[[int], int]):
+    """Returns rows as (length, texts in it)."""
     rows: list[tuple[int, list[int]]] = []
     room: list[tuple[int, int]] = []  # (left over, row), sorted
     for text in order:
@@ -134,7 +127,7 @@ def _assign_rows(order: list[int], sizes: list[int], opens: Callable[[int], int]
             left, row = opens(size), len(rows)
             rows.append((left, []))
         rows[row][1].append(text)
-        if share and left > size:
+        if left > size:
             bisect.insort(room, (left - size, row))
     return rows
 

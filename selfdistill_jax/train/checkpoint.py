@@ -3,30 +3,18 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from selfdistill_jax.io import check_room, full_disk
 from selfdistill_jax.train.processes import on_first
+from selfdistill_jax.train.selection import Selection
 from selfdistill_jax.train.step import TrainState
 
 # Bytes of a checkpoint's small files, each of whole blocks: 0.1 MB measured.
 _SMALL_FILES = 1_000_000
-
-
-class Selection(NamedTuple):
-    """The loop's own state; everything else is a function of the step."""
-
-    best: float = float("-inf")  # of the dev measure
-    best_step: int = -1
-    without_gain: int = 0  # evaluations since
-
-    def update(self, step: int, value: float) -> "Selection":
-        if value > self.best:
-            return Selection(value, step, 0)
-        return self._replace(without_gain=self.without_gain + 1)
 
 
 class Checkpoints:

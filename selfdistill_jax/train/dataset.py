@@ -63,8 +63,7 @@ def load_data(config: ml_collections.ConfigDict, encoder: Pretrained) -> Data:
         document_length=config.data.document_length,
         parts=parts,
         own=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
-        block=config.train.block_tokens or block_tokens(),
-        share=config.data.packing,
+        block=block_tokens(),
         merge=on_accelerator(),
         dropout=config.encoder.dropout != "none",
     )

@@ -37,7 +37,6 @@ _MINIMUM = {
     0: (
         "seed", "train.learning_rate", "train.warmup_steps", "train.weight_decay",
         "train.clip_norm", "train.patience", "evaluation.dev_documents", "encoder.max_length",
-        "train.block_tokens",
     ),
     1: (
         "encoder.adapter_rank", "encoder.adapter_alpha", "encoder.adapter_tokens",

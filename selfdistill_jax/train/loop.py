@@ -9,28 +9,20 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 
 from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.data.batches import TripletBatch
-from selfdistill_jax.data.tokens import TokenTable
-from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.encoder.flops import forward_flops, training_flops
-from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress
-from selfdistill_jax.retrieval.encode_corpus import local_mesh, on_mesh
 from selfdistill_jax.retrieval.eval_set import (
-    encode_over_processes,
-    evaluate_bm25,
-    evaluate_encoder,
     make_eval_set,
 )
-from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun, write_results
 from selfdistill_jax.train.best_model import BestModel
-from selfdistill_jax.train.checkpoint import Checkpoints, Selection
+from selfdistill_jax.train.checkpoint import Checkpoints
 from selfdistill_jax.train.collapse import CollapseAlarm
 from selfdistill_jax.train.compile_ahead import AheadOfTimeStep
 from selfdistill_jax.train.dataset import Data, load_data
+from selfdistill_jax.train.evaluator import Evaluator
 from selfdistill_jax.train.hardware import matmul_rate, process_seconds
 from selfdistill_jax.train.job import (
     DTYPES,
@@ -51,7 +43,8 @@ from selfdistill_jax.train.run_folder import (
     mark_finished,
     start_run,
 )
-from selfdistill_jax.train.run_log import HINT_LOWER_LR, RunLog, check_finite
+from selfdistill_jax.train.run_log import RunLog, check_finite
+from selfdistill_jax.train.selection import Selection, Selector
 from selfdistill_jax.train.step import (
     Loss,
     TrainState,
@@ -64,8 +57,6 @@ from selfdistill_jax.train.step import (
 from selfdistill_jax.train.throughput import RunStats
 from selfdistill_jax.train.tokenized_collection import open_data
 from selfdistill_jax.train.trainable import TrainableParams, trained_part
-
-SELECTION = MEASURES[0]
 
 
 def train(
@@ -130,17 +121,35 @@ def _train(
         trained.start,
     )
     base = put_state(trained.base, mesh)
+    stats = RunStats(matmul_flops=None)
+    evaluate = Evaluator(encode_all, encoder, data, depth=config.evaluation.depth, stats=stats)
+    dev = None
+    if "dev" in data.collection.splits:
+        limit = config.evaluation.dev_documents
+        dev = make_eval_set(data.collection, "dev", max_documents=limit, seed=config.seed)
+    best_model = BestModel(config, workdir, encoder, trained, data.collection)
+    selector = Selector(dev, evaluate, trained, best_model, patience=config.train.patience)
     # While it compiles the folder is opened, the state made, the start encoder evaluated on dev.
     with closing(AheadOfTimeStep(step, mesh, shapes, data.batches.shapes(), base)) as programs:
         on_first(partial(start_run, workdir, config, encoder, data, restart=restart))
         state = start_state(trained.start, optimizer, mesh, target=has_target)
-        run = _Run(config, workdir, encoder, trained, data, encode_all)
+        run = _Run(config, workdir, encoder, trained, data, selector, stats)
         if not run.fit(programs, state, schedule, mesh, stop):
             return False
-    if not run.evaluate_test(stop):
+    on_first(selector.write_start)
+    stop_here = partial(stop, config.train.steps)
+    if not evaluate.write_test(workdir / "eval", lambda: best_model.read().params, stop_here):
         return False
     run.log_run_stats()
-    on_first(run.mark_finished)
+    finished = partial(
+        mark_finished,
+        workdir,
+        collection=data.collection.name,
+        num_documents=len(data.collection.document_ids),
+        split=evaluate.test_split,
+        ended=run.ended,
+    )
+    on_first(finished)
     wait("the run is over")  # the first process serves the others until they end
     return True
 
@@ -155,25 +164,18 @@ class _Run:
         encoder: Pretrained,
         trained: TrainableParams,
         data: Data,
-        encode: Encode,
+        selector: Selector,
+        stats: RunStats,
     ):
         self.config, self.workdir, self.encoder, self.data = config, workdir, encoder, data
-        self.trained = trained
+        self.trained, self._selector, self._stats = trained, selector, stats
         self._has_target = config.train.target in TARGET_ENCODERS
-        self._kept = BestModel(config, workdir, encoder, trained, data.collection)
-        self.first = is_first()
-        self._mesh = local_mesh()
-        self._encode = on_mesh(encode, self._mesh)
-        self.ledger = RunStats(matmul_flops=None)
         self._alarm = CollapseAlarm(config.train.collapse_cosine, stop=config.train.collapse_stop)
-        self._dev = None
-        if "dev" in data.collection.splits:
-            self._dev = make_eval_set(
-                data.collection,
-                "dev",
-                max_documents=config.evaluation.dev_documents,
-                seed=config.seed,
-            )
+
+    @property
+    def ended(self) -> str:
+        """Why training ended early, where a reader has to know; else empty."""
+        return self._alarm.message
 
     def fit(self, programs: AheadOfTimeStep, state: TrainState, schedule, mesh, stop) -> bool:
         """Runs the steps that are left; False when it was stopped before the last."""
@@ -184,17 +186,17 @@ class _Run:
             return self._fit(programs, state, schedule, mesh, stop, checkpoints, log)
 
     def _log(self, begin: int | None) -> RunLog:
-        return RunLog(self.workdir, step=-1 if begin is None else begin, active=self.first)
+        return RunLog(self.workdir, step=-1 if begin is None else begin, active=is_first())
 
     def _fit(self, programs, state, schedule, mesh, stop, checkpoints, log) -> bool:
         train = self.config.train
-        memory, begin = Selection(), checkpoints.latest() or 0
+        selection, begin = Selection(), checkpoints.latest() or 0
         self._last = begin
         if begin:
-            state, memory = checkpoints.restore(begin, state)
-            LOG.info("Going on from step %d in %s", begin, self.workdir)
+            state, selection = checkpoints.restore(begin, state)
+            LOG.info("Resuming from step %d in %s", begin, self.workdir)
         if not begin:
-            memory = self._select(0, state, memory, log)
+            selection = self._selector.select(0, state.params, selection, log)
         batches = self.data.batches.iterate(begin)
         # Metrics are read while the next step runs.
         waiting: tuple[int, TripletBatch, Any] | None = None
@@ -222,11 +224,11 @@ class _Run:
             Progress("Training", train.steps, unit="steps", start=begin) as bar,
         ):
             for number in range(begin + 1, train.steps + 1):
-                if self._enough(memory):
+                if self._selector.is_over(selection):
                     break
-                with self.ledger.timed("data"):
+                with self._stats.timed("data"):
                     batch = next(batches)
-                with self.ledger.timed("compile"):
+                with self._stats.timed("compile"):
                     step = programs.prepare(batch)
                 began = process_seconds()
                 state, metrics = step(state, put_batch(batch, mesh))
@@ -236,13 +238,13 @@ class _Run:
                 waiting = number, batch, metrics
                 if number == begin + 1:
                     jax.block_until_ready(metrics)
-                    self.ledger.first_step(began, process_seconds())
+                    self._stats.first_step(began, process_seconds())
                 last = number == train.steps
                 if number % train.evaluate_every == 0 or last:
                     flush()
                     if self._alarm.message:
                         break
-                    memory = self._select(number, state, memory, log)
+                    selection = self._selector.select(number, state.params, selection, log)
                     last_time = time.monotonic()
                 stopped = not last and (stop(number) or checkpoints.preempted(number))
                 if number % train.checkpoint_every == 0 or last or stopped:
@@ -251,14 +253,14 @@ class _Run:
                         # Not saved: going on from there would forget why the run ended.
                         stopped = False
                         break
-                    with self.ledger.timed("checkpoint"):
-                        checkpoints.save(number, state, memory)
+                    with self._stats.timed("checkpoint"):
+                        checkpoints.save(number, state, selection)
                     last_time = time.monotonic()
                 if stopped:
-                    LOG.info("Stopped at step %d; the same command goes on from there", number)
+                    LOG.info("Stopped at step %d; the same command resumes there", number)
                     break
             flush()
-        self.ledger.compile_seconds = programs.seconds
+        self._stats.compile_seconds = programs.seconds
         return not stopped
 
     def _account(self, batch: TripletBatch, seconds: float) -> dict[str, float]:
@@ -271,7 +273,7 @@ class _Run:
         flops = training_flops(self.encoder.config, lengths, frozen=frozen)
         if self._has_target:
             flops += forward_flops(self.encoder.config, lengths)
-        self.ledger.step(
+        self._stats.step(
             triplets=self.config.train.batch_size,
             useful_tokens=useful,
             computed_tokens=computed,
@@ -286,120 +288,10 @@ class _Run:
 
     def log_run_stats(self) -> None:
         """The account of this process's steps: the last record of the metrics, and a table."""
-        if not self.ledger.account()["steps"]:
+        if not self._stats.account()["steps"]:
             return
         rate = matmul_rate(DTYPES[self.config.train.dtype])
-        self.ledger.matmul_flops = rate * jax.process_count()
+        self._stats.matmul_flops = rate * jax.process_count()
         with closing(self._log(self._last)) as log:
-            log.write("account", self._last, self.ledger.account())
-        LOG.info("Account of this run:\n%s", self.ledger.table())
-
-    def evaluate_test(self, stop) -> bool:
-        """Evaluates BM25, the start encoder and the best model, on dev if there is no test split.
-
-        False when it was stopped before the end.
-        """
-        on_first(self._keep_start)
-        if not (split := self._test_split):
-            return True
-        collection, depth = self.data.collection, self.config.evaluation.depth
-        eval_set = make_eval_set(collection, split)
-        best = self._kept.read()
-        systems = {"bm25": evaluate_bm25(eval_set, collection, k=depth)}
-        for name, params in (("start", self.encoder.params), ("trained", best.params)):
-            if stop(self.config.train.steps):
-                LOG.info("Stopped before the end of the evaluation; the same command resumes it")
-                return False
-            systems[name] = self._evaluate(eval_set, params, f"Test, {name}")
-        texts = list(collection.query_texts())
-        queries = {
-            id_: texts[row]
-            for id_, row in zip(eval_set.query_ids, eval_set.query_rows, strict=True)
-        }
-        write = partial(
-            write_results, self.workdir / "eval", systems,
-            baseline="start", split=split, queries=queries,
-        )  # fmt: skip
-        on_first(write)
-        return True
-
-    @property
-    def _test_split(self) -> str:
-        return next((s for s in ("test", "dev") if s in self.data.collection.splits), "")
-
-    def mark_finished(self) -> None:
-        mark_finished(
-            self.workdir,
-            collection=self.data.collection.name,
-            num_documents=len(self.data.collection.document_ids),
-            split=self._test_split,
-            ended=self._alarm.message,
-        )
-
-    def _enough(self, memory: Selection) -> bool:
-        patience = self.config.train.patience
-        if not patience or memory.without_gain < patience:
-            return False
-        LOG.info(
-            "Stopping early: no better dev %s in %d evaluations, the best was %.4f at step %d",
-            SELECTION, memory.without_gain, memory.best, memory.best_step,
-        )  # fmt: skip
-        return True
-
-    def _select(self, step: int, state: TrainState, memory: Selection, log: RunLog) -> Selection:
-        """Evaluates on dev and keeps the model if it is the best; without dev keeps the last."""
-        if self._dev is None and not step:
-            return memory._replace(best_step=0)  # see _keep_start
-        own = jax.device_get(state.params)
-        params = self.trained.whole(own)
-        if self._dev is None:
-            self._keep(own, params, f"step {step}, the last; the collection has no dev split")
-            return memory._replace(best_step=step)
-        system = self._evaluate(self._dev, params, f"Dev, step {step}")
-        values = {measure: system.mean(measure) for measure in MEASURES}
-        log.write("dev", step, values)
-        new = memory.update(step, values[SELECTION])
-        best = new.best_step == step
-        LOG.info(
-            "Dev at step %d: %s%s",
-            step, ", ".join(f"{m} {v:.4f}" for m, v in values.items()), " (best)" if best else "",
-        )  # fmt: skip
-        if best:
-            self._keep(own, params, f"step {step}, the best by {SELECTION} on dev, {new.best:.4f}")
-        return new
-
-    def _keep(self, own: Params, params: Params, note: str) -> None:
-        if self.first:
-            self._kept.write(own, params, note)
-
-    def _keep_start(self) -> None:
-        """Where no step was evaluated, the run's model is what it started from."""
-        if not self._kept.exists():
-            start = self.trained.start
-            self._keep(start, self.trained.whole(start), "step 0: the run ended before the next")
-
-    def _evaluate(self, eval_set, params: Params, label: str) -> ScoredRun:
-        with self.ledger.timed("evaluation"):
-            local = jax.device_put(params, jax.NamedSharding(self._mesh, jax.P()))
-            return evaluate_encoder(
-                eval_set,
-                lambda tokens, what: self._encode_table(local, tokens, what),
-                queries=self.data.queries,
-                documents=self.data.documents,
-                k=self.config.evaluation.depth,
-                label=label,
-            )
-
-    def _encode_table(self, params: Params, tokens: TokenTable, label: str) -> np.ndarray:
-        vectors = encode_over_processes(
-            self._encode,
-            params,
-            tokens,
-            limit=self.encoder.max_length,
-            dimensions=self.encoder.dimensions,
-            mesh=self._mesh,
-            progress=label if self.first else "",
-        )
-        if not np.isfinite(vectors).all():
-            raise InputError(f"{label}: vectors that are not finite; {HINT_LOWER_LR}")
-        return vectors
+            log.write("account", self._last, self._stats.account())
+        LOG.info("Account of this run:\n%s", self._stats.table())

@@ -13,10 +13,10 @@ from selfdistill_jax.data.packing import block_of, lay_out, row_lengths, write_t
 from selfdistill_jax.data.tokens import TokenTable
 
 
-def packed(lengths, block, kinds, share=True, limit=10**6, **options):
+def packed(lengths, block, kinds, limit=10**6, **options):
     """The texts are runs of numbers that tell which text and place they are."""
     lengths = np.array(lengths, np.int32)
-    layout = lay_out(np.minimum(lengths, limit), block=block, row_lengths=kinds, share=share)
+    layout = lay_out(np.minimum(lengths, limit), block=block, row_lengths=kinds)
     ids = np.concatenate([[0], *(1000 * i + np.arange(n) for i, n in enumerate(lengths))])[1:]
     table = TokenTable(ids.astype(np.int32), np.cumsum([0, *lengths]))
     rows = np.arange(len(lengths))
@@ -25,10 +25,10 @@ def packed(lengths, block, kinds, share=True, limit=10**6, **options):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 32), min_size=1, max_size=60), st.booleans())
-def test_every_token_is_in_its_place(lengths, share):
+@given(st.lists(st.integers(0, 32), min_size=1, max_size=60))
+def test_every_token_is_in_its_place(lengths):
     count = len(lengths)
-    texts = packed(lengths, 64, (8, 16, 32), share, blocks=100, texts=count + 3)
+    texts = packed(lengths, 64, (8, 16, 32), blocks=100, texts=count + 3)
     assert texts.ids.shape == texts.texts.shape == texts.positions.shape == (100, 64)
     ids, numbers, places = (x.reshape(-1) for x in (texts.ids, texts.texts, texts.positions))
     assert texts.lengths.tolist() == [*lengths, 0, 0, 0]
@@ -42,11 +42,6 @@ def test_every_token_is_in_its_place(lengths, share):
             assert start // kind == (start + length - 1) // kind
             assert start // 64 < texts.blocks
     assert np.sum(numbers != count + 3) == sum(lengths)
-    if not share:
-        for start, length in zip(texts.starts, lengths, strict=False):
-            kind = texts.row_lengths[texts.rows[start // 64]]
-            shortest = min(k for k in (8, 16, 32) if k >= length)
-            assert length == 0 or (start % kind == 0 and kind == shortest)
 
 
 def test_texts_are_cut_at_their_limit():
@@ -112,14 +107,13 @@ def test_short_rows_are_taken_where_they_fill():
     assert sorted(mixed.rows.tolist()) == [1, 2]
 
 
-@pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize(("triplets", "parts"), [(1, 1), (8, 1), (128, 1), (1, 8), (8, 8), (64, 2)])
-def test_a_usual_batch_is_of_the_usual_shape(share, triplets, parts):
+def test_a_usual_batch_is_of_the_usual_shape(triplets, parts):
     rng = np.random.default_rng(0)
     sizes = rng.integers(3, 200, 1000)
-    given = {"triplets": triplets, "parts": parts, "block": 512, "limit": 200, "share": share}
+    given = {"triplets": triplets, "parts": parts, "block": 512, "limit": 200}
     shape = choose_shape(3 * sizes.mean(), 3 * sizes.std(), **given)
-    options = {"block": shape.block, "row_lengths": shape.row_lengths, "share": share}
+    options = {"block": shape.block, "row_lengths": shape.row_lengths}
     layouts = []
     while len(layouts) < 50:
         batch = rng.choice(sizes, (triplets * parts, 3))
@@ -137,7 +131,7 @@ def test_what_an_accelerator_computes_is_mostly_texts(triplets, parts):
     rng = np.random.default_rng(0)
     sizes = np.minimum(rng.gamma(2.5, 50, (20_000, 3)).astype(int) + 3, [20, 200, 200])
     totals = sizes.sum(1)
-    given = {"triplets": triplets, "parts": parts, "block": 65536, "limit": 200, "share": True}
+    given = {"triplets": triplets, "parts": parts, "block": 65536, "limit": 200}
     shape = choose_shape(totals.mean(), totals.std(), **given, merge=True)
     assert shape.row_lengths == (216,)
     assert 1 <= len(shape.capacities) <= 3
@@ -157,7 +151,7 @@ def test_what_an_accelerator_computes_is_mostly_texts(triplets, parts):
 
 
 def test_an_accelerators_scores_fit_its_memory():
-    given = {"triplets": 64, "parts": 1, "block": 65536, "share": True, "merge": True}
+    given = {"triplets": 64, "parts": 1, "block": 65536, "merge": True}
     shape = choose_shape(8000.0, 3000.0, limit=8192, **given)
     assert shape.row_lengths == (8192,)
     assert {room // shape.merged for room in shape.capacities} == {1}  # one row a block

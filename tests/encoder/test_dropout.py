@@ -79,7 +79,6 @@ def test_the_hash_scatters():
 
 LAYOUTS = {
     "blocks to spare": lambda: packed(blocks=50),
-    "a text a row": lambda: packed(share=False),
 }
 
 

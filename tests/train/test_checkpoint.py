@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from selfdistill_jax.train.checkpoint import Checkpoints, Selection
+from selfdistill_jax.train.checkpoint import Checkpoints
+from selfdistill_jax.train.selection import Selection
 from selfdistill_jax.train.step import TrainState, make_mesh, put_state
 
 OPTIMIZER = optax.adamw(1e-3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from selfdistill_jax.checkpoints.model_folder import read_folder
-from selfdistill_jax.train import loop
+from selfdistill_jax.train import evaluator
 from selfdistill_jax.train.collapse import CollapseAlarm
 from tests import tiny as helpers
 from tests.tiny import metrics, train
@@ -72,7 +72,7 @@ def test_collapse_is_not_forgotten_by_a_run_that_goes_on(tiny, finished, tmp_pat
         train__checkpoint_every=1,
     )
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate_bm25", killed)
+        patch.setattr(evaluator, "evaluate_bm25", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path)
     assert "Training was ended by a collapse at step 1:" in train(config, tmp_path)

@@ -62,7 +62,6 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"train__clip_norm": -1.0},
         {"train__patience": -1},
         {"evaluation__depth": 0},
-        {"train__block_tokens": -1},
         {"train__micro_batches": 0},
         {"train__micro_batches": 3},
         {"train__target": "teacher"},

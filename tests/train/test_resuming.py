@@ -9,7 +9,7 @@ import pytest
 from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
 from selfdistill_jax.checkpoints.sentence_transformers import Prompts
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train import loop
+from selfdistill_jax.train import evaluator, loop
 from tests.tiny import content, metrics, train
 from tests.train.runs import (
     Killed,
@@ -58,7 +58,7 @@ def test_target_encoder_is_part_of_what_goes_on(tiny, tmp_path, target):
 
 def test_killed_in_the_last_evaluation(tiny, finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate_bm25", killed)
+        patch.setattr(evaluator, "evaluate_bm25", killed)
         with pytest.raises(Killed):
             train(tiny.config(), tmp_path / "run")
     train(tiny.config(), tmp_path / "run")

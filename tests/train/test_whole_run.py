@@ -10,7 +10,7 @@ from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.encode_corpus import open_tokenizer
 from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
-from selfdistill_jax.train import loop
+from selfdistill_jax.train import evaluator
 from tests import tiny as helpers
 from tests.tiny import content, metrics, train
 from tests.train.runs import Killed, checkpointed, killed, same
@@ -31,9 +31,9 @@ def on_dev(monkeypatch):
             value = next(values)
             return ScoredRun({}, {measure: {"q": value} for measure in MEASURES})
 
-        monkeypatch.setattr(loop, "evaluate_encoder", evaluate)
+        monkeypatch.setattr(evaluator, "evaluate_encoder", evaluate)
 
-    real = loop.evaluate_encoder
+    real = evaluator.evaluate_encoder
     return script
 
 
@@ -103,7 +103,7 @@ def test_patience_ends_a_run_early(tiny, tmp_path, on_dev, monkeypatch):
     settings = {"train__patience": 2, "train__evaluate_every": 2, "train__checkpoint_every": 2}
     config = tiny.config(**settings)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate_bm25", killed)
+        patch.setattr(evaluator, "evaluate_bm25", killed)
         with pytest.raises(Killed):
             train(config, tmp_path)
     # Goes on from step 6, where patience was at its end already.

@@ -32,10 +32,10 @@ def params():
     return jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, values)
 
 
-def packed(blocks=30, share=True):
+def packed(blocks=30):
     flat = np.concatenate([row[:n] for row, n in zip(IDS, LENGTHS, strict=True)])
     table = TokenTable(flat, np.concatenate([[0], np.cumsum(LENGTHS)]))
-    layout = lay_out(LENGTHS, share=share, **SHAPE)
+    layout = lay_out(LENGTHS, **SHAPE)
     return write_tokens(layout, [(table, np.arange(len(LENGTHS)), 64)], blocks=blocks, **SHAPE)
 
 
@@ -100,7 +100,6 @@ def expected(pooling):
 LAYOUTS = {
     "packed": packed,
     "packed, blocks to spare": lambda: packed(blocks=50),
-    "a text a row": lambda: packed(share=False),
     "padded": lambda: one_text_a_row(IDS, LENGTHS),
 }
 

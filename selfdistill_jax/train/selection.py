@@ -1,0 +1,108 @@
+"""Chooses the best model of a run on dev, and ends a run that no longer gets better."""
+
+from typing import NamedTuple
+
+import jax
+
+from selfdistill_jax.encoder.apply import Params
+from selfdistill_jax.progress import LOG
+from selfdistill_jax.retrieval.eval_set import EvalSet
+from selfdistill_jax.retrieval.evaluation import MEASURES
+from selfdistill_jax.train.best_model import BestModel
+from selfdistill_jax.train.evaluator import Evaluator
+from selfdistill_jax.train.processes import is_first
+from selfdistill_jax.train.run_log import RunLog
+from selfdistill_jax.train.trainable import TrainableParams
+
+SELECTION = MEASURES[0]  # the measure on dev that the best model has most of
+
+
+class Selection(NamedTuple):
+    """What is known of the best model; a part of every checkpoint."""
+
+    best: float = float("-inf")  # its measure on dev
+    best_step: int = -1
+    without_gain: int = 0  # evaluations since
+
+    def update(self, step: int, value: float) -> "Selection":
+        if value > self.best:
+            return Selection(value, step, 0)
+        return self._replace(without_gain=self.without_gain + 1)
+
+
+class Selector:
+    """Evaluates on dev and writes the best model.
+
+    Args:
+      dev: the eval set; None in a collection without a dev split, where the last model is kept.
+      evaluate: evaluates parameters.
+      trained: makes the encoder's parameters of those that are trained.
+      best_model: writes them.
+      patience: evaluations without a gain after which a run ends; 0: never.
+    """
+
+    def __init__(
+        self,
+        dev: EvalSet | None,
+        evaluate: Evaluator,
+        trained: TrainableParams,
+        best_model: BestModel,
+        *,
+        patience: int,
+    ):
+        self._dev, self._evaluate, self._trained = dev, evaluate, trained
+        self._best_model, self._patience = best_model, patience
+
+    def select(self, step: int, trained: Params, selection: Selection, log: RunLog) -> Selection:
+        """Evaluates on dev and writes the model if it is the best; without dev writes the last.
+
+        Args:
+          step: number of the step that was taken last.
+          trained: the trained parameters, on devices.
+          selection: so far.
+          log: gets the values.
+
+        Returns:
+          The selection with this step.
+        """
+        if self._dev is None and not step:
+            return selection._replace(best_step=0)  # see write_start
+        own = jax.device_get(trained)
+        params = self._trained.whole(own)
+        if self._dev is None:
+            self._write(own, params, f"step {step}, the last; the collection has no dev split")
+            return selection._replace(best_step=step)
+        scored = self._evaluate(self._dev, params, f"Dev, step {step}")
+        values = {measure: scored.mean(measure) for measure in MEASURES}
+        log.write("dev", step, values)
+        new = selection.update(step, values[SELECTION])
+        best = new.best_step == step
+        LOG.info(
+            "Dev at step %d: %s%s",
+            step, ", ".join(f"{m} {v:.4f}" for m, v in values.items()), " (best)" if best else "",
+        )  # fmt: skip
+        if best:
+            note = f"step {step}, the best by {SELECTION} on dev, {new.best:.4f}"
+            self._write(own, params, note)
+        return new
+
+    def is_over(self, selection: Selection) -> bool:
+        """Returns whether evaluations have found no better model for too long, and says so."""
+        if not self._patience or selection.without_gain < self._patience:
+            return False
+        LOG.info(
+            "Stopping early: no better dev %s in %d evaluations, the best was %.4f at step %d",
+            SELECTION, selection.without_gain, selection.best, selection.best_step,
+        )  # fmt: skip
+        return True
+
+    def write_start(self) -> None:
+        """Writes the start encoder where no model was written: no step was evaluated."""
+        if not self._best_model.exists():
+            start = self._trained.start
+            note = "step 0: the run ended before the next"
+            self._write(start, self._trained.whole(start), note)
+
+    def _write(self, own: Params, params: Params, note: str) -> None:
+        if is_first():
+            self._best_model.write(own, params, note)
