@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.cpu.bert import Bert
+from selfdistill_jax.encoder.cpu.bert import CPU_ARCHITECTURES, Bert
 from selfdistill_jax.encoder.dense_head import DenseLayer, apply_head
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
 from selfdistill_jax.encoder.model import Encoder
@@ -42,10 +42,11 @@ def make_encode(
       remat: what the backward pass does not compute again, of `REMATS`.
       attention: who computes it, of `ATTENTIONS`; but "own" drops no weights.
       backend: "plain" (`encoder.model`), "cpu" (`encoder.cpu`), or "auto": "cpu" on CPUs
-        and for parameters with a prefix, "plain" elsewhere.
+        for the architectures it knows, and for parameters with a prefix; "plain" elsewhere.
 
     Raises:
-      ValueError: an unknown backend, or, when called, a prefix in the parameters of "plain".
+      ValueError: an unknown backend, or an architecture that "cpu" lacks; when called: a prefix in
+        the parameters of "plain".
 
     Example:
       >>> from selfdistill_jax.encoder.config import EncoderConfig
@@ -57,7 +58,10 @@ def make_encode(
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; known: {', '.join(BACKENDS)}")
-    on_cpu = backend == "cpu" or (backend == "auto" and jax.default_backend() == "cpu")
+    known = config.architecture in CPU_ARCHITECTURES
+    if backend == "cpu" and not known:
+        raise ValueError(f"the backend 'cpu' does not compute {config.architecture!r}")
+    on_cpu = backend == "cpu" or (backend == "auto" and known and jax.default_backend() == "cpu")
     how = (config, dtype, dropout, remat, attention)
 
     def encode(params: Params, texts: PackedTexts) -> jax.Array:

@@ -10,6 +10,7 @@ import pytest
 
 from selfdistill_jax.data.packing import lay_out, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder import apply
 from selfdistill_jax.encoder.apply import BACKENDS, init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.cpu.attention import ATTENTIONS
@@ -134,6 +135,18 @@ def test_what_the_backends_know():
     with pytest.raises(ValueError, match="backend is 'gpu'; known: auto, plain, cpu"):
         make_encode(CONFIG, pooling="mean", backend="gpu")
     assert BACKENDS[0] == "auto"
+
+
+def test_an_architecture_that_the_engine_does_not_know_is_computed_plainly(monkeypatch):
+    config = dataclasses.replace(CONFIG, architecture="new")
+    params = init_params(CONFIG, jax.random.key(0))
+    with pytest.raises(ValueError, match="the backend 'cpu' does not compute 'new'"):
+        make_encode(config, pooling="mean", backend="cpu")
+    monkeypatch.setattr(apply, "Bert", None)
+    found = make_encode(config, pooling="mean")(params, packed())
+    np.testing.assert_array_equal(
+        found, make_encode(config, pooling="mean", backend="plain")(params, packed())
+    )
 
 
 def test_a_prefix_is_not_passed_over():

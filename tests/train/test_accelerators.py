@@ -23,8 +23,12 @@ def merging(monkeypatch):
         monkeypatch.setattr(module, "on_accelerator", lambda: True)
 
 
-def test_a_run_is_the_same_but_for_how_texts_are_laid_out(tiny, finished, merging, tmp_path):
-    config = tiny.config()
+@pytest.mark.parametrize("backend", ["plain", "cpu"])
+def test_a_run_is_the_same_but_for_how_texts_are_laid_out(
+    tiny, finished, merging, tmp_path, backend
+):
+    """On eight devices, whichever encoder computes it."""
+    config = tiny.config(encoder__backend=backend)
     data = load_data(config, load_encoder(config))
     assert data.batches.shape.merged == 1
     assert len(data.batches.shape.row_lengths) == 1

@@ -1,5 +1,7 @@
 """The step for accelerators that this machine has not: it is lowered for them, not run."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,29 +13,38 @@ from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_bat
 from tests.train.every_loss import CONFIG, batch
 
 
-@pytest.fixture(scope="module")
-def traced():
+@functools.cache
+def traced(backend):
     params, optimizer, mesh = init_params(CONFIG, jax.random.key(0)), optax.adamw(1e-3), make_mesh()
-    encode = make_encode(CONFIG, pooling="mean", dtype=jnp.bfloat16)
+    encode = make_encode(CONFIG, pooling="mean", dtype=jnp.bfloat16, backend=backend)
     step = make_step(encode, losses.distributed_margin, optimizer, mesh)
     state = put_state(TrainState(params, optimizer.init(params)), mesh)
     return step.trace(state, put_batch(batch(parts=jax.device_count()), mesh))
 
 
+def lowered(backend, platform):
+    return traced(backend).lower(lowering_platforms=(platform,)).as_text()
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_branches_that_help_a_cpu_are_for_it_alone(traced, platform):
-    cpu, other = (
-        traced.lower(lowering_platforms=(name,)).as_text().count("stablehlo.case")
-        for name in ("cpu", platform)
-    )
+def test_branches_that_help_a_cpu_are_for_it_alone(platform):
+    cpu, other = (lowered("cpu", name).count("stablehlo.case") for name in ("cpu", platform))
     assert 0 < other < cpu
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_products_of_bfloat16_are_summed_in_float32(traced, platform):
+def test_the_plain_encoder_has_no_branches_and_a_loop_over_layers_each_way(platform):
+    """A branch or a loop bound that depends on data would wait for the host."""
+    text = lowered("plain", platform)
+    assert text.count("stablehlo.case") == 0
+    assert text.count("stablehlo.while") == 2
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_products_of_bfloat16_are_summed_in_float32(platform):
     products = [
         line
-        for line in traced.lower(lowering_platforms=(platform,)).as_text().splitlines()
+        for line in lowered("cpu", platform).splitlines()
         if "dot_general" in line and "bf16" in line
     ]
     assert products

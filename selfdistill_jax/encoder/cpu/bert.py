@@ -25,6 +25,9 @@ from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop, of_to
 from selfdistill_jax.encoder.positions import buckets, frequencies
 from selfdistill_jax.packed import PackedTexts
 
+CPU_ARCHITECTURES = (
+    "bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "modernbert",
+)  # fmt: skip
 _ALL = 2**30  # farther than any token
 
 
