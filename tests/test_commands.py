@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from selfdistill_jax import BiEncoder, encode, evaluate, export, search
+from selfdistill_jax import BiEncoder, encode, evaluate, search
 from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
 from selfdistill_jax.checkpoints.peft import write_lora
 from selfdistill_jax.checkpoints.sentence_transformers import Prompts
@@ -106,7 +106,7 @@ def test_saved_weights_open_in_float32_whatever_the_source_says(model, tmp_path)
     assert "torch_dtype" not in json.loads((tmp_path / "new" / "config.json").read_text())
 
 
-@pytest.mark.parametrize("command", [encode, search, evaluate, export])
+@pytest.mark.parametrize("command", [encode, search, evaluate])
 def test_help(start, command):
     status, out, err = start(command, "--help")
     assert (status, err) == (0, "")
