@@ -56,9 +56,10 @@ real-encoders: peers weights  ## Compare two real encoders with torch and senten
 real-onnx: setup weights  ## Compare onnxruntime's vectors of our model with ours (fetches torch, 3 GB).
 	$(RUN) -m tests.real.onnx
 
-lint: setup  ## Check style.
+lint: setup  ## Check style and types.
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m ty check --python $(VENV) selfdistill_jax
 
 format: setup  ## Fix style.
 	$(RUN) -m ruff check --fix .

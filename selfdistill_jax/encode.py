@@ -100,7 +100,7 @@ def _encode(texts: Path, output: Path) -> None:
     with Progress("Encoding", len(names), unit="texts", start=vectors.done) as bar:
         while shard := [row.content for row in itertools.islice(rest, _SHARD)]:
             vectors.add(model.encode(shard, **options_, progress=bar))
-    if calibrates:
+    if calibrates and vectors.ranges is not None:
         np.save(found, vectors.ranges)
     vectors.finish()
     kind = "" if precision == "float32" else f", {precision},"

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,7 +89,7 @@ def full_disk(error: BaseException) -> OSError | None:
 
 
 @contextlib.contextmanager
-def explained(path: str | Path, purpose: str, advice: str) -> Iterator[None]:
+def explained(path: str | Path, purpose: str, advice: str) -> Generator[None]:
     """Turns an `OSError` of the block into one line.
 
     Args:
@@ -145,7 +145,7 @@ def _trial(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def made_folder(path: Path) -> Iterator[None]:
+def made_folder(path: Path) -> Generator[None]:
     """Makes a folder and its parents; at the end removes those of them that are still empty.
 
     Raises:
@@ -201,7 +201,7 @@ def check_room(folder: Path, size: int, purpose: str) -> None:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
+def new_file(path: Path) -> Generator[IO[bytes]]:
     """Opens a file that takes its name when the block ends without an error.
 
     Args:
@@ -231,7 +231,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_folder(path: Path, *, replace: bool = False) -> Generator[Path]:
     """Gives a temporary folder that becomes ``path`` when the block ends without an error.
 
     Args:

@@ -1,14 +1,22 @@
 """Reads JSON files with checks of their keys and types."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import reason
 
-_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-_NAMES |= {list: "a list", dict: "an object", type(None): "null"}
+_NAMES: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
@@ -37,7 +45,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return value
 
 
-def entry(raw: dict[str, Any], key: str, kind: type, *, where: Path | str, default: Any = ...):
+def entry(raw: Mapping[str, Any], key: str, kind: type, *, where: Path | str, default: Any = ...):
     """Returns a checked entry of a JSON object.
 
     Args:

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from selfdistill_jax.errors import InputError
@@ -14,7 +14,7 @@ LOCK = ".lock"  # name of the lock file in a locked folder
 
 
 @contextlib.contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
+def lock(path: Path, what: str) -> Generator[None]:
     """Holds a file's lock: of two processes that ask, the second is refused.
 
     The operating system drops the lock when its holder ends, however it ends, so a lock is never
@@ -58,7 +58,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path, purpose: str, advice: str) -> Iterator[None]:
+def locked_folder(folder: Path, purpose: str, advice: str) -> Generator[None]:
     """Makes a folder if need be and holds its `lock`, so that one process writes there at a time.
 
     Args:
@@ -77,7 +77,7 @@ def locked_folder(folder: Path, purpose: str, advice: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked_output(path: Path, purpose: str) -> Iterator[None]:
+def locked_output(path: Path, purpose: str) -> Generator[None]:
     """Does for an output file what `locked_folder` does for a folder, after `try_output`.
 
     Raises:

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Before transformers is imported: it would say at every start that PyTorch is not there.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -91,7 +92,9 @@ def train_and_report(
 
 def _start_distributed() -> None:
     names = ("coordinator_address", "num_processes", "process_id")
-    given = {name: _FLAGS[name].value for name in names if _FLAGS[name].value is not None}
+    given: dict[str, Any] = {
+        name: _FLAGS[name].value for name in names if _FLAGS[name].value is not None
+    }
     if given and not _FLAGS.distributed:
         raise InputError(f"--{next(iter(given))} needs --distributed")
     if not _FLAGS.distributed:
@@ -108,7 +111,7 @@ def _start_distributed() -> None:
 
 def _keep_compiled() -> None:
     """Compiled programs are kept in the user's cache: the next start does without compiling."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # ty: ignore[missing-attribute]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

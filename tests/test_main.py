@@ -333,7 +333,7 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     assert err.startswith(f"Resuming from step {step} in {tmp_path}\n")
     assert [r["step"] for r in metrics(tmp_path, "train")] == list(range(1, 121))
     # What libraries log of their inner steps would bury the lines that count.
-    labels = ("Going on", "Training: ", "Dev", "Test, ")
+    labels = ("Resuming from", "Training: ", "Dev", "Test, ")
     err, _, account = err.partition("Account of this run:\n")
     assert [line for line in err.splitlines() if not line.startswith(labels)] == []
     assert account.splitlines()[0].split() == ["steps", str(120 - step)]

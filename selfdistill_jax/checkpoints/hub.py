@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -14,7 +15,7 @@ from selfdistill_jax.progress import LOG
 
 # The files this package reads, in subfolders too (a pattern's * takes slashes), and not the copies
 # for other programs.
-_FILES = {
+_FILES: dict[str, Any] = {
     "allow_patterns": [
         "*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "NOTICE*",
     ],

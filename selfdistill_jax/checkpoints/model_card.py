@@ -34,7 +34,7 @@ def model_card(
     init = settings["encoder.init"]
     local = expand(init).is_dir()
     title = f"{Path(init).absolute().name if local else init} trained on {collection}"
-    licence = _licence(encoder.folder)
+    licence: dict[str, Any] = dict(_licence(encoder.folder))
     library = "peft" if is_prefix else "sentence-transformers"
     matter = ModelCardData(
         library_name=library,
@@ -90,7 +90,7 @@ def set_evaluation(
     card = ModelCard.load(path)
     text = _NOTE.sub(lambda found: f"{found[1]}{note}{found[2]}", card.text, count=1)
     if means:
-        card.data.model_name = re.search(r"^# (.+)$", text, re.MULTILINE)[1]
+        card.data.model_name = re.findall(r"^# (.+)$", text, re.MULTILINE)[0]
         card.data.eval_results = [
             EvalResult(
                 task_type="information-retrieval",

@@ -186,6 +186,7 @@ def _is_pooler(modules: Modules, extra: dict[str, np.ndarray]) -> bool:
     """Whether the first layer is the pooler, as a folder of ours has it that pools by it."""
     if modules.pooling != _POOLER_FROM or modules.dense[0].activation != "Tanh":
         return False
-    weight, bias = (extra.get(f"{_POOLER_TENSORS}.{part}") for part in ("weight", "bias"))
-    own = modules.params["0"]
+    weight: Any = extra.get(f"{_POOLER_TENSORS}.weight")
+    bias: Any = extra.get(f"{_POOLER_TENSORS}.bias")
+    own: Any = modules.params["0"]
     return np.array_equal(own["kernel"].T, weight) and np.array_equal(own.get("bias"), bias)

@@ -93,7 +93,9 @@ def to_params(
         for path, theirs in names.dense.items():
             _put(layer, path, dense(tuple(at + name for name in theirs), *sizes[path]))
         layers.append(layer)
-    embeddings = {ours: take(theirs, (rows[ours], e)) for ours, theirs in names.embeddings.items()}
+    embeddings: Params = {
+        ours: take(theirs, (rows[ours], e)) for ours, theirs in names.embeddings.items()
+    }
     embeddings["norm"] = norm(names.embeddings_norm, e)
     if config.embedding_size:
         embeddings["project"] = dense((_PROJECT,), e, d)

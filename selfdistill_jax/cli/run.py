@@ -5,7 +5,7 @@ import difflib
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NoReturn
 
 from absl import app, flags
@@ -90,7 +90,7 @@ def _help(main: Callable, values: flags.FlagValues) -> str:
 
 
 @contextlib.contextmanager
-def _one_line(*errors: type[Exception]) -> Iterator[None]:
+def _one_line(*errors: type[Exception]) -> Generator[None]:
     try:
         yield
     except errors as error:

@@ -6,7 +6,6 @@ what is trained on.
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import grain
@@ -254,10 +253,12 @@ class TrainingBatches:
         return merged, capacity // merged * self.shape.block
 
     def __getitem__(self, step: int) -> TripletBatch:
-        return self._batches[step]
+        batch = self._batches[step]
+        assert batch is not None  # grain's None is for filtered elements
+        return batch
 
-    def iterate(self, start: int) -> Iterator[TripletBatch]:
-        """Batches from step ``start`` on, made ahead by one thread."""
+    def iterate(self, start: int) -> grain.DatasetIterator:
+        """Yields batches from step ``start`` on, made ahead by one thread."""
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         iterator = iter(self._batches.to_iter_dataset(options))
         iterator.set_state({"next_index": start})

@@ -46,12 +46,12 @@ class BeirFolder:
         self._qrels = {
             split: found
             for split in SPLITS
-            if (found := _find(folder / "qrels" / f"{split}.tsv", required=False))
+            if (found := _find_optional(folder / "qrels" / f"{split}.tsv"))
         }
         if not self._qrels:
             raise InputError(f"{folder}/qrels: no train.tsv, dev.tsv or test.tsv; {_LAYOUT}")
-        self._document_rows: dict[str, int] | None = None
-        self._query_rows: dict[str, int] | None = None
+        self._document_rows: dict[str, int] = {}  # empty until they are read
+        self._query_rows: dict[str, int] = {}
         self._warned: set[str] = set()  # a split is read several times and warned of once
 
     def fingerprint(self) -> str:
@@ -96,7 +96,7 @@ class BeirFolder:
         if path is None:
             return
         for rows, read in (("_document_rows", self.documents), ("_query_rows", self.queries)):
-            if getattr(self, rows) is None:
+            if not getattr(self, rows):
                 for _ in read():
                     pass
         total, unknown, absent = 0, [], []
@@ -156,14 +156,20 @@ def read_document(id_: str, row: dict[str, Any], *, path: Path, line: int) -> Do
     check_lookalikes(row, ("_id", "title", "text"), **at)
     title = field(row, "title", str, default="", **at)
     # A missing text is more often a misspelt field than an empty document.
-    optional = {"default": ""} if "text" in row else {}
-    return Document(id_, title, field(row, "text", str, **optional, **at))
+    if "text" not in row:
+        field(row, "text", str, **at)
+    return Document(id_, title, field(row, "text", str, default="", **at))
 
 
-def _find(path: Path, *, required: bool = True) -> Path | None:
+def _find(path: Path) -> Path:
+    found = _find_optional(path)
+    if found is None:
+        raise InputError(f"{path}: no such file; {_LAYOUT}")
+    return found
+
+
+def _find_optional(path: Path) -> Path | None:
     for candidate in (path, path.with_name(path.name + ".gz")):
         if candidate.is_file():
             return candidate
-    if required:
-        raise InputError(f"{path}: no such file; {_LAYOUT}")
     return None

@@ -1,7 +1,7 @@
 """The cache of prepared data: its place, and how folders there are written and read."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def cache_folder(folder: str = "") -> Path:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path) -> Generator[Path]:
     """Gives a temporary folder that becomes ``path`` at the end, as `io.new_folder` does.
 
     Raises:
@@ -43,7 +43,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def reports_damaged_cache(folder: Path) -> Iterator[None]:
+def reports_damaged_cache(folder: Path) -> Generator[None]:
     """Reports whatever fails while a folder of the cache is read as a damaged folder.
 
     Raises:

@@ -43,9 +43,17 @@ class Triplet(NamedTuple):
 class Source(Protocol):
     """Reads one collection; nothing is read before it is asked for."""
 
-    name: str
-    corpus_size: int | None  # so many documents in front are searched in evaluation; None: all
-    pool_start: int  # negatives are drawn from the documents from this row on
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def corpus_size(self) -> int | None:
+        """Number of documents in front that evaluation searches; None: all."""
+
+    @property
+    def pool_start(self) -> int:
+        """First row of the documents that negatives are drawn from."""
+        ...
 
     def fingerprint(self) -> str:
         """Hex digest: changes when the content or this reader's understanding of it changes."""

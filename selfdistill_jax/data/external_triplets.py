@@ -116,8 +116,6 @@ class TripletsOf:
     def __init__(self, collection: Source, path: str | Path):
         self._collection, self._path = collection, check_file(path)
         self.name = f"{collection.name}+{self._path.name.split('.')[0]}"
-        self.documents, self.queries = collection.documents, collection.queries
-        self.judgements = collection.judgements
 
     @property
     def corpus_size(self) -> int | None:
@@ -126,6 +124,15 @@ class TripletsOf:
     @property
     def pool_start(self) -> int:
         return self._collection.pool_start
+
+    def documents(self) -> Iterator[Document]:
+        return self._collection.documents()
+
+    def queries(self) -> Iterator[Query]:
+        return self._collection.queries()
+
+    def judgements(self, split: str) -> Iterator[Judgement]:
+        return self._collection.judgements(split)
 
     def fingerprint(self) -> str:
         return digest(f"{_VERSION} {self._collection.fingerprint()}", self._path)
@@ -159,7 +166,7 @@ class TripletsOf:
                     f"{positive!r}; remove the row"
                 )
             n = SAMPLE_NEGATIVE if negative is None else documents.get(negative)
-            rows = queries.get(query), documents.get(positive), n
+            rows: Any = queries.get(query), documents.get(positive), n
             problem = self._problem((query, positive, negative), rows, evaluated, first)
             if not problem and (rows[0], n) in relevant:
                 problem = "negatives that train judges relevant", negative

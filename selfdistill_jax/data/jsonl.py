@@ -2,13 +2,14 @@
 
 import gzip
 import hashlib
+import io
 import json
 import math
 import zlib
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import reason
@@ -27,7 +28,7 @@ _NOT_TEXT = (
     (b"\xfd7zXZ\x00", "an xz file", "unpack it"),
     (b"BZh91AY&SY", "a bzip2 file", "unpack it"),
 )
-_JSON_NAMES = {
+_JSON_NAMES: dict[type, str] = {
     str: "a string",
     bool: "true or false",
     int: "a number",
@@ -226,7 +227,7 @@ def digest(version: str, *paths: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Generator[io.BufferedReader | gzip.GzipFile]:
     """Opens a file for reading bytes, unpacked if its name ends in ``.gz``."""
     try:
         with path.open("rb") as file:

@@ -91,13 +91,9 @@ def lay_out(lengths: np.ndarray, *, block: int, row_lengths: Sequence[int]) -> L
     order = np.argsort(-lengths, kind="stable")
     order = order[: np.count_nonzero(lengths)].tolist()
     sizes = lengths.tolist()
-    best = None
-    for opens in _rules(row_lengths):
-        rows = _assign_rows(order, sizes, opens)
-        cost = _cost(rows, block, row_lengths)
-        if best is None or cost < best[0]:
-            best = cost, rows
-    return _place(best[1], sizes, block, row_lengths)
+    choices = (_assign_rows(order, sizes, opens) for opens in _rules(row_lengths))
+    best = min(choices, key=lambda rows: _cost(rows, block, row_lengths))
+    return _place(best, sizes, block, row_lengths)
 
 
 def _rules(row_lengths: Sequence[int]) -> list[Callable[[int], int]]:

@@ -15,7 +15,7 @@ import inspect
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +118,7 @@ class PyDocs:
                 yield Judgement(row, row, 1)
 
     def triplets(self) -> Iterator[Triplet]:
-        return (Triplet(j.query, j.document) for j in self.judgements("train"))
+        return (Triplet(j.query, int(j.document)) for j in self.judgements("train"))
 
     @cached_property
     def _entries(self) -> list[_Entry]:
@@ -149,7 +149,7 @@ class PyDocs:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def _undisturbed() -> Generator[None]:
     """Pauses the collector, which among syntax trees walks all of jax again and again: 5 s, not 10.
 
     Silences what the parser says of the packages: a stray backslash is no concern of the reader's.
@@ -179,7 +179,7 @@ def _installed_version(package: str) -> str | None:
         return None
 
 
-def _files(root: Path) -> Iterator[Path]:
+def _files(root: Path) -> Generator[Path]:
     for path in sorted(root.rglob("*.py")):
         folders = path.relative_to(root).parts[:-1]
         if not _SKIPPED_FOLDERS.intersection(folders) and not _SKIPPED_FILES.fullmatch(path.name):

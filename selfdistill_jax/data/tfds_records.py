@@ -128,8 +128,9 @@ def read_records(folder: Path, table: str, split: str = "rows") -> Iterator[dict
     Raises:
       Exception: of several kinds, where files are missing or damaged.
     """
-    builder = tfds.builder_from_directory(str(folder / "retrieval_tables" / table / _VERSION))
-    data = builder.as_data_source(split=split)
+    path = str(folder / "retrieval_tables" / table / _VERSION)
+    builder = tfds.builder_from_directory(path)
+    data: Any = builder.as_data_source(split=split)  # ty: ignore[missing-argument]
     for start in range(0, len(data), _CHUNK):
         rows = data.__getitems__(list(range(start, min(start + _CHUNK, len(data)))))
         if any(value is None for row in rows for value in row.values()):

@@ -5,7 +5,7 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,10 +83,9 @@ class Tokenizer:
         read = _read(folder)
         self._tokenizer = tokenizers.Tokenizer.from_str(read["tokenizer"])
         if lower:
-            lower, own = tokenizers.normalizers.Lowercase(), self._tokenizer.normalizer
-            self._tokenizer.normalizer = (
-                tokenizers.normalizers.Sequence([lower, own]) if own else lower
-            )
+            first, own = tokenizers.normalizers.Lowercase(), self._tokenizer.normalizer
+            both = tokenizers.normalizers.Sequence([first, own]) if own else first
+            self._tokenizer.normalizer = both
         self.edges = _edges(self._tokenizer, cut_front=read["truncation_side"] == "left")
         self.pads_left = read["padding_side"] == "left"
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
@@ -218,7 +217,7 @@ def _is_installed(module: str) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[Any]:
+def _quiet_transformers() -> Generator[Any]:
     """Imports transformers without its advice on PyTorch, and silences its log for the block."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers

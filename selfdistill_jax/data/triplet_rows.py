@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from selfdistill_jax.data.jsonl import field, read_jsonl, read_lines
@@ -185,7 +185,7 @@ def _advice(unknown: Sequence[str], kind: str) -> str:
     return "; ".join(advice)
 
 
-def _log_ignored(path: Path, ignored: Iterable[str], kind: str) -> None:
+def _log_ignored(path: Path, ignored: Collection[str], kind: str) -> None:
     if ignored:
         LOG.info("%s: %ss that are not used: %s", path, kind, ", ".join(ignored))
 
@@ -214,7 +214,8 @@ def _jsonl(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
             field(row, negative, str, **at) if row.get(negative) is not None else None,
         )
         scores = [
-            field(row, found.get(name, name), float, default=math.nan, **at) for name in _SCORES
+            field(row, found.get(name, name), float, default=math.nan, path=path, line=line)
+            for name in _SCORES
         ]
         if math.isnan(scores[0]) != math.isnan(scores[1]):
             raise _one_score(path, line)

@@ -70,7 +70,8 @@ def make_encode(
             raise ValueError('a prefix is computed by the backend "cpu" alone')
         model = Bert(*how) if has_prefix or on_cpu else Encoder(*how)
         own = {name: value for name, value in params.items() if name != "dense"}
-        pooled = pool(model.apply({"params": own}, texts), texts, pooling)
+        hidden: Any = model.apply({"params": own}, texts)
+        pooled = pool(hidden, texts, pooling)
         vectors = normalize(apply_head(params.get("dense", {}), dense, pooled))
         # A text that is not there has no vector, whatever a layer's bias makes of zeros.
         return jnp.where(texts.lengths[:, None] > 0, vectors, 0) if dense else vectors

@@ -8,7 +8,7 @@ Shape legend: n layers, D inputs and F outputs of a target, R rank.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +99,7 @@ def _added(kernel, own: dict[int, Params], parts: int, scale: float):
     merging = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((kernel, own)))
     # In full precision on accelerators too: what is trained is what will be merged.
     xp, multiply = (np, np.matmul) if merging else (jnp, partial(jnp.matmul, precision="highest"))
-    pieces = xp.split(kernel, parts, axis=-1)
+    pieces: list[Any] = xp.split(kernel, parts, axis=-1)
     for part, pair in own.items():
         pieces[part] = pieces[part] + scale * multiply(pair["a"], pair["b"])
     return xp.concatenate(pieces, axis=-1)

@@ -128,9 +128,9 @@ class Attention(nn.Module):
             mixed = self._mix(q, k, v, sees[:, None], tokens, layer)
         else:
             bias = None if tokens.bias is None else tokens.bias[None].astype(q.dtype)
-            mixed = jax.nn.dot_product_attention(
-                q, k, v, bias, sees[:, None], implementation=self.implementation
-            )
+            how: Any = self.implementation
+            mask = sees[:, None]
+            mixed = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=how)
         return _dense(c.hidden_size, c.biases, self.dtype, "output")(mixed.reshape(x_TxD.shape))
 
     def _mix(self, q_RxLxHxK, k_RxLxHxK, v_RxLxHxK, sees_Rx1xLxL, tokens: Tokens, layer: PerLayer):
@@ -250,13 +250,20 @@ def _precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
     By default GPUs multiply 11 bits of it and TPUs 8, and vectors are those of torch to 1e-3
     instead of 1e-5.
     """
-    exact = dtype == jnp.float32 and jax.config.jax_default_matmul_precision is None
+    chosen = jax.config.jax_default_matmul_precision  # ty: ignore[missing-attribute]
+    exact = dtype == jnp.float32 and chosen is None
     return jax.lax.Precision.HIGHEST if exact else None
 
 
 def _dense(features: int, bias: bool, dtype: jnp.dtype, name: str) -> nn.Dense:
-    options = {"use_bias": bias, "dtype": dtype, "precision": _precision(dtype)}
-    return nn.Dense(features, kernel_init=INIT, name=name, **options)
+    return nn.Dense(
+        features,
+        use_bias=bias,
+        dtype=dtype,
+        precision=_precision(dtype),
+        kernel_init=INIT,
+        name=name,
+    )
 
 
 def _norm(c: EncoderConfig, name: str) -> nn.LayerNorm:

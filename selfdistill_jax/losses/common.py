@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 ERRORS = {
     "l2": jnp.square,
@@ -35,7 +36,7 @@ def check_choice(name: str, value: str, known) -> None:
 
 def check_above_zero(name: str, value: float) -> None:
     # A traced value cannot be asked.
-    if not isinstance(value, jax.core.Tracer) and not value > 0:
+    if not isinstance(value, Tracer) and not value > 0:
         raise ValueError(f"{name} is {value}; expected a number above 0")
 
 

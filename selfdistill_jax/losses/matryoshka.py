@@ -58,7 +58,7 @@ def matryoshka(
         if not 1 <= size <= q.shape[-1]:
             raise ValueError(f"dimensions has {size}; the vectors have 1 to {q.shape[-1]}")
     target_from = options.pop("target_from", None)
-    total = 0.0
+    total: Any = 0.0
     for size, weight in zip(dimensions, weights, strict=True):
         if target_from is not None:
             options["target_from"] = tuple(x[..., :size] for x in target_from)

@@ -19,7 +19,7 @@ from selfdistill_jax.train.run_folder import flatten
 from selfdistill_jax.train.trainable import ADAPTERS
 
 _SHOWN_QUERIES = 12  # of the most gained and of the most lost, each
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: searchable, a fifth of the size
     "svg.hashsalt": "selfdistill_jax",  # the same run gives the same file
     "font.family": "sans-serif",

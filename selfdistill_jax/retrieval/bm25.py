@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class BM25:
         logging.getLogger("bm25s").setLevel(logging.WARNING)
         self._tokenize = bm25s.tokenize
         self._size = len(texts)
-        tokens = self._tokenize(list(texts), stopwords="en", show_progress=False)
+        tokens: Any = self._tokenize(list(texts), stopwords="en", show_progress=False)
         self._index = None
         if tokens.vocab:  # the library divides by the mean length, which is 0 without any word
             self._index = bm25s.BM25(method="lucene", k1=k1, b=b, backend="numpy")
@@ -56,7 +57,9 @@ class BM25:
         rows_QxK = np.full((len(queries), k), -1, np.int32)
         if self._index is None or k < 1:
             return scores_QxK, rows_QxK
-        words = self._tokenize(list(queries), stopwords="en", return_ids=False, show_progress=False)
+        words: Any = self._tokenize(
+            list(queries), stopwords="en", return_ids=False, show_progress=False
+        )
         for q, query in enumerate(words):
             if query:  # the library cannot score an empty query
                 # Not the library's `retrieve`: it leaves the order of equal scores to argpartition.

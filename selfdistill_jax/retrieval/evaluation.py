@@ -89,7 +89,7 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     if queries is not None:
         write_json(folder / f"queries.{split}.json", dict(queries))
-    lines = ["\t".join(["system", "query", *MEASURES])]
+    lines: list[str] = ["\t".join(["system", "query", *MEASURES])]
     for name, system in systems.items():
         write_run(folder / f"{name}.{split}.trec", system.run, tag=name)
         lines += [

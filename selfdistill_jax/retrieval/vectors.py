@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,12 @@ class VectorFile:
         self._path = path
         self._part = path.with_name(f".{path.name}.part")
         self._note = path.with_name(f".{path.name}.part.json")
-        self._facts = {"of": of, "rows": rows, "dimensions": dimensions, "precision": precision}
+        self._facts: dict[str, Any] = {
+            "of": of,
+            "rows": rows,
+            "dimensions": dimensions,
+            "precision": precision,
+        }
         self.done, self.ranges = 0, ranges
         if self._part.is_file() and self._note.is_file():
             self._array = self._open()
@@ -94,7 +100,7 @@ class VectorFile:
         os.replace(self._part, self._path)
         self._note.unlink()
 
-    def _create(self, dtype: type, shape: tuple[int, int]) -> np.ndarray:
+    def _create(self, dtype: type, shape: tuple[int, int]) -> np.memmap:
         size = shape[0] * shape[1] * np.dtype(dtype).itemsize
         advice = f"{size / 1e6:,.1f} MB are needed; free some space, or give another path"
         with io.explained(self._path, "the vectors", advice):
@@ -107,7 +113,7 @@ class VectorFile:
                 raise
         return array
 
-    def _open(self) -> np.ndarray:
+    def _open(self) -> np.memmap:
         start_anew = f"delete {self._note.name} to start anew"
         try:
             note = json.loads(self._note.read_text())

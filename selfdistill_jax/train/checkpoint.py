@@ -1,7 +1,7 @@
 """Checkpoints by orbax: the state on the devices, and what the loop has to remember beside it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _full_disk_found() -> Iterator[None]:
+def _full_disk_found() -> Generator[None]:
     """Raises a full disk as the `OSError` it is, instead of as orbax's or tensorstore's error."""
     try:
         yield

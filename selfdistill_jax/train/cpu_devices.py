@@ -20,7 +20,7 @@ def split_cpu_into_devices(triplets: int) -> None:
     Args:
       triplets: of a micro-batch; as many devices as can share it equally, of at most four.
     """
-    given = jax.config.jax_num_cpu_devices != -1
+    given = jax.config.jax_num_cpu_devices != -1  # ty: ignore[missing-attribute]
     if not given and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", cpu_devices(triplets, cores()))
 

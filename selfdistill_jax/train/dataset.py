@@ -67,5 +67,11 @@ def load_data(config: ml_collections.ConfigDict, encoder: Pretrained) -> Data:
         merge=on_accelerator(),
         dropout=config.encoder.dropout != "none",
     )
-    *of_tables, _known = tables
-    return Data(*of_tables, batches)
+    return Data(
+        tables.collection,
+        tables.tokenizer,
+        tables.queries,
+        tables.documents,
+        tables.triplets,
+        batches,
+    )

@@ -180,7 +180,7 @@ class _Counter:
 
 def _nvml() -> list[_Counter]:
     try:
-        import pynvml
+        import pynvml  # ty: ignore[import-not-found]
     except ImportError:
         return []
 

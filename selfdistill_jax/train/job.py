@@ -261,7 +261,7 @@ def make_encoders(config: ml_collections.ConfigDict, encoder: Pretrained) -> tup
       InputError: what the source says of dropout is no share, or attention cannot be computed as
         the config has it.
     """
-    options = {
+    options: dict[str, Any] = {
         "pooling": encoder.pooling,
         "dense": encoder.dense,
         "dtype": DTYPES[config.train.dtype],

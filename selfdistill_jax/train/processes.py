@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -45,7 +45,8 @@ def all_succeed(make: Callable[[], Made]) -> Made:
     Raises:
       InputError: of this process, or that another one had.
     """
-    made, failure = None, None
+    made: Any = None
+    failure = None
     try:
         made = make()
     except InputError as error:
@@ -55,11 +56,11 @@ def all_succeed(make: Callable[[], Made]) -> Made:
     return made
 
 
-def broadcast_from_first(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+def broadcast_from_first(array: Any, shape: tuple[int, ...]) -> np.ndarray:
     """The first process's int32 array, on every process; what the others bring does not count.
 
     Args:
-      array: None or any on the others.
+      array: an int32 array; None or any on the others.
       shape: of the first one's.
     """
     if jax.process_count() == 1:
@@ -98,5 +99,5 @@ def on_first(make: Callable[[], Made]) -> Made | None:
 
 def first_then_rest(make: Callable[[], Made]) -> Made:
     """``make()`` of every process: one fills the caches, then the others find them filled."""
-    made = on_first(make)
+    made: Any = on_first(make)
     return made if is_first() else make()

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def start_run(
 
 
 @contextmanager
-def claimed(workdir: Path) -> Iterator[None]:
+def claimed(workdir: Path) -> Generator[None]:
     """Makes a run's folder if need be, and keeps other processes out of it.
 
     Raises:

@@ -36,7 +36,7 @@ class RunLog:
         self._file = None
         self._thread = ThreadPoolExecutor(1)
         self._sent: Future | None = None
-        self._tensorboard = {
+        self._tensorboard: dict[str, Any] = {
             "logdir": str(workdir / "tensorboard"),
             "purge_step": step + 1 if step else None,
         }

@@ -155,10 +155,11 @@ def make_step(
             state.params, state.target, batch, base
         )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        target = state.target
+        params: Any = optax.apply_updates(state.params, updates)
+        target: Any = state.target
         if target is not None and target_decay < 1:
-            target = optax.incremental_update(params, target, 1 - target_decay)
+            moved: Any = optax.incremental_update(params, target, 1 - target_decay)
+            target = moved
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
         metrics |= summaries(
             *vectors, target_from=target_from, where=_present(batch), normalize=False

@@ -1,8 +1,9 @@
 """The account of a run: what it did in a second, and where the other seconds went."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 from selfdistill_jax.train.hardware import Energy, device_peak_gb, host_peak_gb
 
@@ -113,7 +114,7 @@ class RunStats:
         self._read_energy()
 
     @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> Generator[None]:
         """Notes the seconds of a ``with`` block under one of `PHASES`, also if it raises.
 
         Blocks of one name add up. Of a block within another the seconds are its own only, so no
@@ -193,8 +194,9 @@ class RunStats:
         width = max(len(label) for _, label, _ in _ROWS)
         lines = []
         for key, label, unit in _ROWS:
-            if account[key] is not None:
-                text = _human(account[key], unit)
+            value: Any = account[key]
+            if value is not None:
+                text = _human(value, unit)
             else:
                 text = "not reported by this machine" if key in _REPORTED else "not measured"
             if key == "energy_joules" and account["energy_source"]:

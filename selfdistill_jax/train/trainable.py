@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import ml_collections
@@ -91,7 +91,7 @@ def trained_part(config: ml_collections.ConfigDict, encoder: Pretrained) -> Trai
     def write(path: Path, trained: Params, card: str) -> None:
         write_one(path, trained, encoder.config, card=card, **options)
 
-    return TrainableParams(jax.device_get(start), merge, base, write)
+    return TrainableParams(jax.device_get(start), cast(Any, merge), base, write)
 
 
 def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:

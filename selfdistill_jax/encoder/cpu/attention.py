@@ -11,7 +11,7 @@ Shape legend: T tokens of a block, R rows of L tokens, H heads, K head size, D =
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class TokenInfo(NamedTuple):
 
     texts: jax.Array
     positions: jax.Array
-    row: jax.Array
+    row: jax.Array | None
     seeds: jax.Array | None = None
 
 
@@ -147,7 +147,8 @@ def attend_by_jax(
         )
         bias = None if bias_OxH is None else square(bias_OxH, length)[None].astype(qkv.dtype)
         mask = _seen(block, sight.window, length)[:, None]
-        mixed = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=implementation)
+        how: Any = implementation
+        mixed = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=how)
         return mixed.reshape(len(qkv), -1)
 
     branches = [partial(branch, length) for length in row_lengths]

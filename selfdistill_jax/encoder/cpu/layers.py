@@ -56,9 +56,9 @@ class Constants(NamedTuple):
       window: int32, positions that are seen to either side.
     """
 
-    number: jax.Array
-    frequencies: jax.Array | None = None
-    window: jax.Array | None = None
+    number: Any
+    frequencies: Any = None
+    window: Any = None
 
 
 class Dense(nn.Module):
@@ -121,18 +121,21 @@ class Attention(nn.Module):
         seeds = block.seeds
         if seeds is not None:
             seeds = at(seeds, "attention", constants.number)
-        options = {"row_lengths": self.row_lengths, "sight": LayerMask(constants.window, seeds)}
+        options: dict[str, Any] = {
+            "row_lengths": self.row_lengths,
+            "sight": LayerMask(constants.window, seeds),
+        }
         if self.implementation != "own":
             if prefix is not None:
                 raise ValueError("attention by jax.nn.dot_product_attention takes no prefix")
-            how = {"heads": c.num_heads, "implementation": self.implementation}
+            how: dict[str, Any] = {"heads": c.num_heads, "implementation": self.implementation}
             mixed = attend_by_jax(qkv, block, bias_OxH=bias_OxH, **how, **options)
             return keep(output(keep(mixed)))
         options["drop"] = self.dropout.attention
 
         def forward(x):
             qkv, bias, prefix = x
-            given = {"heads": c.num_heads, "bias_OxH": bias, "prefix": prefix}
+            given: dict[str, Any] = {"heads": c.num_heads, "bias_OxH": bias, "prefix": prefix}
             return attend(qkv, block, **given, **options)
 
         def backward(x, out, log_sum, g):

@@ -30,7 +30,8 @@ def product(a: jax.Array, b: jax.Array, *, transpose_b: bool = False) -> jax.Arr
     """
     batch = tuple(range(a.ndim - 2))
     contracted = ((a.ndim - 1,), (b.ndim - 1 if transpose_b else b.ndim - 2,))
-    exact = a.dtype == jnp.float32 and jax.config.jax_default_matmul_precision is None
+    chosen = jax.config.jax_default_matmul_precision  # ty: ignore[missing-attribute]
+    exact = a.dtype == jnp.float32 and chosen is None
     return lax.dot_general(
         a, b, (contracted, (batch, batch)),
         precision=lax.Precision.HIGHEST if exact else None,
