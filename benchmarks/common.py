@@ -113,13 +113,12 @@ def machine() -> dict[str, Any]:
 
 
 def print_table(rows: Sequence[Sequence[Any]]) -> None:
-    """The first row is the head; numbers are right-aligned."""
-    texts = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for number, row in enumerate(texts):
-        print("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-        if not number:
-            print("  ".join("-" * w for w in widths))
+    """Prints rows; the first one is the head."""
+    # Only here: it must not import jax before a benchmark has set that up.
+    from selfdistill_jax.retrieval.text_table import format_table
+
+    head, *rest = ([str(cell) for cell in row] for row in rows)
+    print(format_table(rest, head))
 
 
 def write(path: str, result: Mapping[str, Any]) -> None:

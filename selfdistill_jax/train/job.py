@@ -1,4 +1,4 @@
-"""From a config to losses and encoders; wrong values are found here, before any work."""
+"""Turns a config into losses and encoders, and refuses wrong values before any work."""
 
 import inspect
 import math
