@@ -71,7 +71,7 @@ def reason(error: OSError) -> str:
 
 
 def full_disk(error: BaseException) -> OSError | None:
-    """Returns the full disk behind a library's error, if that is its cause.
+    """Returns an OSError if a full disk caused a library's error, else None.
 
     array_record and tensorstore report it as an error of their own with the system's words in it.
 

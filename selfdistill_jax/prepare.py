@@ -46,7 +46,7 @@ def prepare(config: ml_collections.ConfigDict) -> str:
       config: as of ``configs/base.py``.
 
     Returns:
-      What it would be trained on, as text.
+      A text summary of the data that the run would train on.
 
     Raises:
       InputError: a setting or the data is wrong.

@@ -1,8 +1,7 @@
-"""Every output of every command, on a disk without room and where nothing may be written.
+"""Tests every output of every command on a full disk and in a folder that cannot be created.
 
-A limit on the size of files stands in for a full disk: it needs no rights, and the system refuses a
-write in the same way. A file in place of the folder stands in for a folder that is read-only, which
-root may write to.
+A limit on the size of files simulates the full disk, because mounting one needs root. A file with
+the folder's name simulates missing permissions, because root may write everywhere.
 """
 
 import contextlib
@@ -102,7 +101,7 @@ def test_no_room_for_prepared_data(tiny, tmp_path, size):
 
 @pytest.mark.parametrize("size", [0, BLOCK, 25_000, 100_000])
 def test_no_room_for_a_run(tiny, finished, tmp_path, size):
-    """Training resumes from what is whole, and ends as a run that met no full disk."""
+    """With room again, the same command finishes the run with the metrics of an undisturbed one."""
     config = tiny.config(evaluation__test=False)
     with largest_file(size), pytest.raises(InputError, match="too large for the file system"):
         train(config, tmp_path / "run")

@@ -40,7 +40,7 @@ def model_card(
         library_name=library,
         pipeline_tag="sentence-similarity",
         tags=["prefix-tuning" if is_prefix else library, "feature-extraction", "selfdistill_jax"],
-        base_model=None if local else init,  # the hub refuses what is no hub id
+        base_model=None if local else init,  # the hub rejects paths
         **licence,
     )
     listed = "\n".join(f"{key} = {value!r}" for key, value in settings.items())
@@ -129,7 +129,7 @@ model = PeftModel.from_pretrained(AutoModel.from_pretrained("{init}"), "THIS FOL
 
 
 def adapter_card(init: str, note: str) -> str:
-    """The README of a LoRA adapter's folder, as `model_card` is that of the model's."""
+    """Returns the README of a LoRA adapter's folder."""
     from huggingface_hub import ModelCardData
 
     matter = ModelCardData(
@@ -155,7 +155,7 @@ model = PeftModel.from_pretrained(AutoModel.from_pretrained("{init}"), "THIS FOL
 
 
 def _licence(folder: Path) -> dict[str, str]:
-    """The keys on a licence that the front matter of a folder's card has, if it has any."""
+    """Returns the licence keys from the front matter of a folder's README, if it has any."""
     import yaml
     from huggingface_hub import metadata_load
 

@@ -39,14 +39,15 @@ def make_encode(
       dtype: of products and activations; norms, softmax, pooling and what is behind it are float32
         whatever it is.
       dropout: of texts that have seeds (``texts.seeds``); others lose nothing.
-      remat: what the backward pass does not compute again, of `REMATS`.
-      attention: who computes it, of `ATTENTIONS`; but "own" drops no weights.
+      remat: a key of `model.REMATS`: the values kept for the backward pass.
+      attention: one of `model.ATTENTIONS`. All but "own" drop no weights, and need
+        the plain encoder.
       backend: "plain" (`encoder.model`), "cpu" (`encoder.cpu`), or "auto": "cpu" on CPUs
         for the architectures it knows, and for parameters with a prefix; "plain" elsewhere.
 
     Raises:
-      ValueError: an unknown backend, or an architecture that "cpu" lacks; when called: a prefix in
-        the parameters of "plain".
+      ValueError: an unknown backend, or an architecture or attention that "cpu" lacks; when called:
+        a prefix in parameters that "cpu" does not compute.
 
     Example:
       >>> from selfdistill_jax.encoder.config import EncoderConfig
@@ -61,14 +62,19 @@ def make_encode(
     known = config.architecture in CPU_ARCHITECTURES
     if backend == "cpu" and not known:
         raise ValueError(f"the backend 'cpu' does not compute {config.architecture!r}")
-    on_cpu = backend == "cpu" or (backend == "auto" and known and jax.default_backend() == "cpu")
-    how = (config, dtype, dropout, remat, attention)
+    if backend == "cpu" and attention != "own":
+        raise ValueError(f"the backend 'cpu' has its own attention, not {attention!r}")
+    fits = known and attention == "own" and jax.default_backend() == "cpu"
+    on_cpu = backend == "cpu" or (backend == "auto" and fits)
 
     def encode(params: Params, texts: PackedTexts) -> jax.Array:
         has_prefix = "prefix" in params["layers"]["attention"]  # of an adapter
-        if has_prefix and backend == "plain":
+        if has_prefix and (backend == "plain" or attention != "own"):
             raise ValueError('a prefix is computed by the backend "cpu" alone')
-        model = Bert(*how) if has_prefix or on_cpu else Encoder(*how)
+        if has_prefix or on_cpu:
+            model = Bert(config, dtype, dropout, remat)
+        else:
+            model = Encoder(config, dtype, dropout, remat, attention)
         own = {name: value for name, value in params.items() if name != "dense"}
         hidden: Any = model.apply({"params": own}, texts)
         pooled = pool(hidden, texts, pooling)

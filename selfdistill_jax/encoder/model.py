@@ -28,24 +28,28 @@ from selfdistill_jax.encoder.dropout import (
     of_tokens,
 )
 from selfdistill_jax.encoder.positions import buckets, frequencies, square, turn
+from selfdistill_jax.encoder.precision import precision
 from selfdistill_jax.packed import PackedTexts
 
 INIT = nn.initializers.normal(0.02)
+# Who computes attention: this module, or an implementation of `jax.nn.dot_product_attention`.
+ATTENTIONS = ("own", "xla", "cudnn")
 ACTIVATIONS = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
 }
-# What the backward pass does not compute again: the results of matrix products, or nothing.
-_REMAT_POLICIES = {
+# Values that are kept for the backward pass: the results of matrix products, or only the inputs of
+# layers. Everything else is computed again.
+REMATS = {
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "inputs": jax.checkpoint_policies.nothing_saveable,
 }
 
 
 class Tokens(NamedTuple):
-    """What is known of each token besides its hidden state.
+    """Facts about each token that layers need besides its hidden state.
 
     Attributes:
       segments: ``[R, L]`` int32, the text that a token belongs to.
@@ -61,7 +65,7 @@ class Tokens(NamedTuple):
 
 
 class PerLayer(NamedTuple):
-    """What differs from layer to layer besides the parameters; leading axis: layers.
+    """Constants of a layer; stacked for all layers, they have a leading axis.
 
     Attributes:
       number: of the layer, int32.
@@ -134,7 +138,7 @@ class Attention(nn.Module):
         return _dense(c.hidden_size, c.biases, self.dtype, "output")(mixed.reshape(x_TxD.shape))
 
     def _mix(self, q_RxLxHxK, k_RxLxHxK, v_RxLxHxK, sees_Rx1xLxL, tokens: Tokens, layer: PerLayer):
-        multiply = partial(jnp.einsum, precision=_precision(self.dtype))
+        multiply = partial(jnp.einsum, precision=precision(self.dtype))
         scores = multiply(
             "rqhk,rshk->rhqs", q_RxLxHxK, k_RxLxHxK, preferred_element_type=jnp.float32
         )
@@ -223,19 +227,20 @@ class Encoder(nn.Module):
             table = self.param("relative", INIT, (c.relative_buckets, c.num_heads))
             bias = square(table[buckets(length, c.relative_buckets)], length)
         layers = nn.scan(
-            nn.remat(Layer, policy=_REMAT_POLICIES[self.remat], prevent_cse=False),
+            nn.remat(Layer, policy=REMATS[self.remat], prevent_cse=False),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0),
             length=c.num_layers,
         )(c, self.dtype, self.dropout, self.attention, name="layers")
-        x_TxD, _ = layers(x_TxD, Tokens(segments, positions, seeds, bias), _per_layer(c))
+        x_TxD, _ = layers(x_TxD, Tokens(segments, positions, seeds, bias), per_layer(c))
         if c.pre_norm:
             x_TxD = _norm(c, "last_norm")(x_TxD).astype(self.dtype)
         return x_TxD.reshape(*texts.ids.shape, -1)
 
 
-def _per_layer(c: EncoderConfig) -> PerLayer:
+def per_layer(c: EncoderConfig) -> PerLayer:
+    """Returns the constants of all layers, stacked."""
     everything = c.max_positions  # farther than any token
     return PerLayer(
         number=np.arange(c.num_layers, dtype=np.int32),
@@ -244,23 +249,12 @@ def _per_layer(c: EncoderConfig) -> PerLayer:
     )
 
 
-def _precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
-    """Keeps float32 at float32 on every device, unless JAX_DEFAULT_MATMUL_PRECISION is set.
-
-    By default GPUs multiply 11 bits of it and TPUs 8, and vectors are those of torch to 1e-3
-    instead of 1e-5.
-    """
-    chosen = jax.config.jax_default_matmul_precision  # ty: ignore[missing-attribute]
-    exact = dtype == jnp.float32 and chosen is None
-    return jax.lax.Precision.HIGHEST if exact else None
-
-
 def _dense(features: int, bias: bool, dtype: jnp.dtype, name: str) -> nn.Dense:
     return nn.Dense(
         features,
         use_bias=bias,
         dtype=dtype,
-        precision=_precision(dtype),
+        precision=precision(dtype),
         kernel_init=INIT,
         name=name,
     )

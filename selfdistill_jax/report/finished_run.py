@@ -1,4 +1,4 @@
-"""Reads what a finished run has left in its folder."""
+"""Reads the results in a finished run's folder."""
 
 import csv
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ class FinishedRun(NamedTuple):
       config: its settings, ``{"train": {"steps": …}, …}``.
       records: of ``metrics.jsonl``.
       collection: name of the collection it was trained and evaluated on.
-      num_documents: that were searched.
+      num_documents: number of documents searched.
       split: that was evaluated; empty where the collection has neither test nor dev.
-      ended: why training ended early, if the reader has to know; else empty.
+      ended: why training ended early; empty if it did not.
       values: of the evaluation; empty without a split.
       queries: query id -> text.
     """
@@ -55,8 +55,8 @@ def read_finished_run(folder: Path) -> FinishedRun:
     path = folder / FINISHED
     if not path.is_file():
         raise InputError(
-            f"{folder}: no {FINISHED}, so this is no finished run of this version; give the folder "
-            "of a run (--workdir of training), or run the training command again to finish it"
+            f"{folder}: no {FINISHED}, so the run is unfinished or older than this version; give "
+            "the --workdir of a finished run (the training command finishes an unfinished one)"
         )
     facts, config = read_json(path), read_json(folder / "config.json")
     split = entry(facts, "split", str, where=path)

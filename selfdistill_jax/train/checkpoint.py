@@ -72,7 +72,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _full_disk_found() -> Generator[None]:
-    """Raises a full disk as the `OSError` it is, instead of as orbax's or tensorstore's error."""
+    """Turns an error of orbax or tensorstore that a full disk caused into an `OSError`."""
     try:
         yield
     except Exception as error:

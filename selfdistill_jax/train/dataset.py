@@ -1,4 +1,4 @@
-"""From a config to the batches of a run."""
+"""Builds the batches of a run."""
 
 from functools import partial
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from selfdistill_jax.train.tokenized_collection import open_tokenized
 
 
 class Data(NamedTuple):
-    """What a run is trained and evaluated on: of `TokenizedCollection`, and the batches."""
+    """The data of a run: the parts of its `TokenizedCollection`, and the batches."""
 
     collection: Collection
     tokenizer: Tokenizer

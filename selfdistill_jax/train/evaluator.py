@@ -77,7 +77,7 @@ class Evaluator:
           stop: asked before each encoder; True ends the evaluation.
 
         Returns:
-          Whether the evaluation is done; False when it was stopped.
+          True when the evaluation is complete, False when it was stopped.
         """
         if not self.test_split:
             return True

@@ -16,9 +16,8 @@ from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder
 from selfdistill_jax.data.negatives import NEGATIVES
 from selfdistill_jax.encoder.apply import BACKENDS, Encode, make_encode
 from selfdistill_jax.encoder.config import read_dropout
-from selfdistill_jax.encoder.cpu.attention import ATTENTIONS
-from selfdistill_jax.encoder.cpu.layer_loop import REMATS
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
+from selfdistill_jax.encoder.model import ATTENTIONS, REMATS
 from selfdistill_jax.encoder.prefix import check_prefix
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.losses import LOSSES, matryoshka
@@ -282,6 +281,8 @@ def make_encoders(config: ml_collections.ConfigDict, encoder: Pretrained) -> tup
 
 def _check_attention(config, encoder: Pretrained, dropout: Dropout) -> None:
     key = f"config.train.attention is {config.train.attention!r}"
+    if config.encoder.backend == "cpu":
+        raise InputError(f"{key}; take 'own', or config.encoder.backend='plain'")
     if dropout.attention:
         raise InputError(
             f"{key}, which drops no weights; take 'own', or config.encoder.dropout='none'"

@@ -174,7 +174,7 @@ class _Run:
 
     @property
     def ended(self) -> str:
-        """Why training ended early, where a reader has to know; else empty."""
+        """Returns why training ended early, or an empty string."""
         return self._alarm.message
 
     def fit(self, programs: AheadOfTimeStep, state: TrainState, schedule, mesh, stop) -> bool:

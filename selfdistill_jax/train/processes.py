@@ -60,7 +60,7 @@ def broadcast_from_first(array: Any, shape: tuple[int, ...]) -> np.ndarray:
     """The first process's int32 array, on every process; what the others bring does not count.
 
     Args:
-      array: an int32 array; None or any on the others.
+      array: int32 on the first process; ignored on the others, where it may be None.
       shape: of the first one's.
     """
     if jax.process_count() == 1:

@@ -107,7 +107,7 @@ def start_run(
     *,
     restart: bool,
 ) -> None:
-    """Opens the folder, and writes into it what the run is made of.
+    """Creates or checks the run's folder, and records its settings and the software versions.
 
     Args:
       workdir: the folder.

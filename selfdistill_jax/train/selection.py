@@ -14,11 +14,11 @@ from selfdistill_jax.train.processes import is_first
 from selfdistill_jax.train.run_log import RunLog
 from selfdistill_jax.train.trainable import TrainableParams
 
-SELECTION = MEASURES[0]  # the measure on dev that the best model has most of
+SELECTION = MEASURES[0]  # the measure on dev by which the best model is chosen
 
 
 class Selection(NamedTuple):
-    """What is known of the best model; a part of every checkpoint."""
+    """The state of model selection, saved in every checkpoint."""
 
     best: float = float("-inf")  # its measure on dev
     best_step: int = -1
@@ -38,7 +38,7 @@ class Selector:
       evaluate: evaluates parameters.
       trained: makes the encoder's parameters of those that are trained.
       best_model: writes them.
-      patience: evaluations without a gain after which a run ends; 0: never.
+      patience: number of evaluations without a gain that ends the run; 0: never.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""From a config to tables and tokens; what is wrong with the data is found here."""
+"""Opens and tokenizes the collection that a config names, and refuses faulty data."""
 
 from typing import NamedTuple
 

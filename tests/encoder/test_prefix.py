@@ -18,8 +18,8 @@ from selfdistill_jax.encoder.cpu.attention import (
     attend,
     attend_backward,
 )
-from selfdistill_jax.encoder.cpu.layer_loop import REMATS
 from selfdistill_jax.encoder.dropout import at, of_tokens
+from selfdistill_jax.encoder.model import REMATS
 from selfdistill_jax.encoder.prefix import apply_prefix, init_prefix
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.packed import one_text_a_row

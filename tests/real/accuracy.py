@@ -1,4 +1,4 @@
-"""Whether speed costs accuracy: the demo in bfloat16 against float32.
+"""Measures whether bfloat16 costs accuracy: the demo in bfloat16 against float32.
 
     make real-accuracy
 

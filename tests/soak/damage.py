@@ -6,7 +6,7 @@ Damages one of an input file, an argument, a permission, or the room on the disk
 The exit status must be 0 or 2, an error must be one line without a traceback, and no file that was
 there before may change. Prints every answer that is wrong, with the seed that repeats it.
 
-As root it also fills disks, and runs the commands without root's right to pass permissions over.
+As root it also mounts full disks, and runs the commands without root's right to ignore permissions.
 """
 
 import argparse
@@ -178,7 +178,7 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
 
 
 def faults(status: int, stderr: str) -> list[str]:
-    """Returns what is wrong with how a command has ended."""
+    """Returns the faults in a command's exit status and error output."""
     found = []
     if status not in (0, 2):
         found.append(f"exit status {status}")

@@ -11,7 +11,7 @@ Shape legend: T tokens of a block, R rows of L tokens, H heads, K head size, D =
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,6 @@ from selfdistill_jax.encoder.cpu.row_groups import by_rows
 from selfdistill_jax.encoder.dropout import drop_weights
 from selfdistill_jax.encoder.positions import by_distance, square
 
-# Who computes it: this module, or `jax.nn.dot_product_attention` by one of its implementations.
-ATTENTIONS = ("own", "xla", "cudnn")
 # Finite, so that a row without any token stays free of NaN; exp() of it is 0 in float32.
 _MASKED = -1e9
 
@@ -118,41 +116,6 @@ def attend_backward(
     branches = [partial(_attend_backward, length=length, drop=drop) for length in row_lengths]
     operands = (qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH, prefix)
     return lax.switch(block.row, branches, *operands)
-
-
-def attend_by_jax(
-    qkv_Tx3D: jax.Array,
-    block: TokenInfo,
-    *,
-    heads: int,
-    row_lengths: tuple[int, ...],
-    implementation: str,
-    bias_OxH: jax.Array | None = None,
-    sight: LayerMask = WHOLE_TEXT,
-) -> jax.Array:
-    """`attend` by `jax.nn.dot_product_attention`, differentiated as that is; nothing is dropped.
-
-    Args:
-      qkv_Tx3D, block, heads, row_lengths, bias_OxH, sight: as of `attend`.
-      implementation: "xla" or "cudnn", which needs an NVIDIA GPU, bfloat16, and heads of a multiple
-        of 8 and at most 128.
-
-    Returns:
-      ``[T, D]`` of the same dtype.
-    """
-
-    def branch(length: int, qkv: jax.Array, block: TokenInfo, sight: LayerMask, bias_OxH):
-        q, k, v = (
-            x.reshape(-1, length, heads, x.shape[-1] // heads) for x in jnp.split(qkv, 3, -1)
-        )
-        bias = None if bias_OxH is None else square(bias_OxH, length)[None].astype(qkv.dtype)
-        mask = _seen(block, sight.window, length)[:, None]
-        how: Any = implementation
-        mixed = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=how)
-        return mixed.reshape(len(qkv), -1)
-
-    branches = [partial(branch, length) for length in row_lengths]
-    return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH)
 
 
 def _heads(x_Txn: jax.Array, length: int, heads: int, count: int) -> tuple[jax.Array, ...]:

@@ -8,27 +8,24 @@ from functools import cache, partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.cpu.attention import TokenInfo
 from selfdistill_jax.encoder.cpu.layer_loop import Residuals, run_layers
 from selfdistill_jax.encoder.cpu.layers import (
-    INIT,
     AddNorm,
-    Constants,
     Dense,
     Layer,
     transpose_kernels,
 )
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop, of_tokens
-from selfdistill_jax.encoder.positions import buckets, frequencies
+from selfdistill_jax.encoder.model import INIT, PerLayer, per_layer
+from selfdistill_jax.encoder.positions import buckets
 from selfdistill_jax.packed import PackedTexts
 
 CPU_ARCHITECTURES = (
     "bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "modernbert",
 )  # fmt: skip
-_ALL = 2**30  # farther than any token
 
 
 class Embeddings(nn.Module):
@@ -63,10 +60,9 @@ def _layer(
     config: EncoderConfig,
     row_lengths: tuple[int, ...],
     dropout: Dropout = NO_DROPOUT,
-    attention: str = "own",
 ):
     """One function for one configuration: `run_layers` takes another for another program."""
-    layer = Layer(config, row_lengths, dropout, attention)
+    layer = Layer(config, row_lengths, dropout)
 
     def apply(params, constants, x_TxD, block, keep):
         given = (x_TxD, block, keep, constants, params["bias"])
@@ -75,21 +71,12 @@ def _layer(
     return apply
 
 
-def _constants(config: EncoderConfig) -> Constants:
-    """Of all layers, stacked."""
-    return Constants(
-        number=np.arange(config.num_layers, dtype=np.int32),
-        frequencies=frequencies(config.head_size, config.rotary) if config.rotary else None,
-        window=np.array([w or _ALL for w in config.windows], np.int32) if config.windows else None,
-    )
-
-
 def _init_layers(key: jax.Array, config: EncoderConfig):
     """Parameters of all layers, stacked on a leading axis."""
     given = {
         "x_TxD": jnp.zeros((2, config.hidden_size)),
         "block": TokenInfo(jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32), jnp.int32(0)),
-        "constants": Constants(jnp.int32(0)),
+        "constants": PerLayer(jnp.int32(0)),
     }
     init = partial(Layer(config, (2,)).init, keep=Residuals(), **given)
     return jax.vmap(init)(jax.random.split(key, config.num_layers))["params"]
@@ -102,7 +89,6 @@ class Bert(nn.Module):
     dtype: jnp.dtype = jnp.float32
     dropout: Dropout = NO_DROPOUT
     remat: str = "products"
-    attention: str = "own"
 
     @nn.compact
     def __call__(self, texts: PackedTexts) -> jax.Array:
@@ -123,12 +109,12 @@ class Bert(nn.Module):
         if c.relative_buckets:
             bias = self._bias(texts.row_lengths[-1])
         x_NxTxD = run_layers(
-            _layer(c, texts.row_lengths, self.dropout, self.attention),
+            _layer(c, texts.row_lengths, self.dropout),
             {"own": transpose_kernels(own), "bias": bias},
             x_NxTxD,
             TokenInfo(texts.texts, texts.positions, texts.rows, seeds_NxT),
             texts.blocks,
-            constants=_constants(c),
+            constants=per_layer(c),
             remat=self.remat,
         )
         if c.pre_norm:

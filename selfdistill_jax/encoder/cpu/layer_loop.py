@@ -21,10 +21,6 @@ from jax import lax
 from selfdistill_jax.encoder.cpu.attention import TokenInfo
 from selfdistill_jax.encoder.cpu.bf16_storage import from_bits, to_bits
 
-# What a layer keeps for its backward pass besides its input: the results of its products, or
-# nothing, so that all of it is computed again.
-REMATS = ("products", "inputs")
-
 Layer = Callable[[Any, Any, jax.Array, TokenInfo, "Residuals"], jax.Array]
 
 

@@ -4,7 +4,7 @@ Shape legend: T tokens of a block, D hidden size, F feed-forward size.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,15 +17,14 @@ from selfdistill_jax.encoder.cpu.attention import (
     TokenInfo,
     attend,
     attend_backward,
-    attend_by_jax,
 )
 from selfdistill_jax.encoder.cpu.layer_loop import Residuals
 from selfdistill_jax.encoder.cpu.matmul import affine
 from selfdistill_jax.encoder.cpu.norm_gelu import ACTIVATIONS, add_norm
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop
+from selfdistill_jax.encoder.model import INIT, PerLayer
 from selfdistill_jax.encoder.positions import turn
 
-INIT = nn.initializers.normal(0.02)
 # The name of a kernel that is held as its transpose.
 _TURNED = "turned_kernel"
 
@@ -45,20 +44,6 @@ def transpose_kernels(params: Any) -> Any:
     if kernel is not None and kernel.shape[-2] > kernel.shape[-1]:
         turned[_TURNED] = jnp.swapaxes(turned.pop("kernel"), -1, -2)
     return turned
-
-
-class Constants(NamedTuple):
-    """What differs from layer to layer besides the parameters; None where nothing does.
-
-    Attributes:
-      number: of the layer, int32.
-      frequencies: ``[K / 2]`` float32, see `rotary`.
-      window: int32, positions that are seen to either side.
-    """
-
-    number: Any
-    frequencies: Any = None
-    window: Any = None
 
 
 class Dense(nn.Module):
@@ -99,7 +84,6 @@ class Attention(nn.Module):
     config: EncoderConfig
     row_lengths: tuple[int, ...]
     dropout: Dropout
-    implementation: str
 
     @nn.compact
     def __call__(
@@ -107,7 +91,7 @@ class Attention(nn.Module):
         x_TxD: jax.Array,
         block: TokenInfo,
         keep: Residuals,
-        constants: Constants,
+        constants: PerLayer,
         bias_OxH: jax.Array | None,
     ) -> jax.Array:
         c = self.config
@@ -125,12 +109,6 @@ class Attention(nn.Module):
             "row_lengths": self.row_lengths,
             "sight": LayerMask(constants.window, seeds),
         }
-        if self.implementation != "own":
-            if prefix is not None:
-                raise ValueError("attention by jax.nn.dot_product_attention takes no prefix")
-            how: dict[str, Any] = {"heads": c.num_heads, "implementation": self.implementation}
-            mixed = attend_by_jax(qkv, block, bias_OxH=bias_OxH, **how, **options)
-            return keep(output(keep(mixed)))
         options["drop"] = self.dropout.attention
 
         def forward(x):
@@ -153,7 +131,6 @@ class Layer(nn.Module):
     config: EncoderConfig
     row_lengths: tuple[int, ...]
     dropout: Dropout = NO_DROPOUT
-    implementation: str = "own"
 
     @nn.compact
     def __call__(
@@ -161,7 +138,7 @@ class Layer(nn.Module):
         x_TxD: jax.Array,
         block: TokenInfo,
         keep: Residuals,
-        constants: Constants,
+        constants: PerLayer,
         bias_OxH: jax.Array | None = None,
     ) -> jax.Array:
         c, rates = self.config, self.dropout
@@ -169,7 +146,7 @@ class Layer(nn.Module):
             AddNorm(c.layer_norm_eps, c.biases, name=name)
             for name in ("attention_norm", "output_norm")
         ]
-        attention = Attention(c, self.row_lengths, rates, self.implementation, name="attention")
+        attention = Attention(c, self.row_lengths, rates, name="attention")
 
         def dropped(x: jax.Array, place: str) -> jax.Array:
             if block.seeds is None:

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from selfdistill_jax.encoder.precision import precision
+
 _TILE = 32
 
 
@@ -24,17 +26,12 @@ def product(a: jax.Array, b: jax.Array, *, transpose_b: bool = False) -> jax.Arr
     """``a @ b`` over the last two axes (leading ones are a batch), in float32.
 
     Operands are of one dtype. ``transpose_b`` multiplies with b's transpose, which costs nothing.
-    float32 is float32 on every device: by default GPUs would multiply 11 and TPUs 8 bits of it, and
-    vectors be those of torch to 1e-3 instead of 1e-5. ``JAX_DEFAULT_MATMUL_PRECISION`` chooses
-    otherwise.
     """
     batch = tuple(range(a.ndim - 2))
     contracted = ((a.ndim - 1,), (b.ndim - 1 if transpose_b else b.ndim - 2,))
-    chosen = jax.config.jax_default_matmul_precision  # ty: ignore[missing-attribute]
-    exact = a.dtype == jnp.float32 and chosen is None
     return lax.dot_general(
         a, b, (contracted, (batch, batch)),
-        precision=lax.Precision.HIGHEST if exact else None,
+        precision=precision(a.dtype),
         preferred_element_type=jnp.float32,
     )  # fmt: skip
 

@@ -14,8 +14,9 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.cpu.attention import TokenInfo
-from selfdistill_jax.encoder.cpu.bert import Bert, _constants, _layer
-from selfdistill_jax.encoder.cpu.layer_loop import REMATS, run_layers
+from selfdistill_jax.encoder.cpu.bert import Bert, _layer
+from selfdistill_jax.encoder.cpu.layer_loop import run_layers
+from selfdistill_jax.encoder.model import REMATS, per_layer
 from selfdistill_jax.encoder.pooling import POOLINGS
 from selfdistill_jax.packed import one_text_a_row
 
@@ -182,7 +183,7 @@ def test_kept_values_take_what_the_formula_says(dtype, bytes_, remat):
 
         def residuals(layers, x):
             def run(layers, x):
-                constants = _constants(CONFIG)
+                constants = per_layer(CONFIG)
                 options = {"constants": constants, "remat": remat}
                 return run_layers(layer, layers, x, blocks_, texts.blocks, **options)
 
