@@ -55,11 +55,10 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     encoder.document_prompt = "source"  # put before documents
     encoder.backend = "auto"  # plain, cpu (tuned for CPUs), or auto: cpu on CPUs, plain elsewhere
     encoder.dropout = "none"  # in training: none, or source, as its config.json says
-    encoder.adapter = "none"  # none: all weights; lora: small matrices beside them; prefix, below
+    encoder.adapter = "none"  # none: all weights; lora: small matrices beside them
     encoder.adapter_rank = 16  # columns of the one and rows of the other matrix
     encoder.adapter_alpha = 32  # what they add is scaled by alpha / rank
     encoder.adapter_targets = ("query", "value")  # also key, output, inner, outer
-    encoder.adapter_tokens = 16  # of a prefix: keys and values before a text's own, in each layer
 
     config.loss = ml_collections.ConfigDict({"name": loss, **LOSSES[loss]})
 
@@ -71,7 +70,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     train.warmup_steps = 3  # from 0 up to it
     train.decay = "cosine"  # constant, linear or cosine to 0; exponential with decay_rate
     train.decay_rate = 0.99999  # factor a step, of the exponential decay
-    train.weight_decay = 0.01  # on matrices only; not on a prefix
+    train.weight_decay = 0.01  # on matrices only
     train.clip_norm = 1.0  # global norm a gradient is clipped at; 0: never
     train.remat = "products"  # kept for the backward pass: products; inputs: a tenth of the memory
     train.attention = "own"  # own (for packed rows); xla, cudnn: jax.nn.dot_product_attention by it

@@ -18,7 +18,7 @@ from tests.tiny import CONTENTS, ROWS, content, fails, texts, write_rows
 
 
 def test_an_adapter_of_the_model(start, tiny, tmp_path):
-    """encode and search have the vectors of both; evaluate: tests/train/test_prefix_run.py."""
+    """encode, search and evaluate use the vectors of base and adapter together."""
     encoder = read_folder(str(tiny.encoder))
     adapter = init_lora(encoder.params, rank=2, targets=("value",), key=jax.random.key(0))
     adapter["value"]["b"] += 1
@@ -42,6 +42,14 @@ def test_an_adapter_of_the_model(start, tiny, tmp_path):
         for y, score in zip(("one", "2", "three"), row, strict=True):
             assert abs(scores[x][y] - score) < 1e-5
     assert (tmp_path / "out.trec").read_text().split()[5] == "encoder+adapter"
+    given = [*given[:2], f"--dataset={tiny.collection}", f"--output={tmp_path}", "--k=100"]
+    assert start(evaluate, *given)[0] == 0
+    means = json.loads((tmp_path / "tiny" / "results.test.json").read_text())["means"]
+    assert (
+        start(evaluate, *given[:1], *given[2:-2], f"--output={tmp_path}/plain", "--k=100")[0] == 0
+    )
+    alone = json.loads((tmp_path / "plain" / "tiny" / "results.test.json").read_text())["means"]
+    assert means["model"] != alone["model"]
     missing = start(encode, *given[:1], "--adapter=/none", f"--input={path}", "--output=/v.npy")
     assert fails(missing, "/none/adapter_config.json: no such file; expected an adapter's folder")
 

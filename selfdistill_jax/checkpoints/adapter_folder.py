@@ -1,6 +1,6 @@
 """The folder that Hugging Face's PEFT keeps an adapter of any kind in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,12 @@ def write_adapter(
         (new / "README.md").write_text(card, encoding="utf-8")
 
 
-def read_adapter(folder: Path, *, kinds: Sequence[str]) -> dict[str, Any]:
+def read_adapter(folder: Path, *, kind: str) -> dict[str, Any]:
     """Reads ``adapter_config.json``.
 
     Args:
       folder: of an adapter.
-      kinds: which its ``peft_type`` may be one of.
+      kind: the ``peft_type`` that it must have.
 
     Raises:
       InputError: it is no such folder, or of another kind.
@@ -68,10 +68,8 @@ def read_adapter(folder: Path, *, kinds: Sequence[str]) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected an adapter's folder as PEFT writes it")
     raw = read_json(path)
-    if raw.get("peft_type") not in kinds:
-        raise InputError(
-            f"{path}: peft_type is {raw.get('peft_type')!r}; expected {' or '.join(kinds)}"
-        )
+    if raw.get("peft_type") != kind:
+        raise InputError(f"{path}: peft_type is {raw.get('peft_type')!r}; expected {kind}")
     return raw
 
 

@@ -17,16 +17,14 @@ def model_card(
     collection: str,
     encoder: Pretrained,
     note: str,
-    is_prefix: bool = False,
 ) -> str:
-    """Returns the README of a model's folder, or a prefix's, with the front matter the hub reads.
+    """Returns the README of a model's folder, with the front matter the hub reads.
 
     Args:
       settings: of the run, ``{"train.steps": …, …}``.
       collection: name of the collection it was trained on.
       encoder: the start encoder; the licence named in its own card is named here again.
       note: its quality, as text.
-      is_prefix: the folder holds a prefix, not a whole model.
     """
     # Only here: 0.4 s of every start, which the step's compiling hides once it is under way.
     from huggingface_hub import ModelCardData
@@ -35,11 +33,11 @@ def model_card(
     local = expand(init).is_dir()
     title = f"{Path(init).absolute().name if local else init} trained on {collection}"
     licence: dict[str, Any] = dict(_licence(encoder.folder))
-    library = "peft" if is_prefix else "sentence-transformers"
+    library = "sentence-transformers"
     matter = ModelCardData(
         library_name=library,
         pipeline_tag="sentence-similarity",
-        tags=["prefix-tuning" if is_prefix else library, "feature-extraction", "selfdistill_jax"],
+        tags=[library, "feature-extraction", "selfdistill_jax"],
         base_model=None if local else init,  # the hub rejects paths
         **licence,
     )
@@ -63,7 +61,7 @@ A bi-encoder for retrieval: one unit vector of {encoder.dimensions} dimensions a
 {encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens. Trained with
 selfdistill_jax by the loss "{settings["loss.name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).{shorter}
 The licence of the start encoder{named} and that of the training data hold for it.
-{_use_of_prefix(settings) if is_prefix else ""}
+
 Evaluation: {note}
 
 Settings:
@@ -104,28 +102,6 @@ def set_evaluation(
             for measure, value in means.items()
         ]
     write_text(path, f"---\n{card.data.to_yaml()}\n---\n{text}")
-
-
-def _use_of_prefix(settings: Mapping[str, Any]) -> str:
-    init = settings["encoder.init"]
-    return f"""
-This folder holds the {settings["encoder.adapter_tokens"]} keys and values that were trained for
-each layer of {init}, in PEFT's format. sentence-transformers opens no such folder. Vectors, and
-the hidden states that they are pooled of:
-
-```python
-from selfdistill_jax import BiEncoder
-
-vectors = BiEncoder.load("{init}", adapter="THIS FOLDER").encode(["a text"])
-```
-
-```python
-from peft import PeftModel
-from transformers import AutoModel
-
-model = PeftModel.from_pretrained(AutoModel.from_pretrained("{init}"), "THIS FOLDER")
-```
-"""
 
 
 def adapter_card(init: str, note: str) -> str:

@@ -122,18 +122,7 @@ def to_params(
 def to_tensors(
     params: Params, config: EncoderConfig, *, extra: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
-    """The inverse of `to_params`: Hugging Face names without prefix, float32, plus ``extra``.
-
-    Raises:
-      InputError: the parameters are effective ones of a prefix, which no weights give the vectors
-        of.
-    """
-    if "prefix" in params["layers"]["attention"]:
-        raise InputError(
-            "an encoder with a prefix cannot be written as a model: its prefix is no weight of it; "
-            "keep the adapter's folder, and open it with the encoder it was trained for: "
-            "BiEncoder.load(base, adapter=folder)"
-        )
+    """Returns the inverse of `to_params`: names without the architecture's prefix, float32."""
     tensors = dict(extra or {})
     names, embeddings = ARCHITECTURES[config.architecture], params["embeddings"]
 

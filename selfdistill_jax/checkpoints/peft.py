@@ -22,14 +22,11 @@ from selfdistill_jax.checkpoints.adapter_folder import (
     write_adapter,
 )
 from selfdistill_jax.checkpoints.model_folder import Pretrained
-from selfdistill_jax.checkpoints.peft_prefix import KIND as PREFIX
-from selfdistill_jax.checkpoints.peft_prefix import read_prefix
 from selfdistill_jax.checkpoints.safetensors import as_float32, read_file
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.encoder.architectures import ARCHITECTURES, Architecture
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.lora import TARGETS, Target, apply_lora, at
-from selfdistill_jax.encoder.prefix import apply_prefix
 from selfdistill_jax.errors import InputError
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -95,27 +92,21 @@ def write_lora(
 
 
 def with_adapter(encoder: Pretrained, folder: Path) -> Pretrained:
-    """The encoder with a folder's adapter: added to its weights, or before its keys and values.
+    """Returns the encoder with a folder's LoRA adapter added to its weights.
 
     Its prompts and maximum length are those of the adapter's training. So is its pooling only if
     the encoder was read with it, which decides what parameters there are.
 
     Raises:
-      InputError: as of `read_lora` or `read_prefix`, whichever it is one of.
+      InputError: as of `read_lora`.
     """
-    kind, settings = read_adapter(folder, kinds=(KIND, PREFIX))["peft_type"], read_settings(folder)
+    lora, settings = read_lora(folder, encoder), read_settings(folder)
     prompts = {of: settings.get(f"{of}_prompt") for of in ("query", "document")}
-    encoder = encoder._replace(
+    return encoder._replace(
+        params=apply_lora(encoder.params, lora),
         max_length=settings.get("max_length", encoder.max_length),
         prompts=encoder.prompts.replaced(**{k: v for k, v in prompts.items() if v is not None}),
     )
-    if kind == PREFIX:
-        prefix = read_prefix(folder, encoder.config)
-        longest = encoder.config.max_positions - prefix["key"].shape[1]
-        return encoder._replace(
-            params=apply_prefix(encoder.params, prefix), max_length=min(encoder.max_length, longest)
-        )
-    return encoder._replace(params=apply_lora(encoder.params, read_lora(folder, encoder)))
 
 
 def read_lora(folder: Path, encoder: Pretrained) -> Params:
@@ -186,7 +177,7 @@ def _expression(names: Architecture, modules: Mapping[str, Any]) -> str:
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
-    path, raw = folder / CONFIG, read_adapter(folder, kinds=(KIND,))
+    path, raw = folder / CONFIG, read_adapter(folder, kind=KIND)
     unknown = [key for key, value in raw.items() if value and key not in _HARMLESS]
     if raw.get("init_lora_weights") not in _BEGINNINGS:
         unknown.append("init_lora_weights")

@@ -43,11 +43,10 @@ def make_encode(
       attention: one of `model.ATTENTIONS`. All but "own" drop no weights, and need
         the plain encoder.
       backend: "plain" (`encoder.model`), "cpu" (`encoder.cpu`), or "auto": "cpu" on CPUs
-        for the architectures it knows, and for parameters with a prefix; "plain" elsewhere.
+        for the architectures it knows; "plain" elsewhere.
 
     Raises:
-      ValueError: an unknown backend, or an architecture or attention that "cpu" lacks; when called:
-        a prefix in parameters that "cpu" does not compute.
+      ValueError: an unknown backend, or an architecture or attention that "cpu" lacks.
 
     Example:
       >>> from selfdistill_jax.encoder.config import EncoderConfig
@@ -68,10 +67,7 @@ def make_encode(
     on_cpu = backend == "cpu" or (backend == "auto" and fits)
 
     def encode(params: Params, texts: PackedTexts) -> jax.Array:
-        has_prefix = "prefix" in params["layers"]["attention"]  # of an adapter
-        if has_prefix and (backend == "plain" or attention != "own"):
-            raise ValueError('a prefix is computed by the backend "cpu" alone')
-        if has_prefix or on_cpu:
+        if on_cpu:
             model = Bert(config, dtype, dropout, remat)
         else:
             model = Encoder(config, dtype, dropout, remat, attention)

@@ -16,7 +16,6 @@ from selfdistill_jax.losses import QUANTILES
 from selfdistill_jax.report.finished_run import FinishedRun
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.train.run_folder import flatten
-from selfdistill_jax.train.trainable import ADAPTERS
 
 _SHOWN_QUERIES = 12  # of the most gained and of the most lost, each
 _STYLE: dict[Any, Any] = {
@@ -87,11 +86,11 @@ _COLLAPSE_NOTE = (
 
 def _dev_note(config: Mapping[str, Any], dev: list[dict[str, Any]]) -> str:
     best = max(dev, key=lambda record: record[MEASURES[0]])
-    limit, kept = config["evaluation"]["dev_documents"], ADAPTERS[config["encoder"]["adapter"]]
+    limit = config["evaluation"]["dev_documents"]
     where = f"{limit:,} documents at most" if limit else "the whole collection"
     return (
         f"Searched in {where}; so the values are no test results. "
-        f"The best, {best[MEASURES[0]]:.4f}, was at step {best['step']} and is what {kept}/ holds."
+        f"The best, {best[MEASURES[0]]:.4f}, was at step {best['step']} and is what model/ holds."
     )
 
 

@@ -4,7 +4,6 @@ from selfdistill_jax.report.finished_run import FinishedRun
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.significance import PairedTest, paired_test
 from selfdistill_jax.retrieval.text_table import results_table
-from selfdistill_jax.train.trainable import ADAPTERS, MODEL
 
 
 def result_text(run: FinishedRun) -> str:
@@ -26,11 +25,8 @@ def result_text(run: FinishedRun) -> str:
         lines.append("The collection has neither a test nor a dev split: nothing was evaluated.")
     if run.ended:
         lines.append(f"Training was ended by a {run.ended}.")
-    result = ADAPTERS[run.config["encoder"]["adapter"]]
-    if run.best_step == 0 and result == MODEL:
+    if run.best_step == 0:
         lines.append("No evaluation on dev was better than the start encoder's: model/ is that.")
-    elif run.best_step == 0:
-        lines.append(f"No evaluation on dev was better than the first: {result}/ is the untrained.")
     return "\n".join([*lines, ""])
 
 

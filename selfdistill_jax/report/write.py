@@ -9,8 +9,7 @@ from selfdistill_jax.report.text import result_text
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.metrics import mean
 from selfdistill_jax.train.run_folder import RESULT
-from selfdistill_jax.train.trainable import ADAPTERS, MODEL
-from selfdistill_jax.train.trainable import FOLDER as ADAPTER
+from selfdistill_jax.train.trainable import ADAPTER, MODEL
 
 REPORT = "report.html"
 
@@ -31,24 +30,19 @@ def write_report(folder: Path) -> str:
     from selfdistill_jax.report.html import write_html
 
     run = read_finished_run(folder)
-    init, kind = run.config["encoder"]["init"], run.config["encoder"]["adapter"]
     found = result_text(run)
     means = {m: mean(run.values["trained"][m]) for m in MEASURES} if run.values else {}
     set_evaluation(
-        folder / ADAPTERS[kind] / "README.md",
+        folder / MODEL / "README.md",
         f"\n\n```\n{found}```",
         means=means,
         collection=run.collection,
         split=run.split,
     )
     # Paths stay out of the card, which leaves this machine.
-    text = f"{found}\n"
-    if ADAPTERS[kind] == MODEL:
-        text += f"model:  {folder / MODEL}\n"
+    text = f"{found}\nmodel:  {folder / MODEL}\n"
     if (folder / ADAPTER).is_dir():
         text += f"adapter: {folder / ADAPTER}\n"
-    if ADAPTERS[kind] == ADAPTER:
-        text += f"use it: --model={init} --adapter={folder / ADAPTER}\n"
     text += f"report: {folder / REPORT}\n"
     write_html(folder / REPORT, run, text)
     write_text(folder / RESULT, text)

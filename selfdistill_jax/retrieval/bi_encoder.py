@@ -56,8 +56,7 @@ class BiEncoder:
         Args:
           name: the folder or id.
           pooling: as of `read_folder`; "source" is that of the adapter's training, if it says so.
-          adapter: folder of an adapter in PEFT's format: LoRA, which is added to the weights, or a
-            prefix, with which the model cannot be saved.
+          adapter: folder of a LoRA adapter in PEFT's format, which is added to the weights.
 
         Raises:
           InputError: one of the two is nowhere, damaged, or of an architecture or kind that is not
@@ -150,8 +149,7 @@ class BiEncoder:
         """Writes a folder that sentence-transformers and ``AutoModel`` open.
 
         Raises:
-          InputError: the path holds something else than a model (a model there is replaced), or
-            the model has a prefix, which is no weight.
+          InputError: the path holds something other than a model (a model there is replaced).
         """
         path = expand(path).resolve()
         empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))

@@ -18,7 +18,6 @@ from selfdistill_jax.encoder.apply import BACKENDS, Encode, make_encode
 from selfdistill_jax.encoder.config import read_dropout
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
 from selfdistill_jax.encoder.model import ATTENTIONS, REMATS
-from selfdistill_jax.encoder.prefix import check_prefix
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.losses import LOSSES, matryoshka
 from selfdistill_jax.train.optimizer import make_schedule
@@ -38,7 +37,7 @@ _MINIMUM = {
         "train.clip_norm", "train.patience", "evaluation.dev_documents", "encoder.max_length",
     ),
     1: (
-        "encoder.adapter_rank", "encoder.adapter_alpha", "encoder.adapter_tokens",
+        "encoder.adapter_rank", "encoder.adapter_alpha",
         "train.steps", "train.micro_batches", "train.checkpoint_every", "train.evaluate_every",
         "data.candidates", "evaluation.depth",
     ),
@@ -221,23 +220,15 @@ def check_dimensions(dimensions: Sequence[int], whole: int) -> None:
 def load_encoder(config: ml_collections.ConfigDict) -> Pretrained:
     """The start encoder, with the run's pooling, prompts and maximum length.
 
-    A prefix takes of the positions that a text can have.
-
     Raises:
-      InputError: it cannot be found or read, the lengths asked for are longer than it reads, or it
-        takes no prefix.
+      InputError: it cannot be found or read, or the lengths asked for are longer than it reads.
     """
     encoder = read_folder(config.encoder.init, pooling=config.encoder.pooling)
     positions, longest = encoder.config.max_positions, config.encoder.max_length
-    left = ""
-    if config.encoder.adapter == "prefix":
-        count = config.encoder.adapter_tokens
-        check_prefix(encoder.config, count, where=f"config.encoder.init is {config.encoder.init}")
-        positions, left = positions - count, f" left by a prefix of {count}"
     if longest > positions:
         raise InputError(
             f"config.encoder.max_length is {longest}; {config.encoder.init} has {positions} "
-            f"positions{left}"
+            "positions"
         )
     given = {"query": config.encoder.query_prompt, "document": config.encoder.document_prompt}
     encoder = encoder._replace(

@@ -41,11 +41,10 @@ def make_optimizer(
 
 
 def matrices(params):
-    """True for kernels and embedding tables, False for biases, norms and the two of a prefix.
+    """Returns a tree of bools: True for kernels and embedding tables, False for biases and norms.
 
-    By name, not by rank: layers are stacked, so that a bias is a matrix too. A prefix stands for
-    activations, and nothing speaks for one of zeros: it takes as much attention as others.
+    By name, not by rank: layers are stacked, so that a bias is a matrix too.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key not in ("bias", "scale", "key", "value"), params
+        lambda path, _: path[-1].key not in ("bias", "scale"), params
     )

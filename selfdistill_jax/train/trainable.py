@@ -10,16 +10,13 @@ import ml_collections
 
 from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.checkpoints.peft import write_lora
-from selfdistill_jax.checkpoints.peft_prefix import write_prefix
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.encoder.lora import TARGETS, apply_lora, init_lora
-from selfdistill_jax.encoder.prefix import apply_prefix, init_prefix
 from selfdistill_jax.errors import InputError, nearest
 
 # In a run's folder: the whole encoder, and what of it was trained beside frozen weights.
-MODEL, FOLDER = "model", "adapter"
-# What is trained -> which of the two is the run's result: no weights hold a prefix.
-ADAPTERS = {"none": MODEL, "lora": MODEL, "prefix": FOLDER}
+MODEL, ADAPTER = "model", "adapter"
+ADAPTERS = ("none", "lora")
 
 
 class TrainableParams(NamedTuple):
@@ -43,7 +40,7 @@ class TrainableParams(NamedTuple):
 
 
 def check_adapter(config: ml_collections.ConfigDict) -> None:
-    """Checks which matrices an adapter is to stand beside, and that attention takes a prefix.
+    """Checks ``config.encoder.adapter_targets``.
 
     Raises:
       InputError: names the key, its value and what was expected.
@@ -60,37 +57,21 @@ def check_adapter(config: ml_collections.ConfigDict) -> None:
         raise InputError(
             f"config.encoder.adapter_targets is {targets}; expected some of {known}, each once"
         )
-    if config.encoder.adapter == "prefix" and config.encoder.backend == "plain":
-        raise InputError(
-            "config.encoder.backend is 'plain', which computes no prefix; take 'auto' or 'cpu', or "
-            "config.encoder.adapter='lora'"
-        )
-    if config.encoder.adapter == "prefix" and config.train.attention != "own":
-        raise InputError(
-            f"config.train.attention is {config.train.attention!r}, which takes no prefix; take "
-            "'own', or config.encoder.adapter='lora'"
-        )
 
 
 def trained_part(config: ml_collections.ConfigDict, encoder: Pretrained) -> TrainableParams:
     """What the config says is trained of the start encoder."""
     rank, alpha = config.encoder.adapter_rank, config.encoder.adapter_alpha
-    targets, count = _split(config.encoder.adapter_targets), config.encoder.adapter_tokens
-    key, base = jax.random.key(config.seed), encoder.params
+    targets, base = _split(config.encoder.adapter_targets), encoder.params
     if config.encoder.adapter == "none":
         return TrainableParams(base, lambda base, trained: trained)
     options: dict[str, Any] = {"base": config.encoder.init, "settings": _settings(config)}
-    if config.encoder.adapter == "prefix":
-        start, merge = init_prefix(base, count=count, key=key), apply_prefix
-        write_one = write_prefix
-    else:
-        start = init_lora(base, rank=rank, targets=targets, key=key)
-        merge = partial(apply_lora, scale=alpha / rank)
-        write_one = partial(write_lora, alpha=alpha)
+    start = init_lora(base, rank=rank, targets=targets, key=jax.random.key(config.seed))
 
     def write(path: Path, trained: Params, card: str) -> None:
-        write_one(path, trained, encoder.config, card=card, **options)
+        write_lora(path, trained, encoder.config, alpha=alpha, card=card, **options)
 
+    merge = partial(apply_lora, scale=alpha / rank)
     return TrainableParams(jax.device_get(start), cast(Any, merge), base, write)
 
 

@@ -135,10 +135,3 @@ def test_an_architecture_that_the_engine_does_not_know_is_computed_plainly(monke
     np.testing.assert_array_equal(
         found, make_encode(config, pooling="mean", backend="plain")(params, packed())
     )
-
-
-def test_a_prefix_is_not_passed_over():
-    params = init_params(CONFIG, jax.random.key(0))
-    params["layers"]["attention"]["prefix"] = {"key": jnp.ones((3, 2, 32))}
-    with pytest.raises(ValueError, match='a prefix is computed by the backend "cpu" alone'):
-        make_encode(CONFIG, pooling="mean", backend="plain")(params, packed())

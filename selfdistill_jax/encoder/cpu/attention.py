@@ -57,17 +57,6 @@ class LayerMask(NamedTuple):
 WHOLE_TEXT = LayerMask()
 
 
-class Prefix(NamedTuple):
-    """Keys and values that every token of every text sees, before those of its own text.
-
-    Attributes:
-      key, value: ``[P, D]`` float32.
-    """
-
-    key: jax.Array
-    value: jax.Array
-
-
 def attend(
     qkv_Tx3D: jax.Array,
     block: TokenInfo,
@@ -75,7 +64,6 @@ def attend(
     heads: int,
     row_lengths: tuple[int, ...],
     bias_OxH: jax.Array | None = None,
-    prefix: Prefix | None = None,
     sight: LayerMask = WHOLE_TEXT,
     drop: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
@@ -87,7 +75,6 @@ def attend(
       heads: H.
       row_lengths: one of which ``block.row`` names.
       bias_OxH: added to scores by the distance of two tokens, see `relative`; float32.
-      prefix: more keys and values, of no place: without bias, window or dropout.
       sight: of this layer.
       drop: the share of weights that is dropped.
 
@@ -96,7 +83,7 @@ def attend(
       `attend_backward`.
     """
     branches = [partial(_attend, length=length, heads=heads, drop=drop) for length in row_lengths]
-    return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH, prefix)
+    return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH)
 
 
 def attend_backward(
@@ -108,13 +95,12 @@ def attend_backward(
     *,
     row_lengths: tuple[int, ...],
     bias_OxH: jax.Array | None = None,
-    prefix: Prefix | None = None,
     sight: LayerMask = WHOLE_TEXT,
     drop: float = 0.0,
-) -> tuple[jax.Array, jax.Array | None, Prefix | None]:
-    """Gradients with respect to ``qkv``, bias and prefix from that with respect to the result."""
+) -> tuple[jax.Array, jax.Array | None]:
+    """Returns the gradients with respect to ``qkv`` and bias, given that of the result."""
     branches = [partial(_attend_backward, length=length, drop=drop) for length in row_lengths]
-    operands = (qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH, prefix)
+    operands = (qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH)
     return lax.switch(block.row, branches, *operands)
 
 
@@ -134,20 +120,6 @@ def _flat(x_SxLxK: jax.Array, heads: int) -> jax.Array:
     _, length, size = x_SxLxK.shape
     x_RxHxLxK = x_SxLxK.reshape(-1, heads, length, size)
     return x_RxHxLxK.transpose(0, 2, 1, 3).reshape(-1, heads * size)
-
-
-def _of_rows(x_PxD: jax.Array, count: int, heads: int) -> jax.Array:
-    """``[P, D]`` to ``[S, P, K]``, the same for all rows."""
-    x_HxPxK = x_PxD.reshape(len(x_PxD), heads, -1).transpose(1, 0, 2)
-    return jnp.broadcast_to(x_HxPxK, (count // heads, *x_HxPxK.shape)).reshape(
-        count, *x_HxPxK.shape[1:]
-    )
-
-
-def _summed_rows(x_SxPxK: jax.Array, heads: int) -> jax.Array:
-    """Its transpose: ``[P, D]`` float32 sums over rows."""
-    x_HxPxK = x_SxPxK.reshape(-1, heads, *x_SxPxK.shape[1:]).sum(0)
-    return x_HxPxK.transpose(1, 0, 2).reshape(x_SxPxK.shape[1], -1)
 
 
 def _per_row(x_TxH: jax.Array, length: int) -> jax.Array:
@@ -191,7 +163,6 @@ def _attend(
     block: TokenInfo,
     sight: LayerMask,
     bias_OxH: jax.Array | None,
-    prefix: Prefix | None,
     *,
     length: int,
     heads: int,
@@ -207,18 +178,10 @@ def _attend(
             scores = _biased(scores, bias_HxLxL)
         scores = _masked(scores, seen, _MASKED)
         highest = scores.max(-1, keepdims=True)
-        if prefix is not None:
-            keys, values = (_of_rows(x.astype(q.dtype), len(q), heads) for x in prefix)
-            scores_of_prefix = product(q, keys, transpose_b=True) * q.shape[-1] ** -0.5
-            highest = jnp.maximum(highest, scores_of_prefix.max(-1, keepdims=True))
         weights = jnp.exp(scores - highest)
         total = weights.sum(-1, keepdims=True)
         weights = drop_weights(weights, seeds, block.positions, drop)
         mixed = product(weights.astype(v.dtype), v)
-        if prefix is not None:
-            weights = jnp.exp(scores_of_prefix - highest)
-            total += weights.sum(-1, keepdims=True)
-            mixed += product(weights.astype(v.dtype), values)
         # Dividing L x K sums instead of L x L weights: the smaller array.
         return ((mixed / total).astype(v.dtype), highest + jnp.log(total)), ()
 
@@ -235,7 +198,6 @@ def _attend_backward(
     log_sum_TxH,
     g_TxD,
     bias_OxH,
-    prefix,
     *,
     length: int,
     drop: float,
@@ -265,17 +227,8 @@ def _attend_backward(
         back_scores = back_scores.astype(dtype)
         back_k = product(back_scores, q) * scale
         back_q = product(transposed(back_scores), k) * scale
-        back_prefix = None
-        if prefix is not None:
-            keys, values = (_of_rows(x.astype(q.dtype), len(q), heads) for x in prefix)
-            weights = jnp.exp(product(keys, q, transpose_b=True) * scale - log_sum)
-            back_scores = weights * (product(values, g, transpose_b=True) - inner)
-            back_scores = back_scores.astype(dtype)
-            back_q += product(transposed(back_scores), keys) * scale
-            of_both = product(back_scores, q) * scale, product(weights.astype(dtype), g)
-            back_prefix = Prefix(*(_summed_rows(x, heads) for x in of_both))
         back = tuple(x.astype(dtype) for x in (back_q, back_k, back_v))
-        return back, (back_bias, back_prefix)
+        return back, back_bias
 
     inner = out_TxD.astype(jnp.float32) * g_TxD.astype(jnp.float32)
     inner_TxH = inner.reshape(len(inner), heads, -1).sum(-1)
@@ -284,7 +237,7 @@ def _attend_backward(
         *_heads(g_TxD, length, heads, 1),
         *(_per_row(x, length) for x in (log_sum_TxH, inner_TxH)),
     )
-    back, (back_bias, back_prefix) = by_rows(core, of_heads, _of_tokens(block, sight), heads=heads)
+    back, back_bias = by_rows(core, of_heads, _of_tokens(block, sight), heads=heads)
     if back_bias is not None:
         back_bias = by_distance(back_bias, (len(bias_OxH) + 1) // 2)[::-1]
-    return jnp.concatenate([_flat(x, heads) for x in back], axis=-1), back_bias, back_prefix
+    return jnp.concatenate([_flat(x, heads) for x in back], axis=-1), back_bias

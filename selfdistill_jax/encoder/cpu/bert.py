@@ -101,7 +101,6 @@ class Bert(nn.Module):
         x = embeddings(texts.ids, texts.positions, seeds_NxT)
         x_NxTxD = x.reshape(*texts.ids.shape, -1)
         if self.has_variable("params", "layers"):
-            # Layers check their own shapes; `param` would refuse the prefix of an adapter.
             own = self.get_variable("params", "layers")
         else:
             own = self.param("layers", _init_layers, c)

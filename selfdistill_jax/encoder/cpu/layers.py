@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.cpu.attention import (
     LayerMask,
-    Prefix,
     TokenInfo,
     attend,
     attend_backward,
@@ -99,9 +98,6 @@ class Attention(nn.Module):
         if constants.frequencies is not None:
             qkv = turn(qkv, block.positions, constants.frequencies, heads=c.num_heads)
         output = Dense(c.hidden_size, c.biases, name="output")
-        prefix = None
-        if self.has_variable("params", "prefix"):  # of an adapter; no encoder comes with one
-            prefix = Prefix(**self.get_variable("params", "prefix"))
         seeds = block.seeds
         if seeds is not None:
             seeds = at(seeds, "attention", constants.number)
@@ -112,16 +108,14 @@ class Attention(nn.Module):
         options["drop"] = self.dropout.attention
 
         def forward(x):
-            qkv, bias, prefix = x
-            given: dict[str, Any] = {"heads": c.num_heads, "bias_OxH": bias, "prefix": prefix}
-            return attend(qkv, block, **given, **options)
+            qkv, bias = x
+            return attend(qkv, block, heads=c.num_heads, bias_OxH=bias, **options)
 
         def backward(x, out, log_sum, g):
-            qkv, bias, prefix = x
-            given = {"bias_OxH": bias, "prefix": prefix}
-            return attend_backward(qkv, block, out, log_sum, g, **given, **options)
+            qkv, bias = x
+            return attend_backward(qkv, block, out, log_sum, g, bias_OxH=bias, **options)
 
-        mixed = keep.call(forward, backward, (qkv, bias_OxH, prefix))
+        mixed = keep.call(forward, backward, (qkv, bias_OxH))
         return keep(output(mixed))
 
 

@@ -10,7 +10,6 @@ import pytest
 from selfdistill_jax.encoder.cpu import row_groups
 from selfdistill_jax.encoder.cpu.attention import (
     LayerMask,
-    Prefix,
     TokenInfo,
     attend,
     attend_backward,
@@ -28,7 +27,6 @@ BLOCK = TokenInfo(
 )
 SEEDS = jnp.arange(TOKENS, dtype=jnp.uint32) * 77
 BIAS = RNG.standard_normal((2 * LENGTH - 1, HEADS)).astype(np.float32)
-PREFIX = Prefix(*RNG.standard_normal((2, 3, HEADS * SIZE)).astype(np.float32))
 
 
 def both_ways(qkv, g, **options):
@@ -44,11 +42,10 @@ def both_ways(qkv, g, **options):
     [
         {},
         {"bias_OxH": BIAS},
-        {"prefix": PREFIX},
         {"sight": LayerMask(window=jnp.int32(2))},
         {"sight": LayerMask(seeds=SEEDS), "drop": 0.3},
     ],
-    ids=["plain", "bias", "prefix", "window", "dropout"],
+    ids=["plain", "bias", "window", "dropout"],
 )
 def test_a_few_rows_at_a_time_are_all_rows_at_once(monkeypatch, dtype, options):
     qkv = jnp.asarray(RNG.standard_normal((TOKENS, 3 * HEADS * SIZE)), dtype)
@@ -62,7 +59,7 @@ def test_a_few_rows_at_a_time_are_all_rows_at_once(monkeypatch, dtype, options):
         text = str(jax.make_jaxpr(compute)(qkv, g))
         assert ("scan" in text) == (count > 1), "rows are gone through, or they are not"
         found[count] = jax.tree.map(np.asarray, jax.jit(compute)(qkv, g))
-    # Sums over rows (of bias and prefix) are taken in another order; nothing else differs.
+    # Sums over rows (of the bias) are taken in another order; nothing else differs.
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     for count in (2, ROWS):
         wide = jax.tree.map(lambda x: x.astype(np.float32), (found[count], found[1]))
