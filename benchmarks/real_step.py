@@ -14,7 +14,7 @@ from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.losses import distributed_margin
 from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.dataset import load_data
-from selfdistill_jax.train.job import load_encoder
+from selfdistill_jax.train.job import make_job
 from selfdistill_jax.train.optimizer import make_optimizer
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, start_state
 
@@ -66,8 +66,9 @@ def build(
     config.encoder.init, config.data.dataset = model, dataset
     config.data.query_length, config.data.document_length = query_length, document_length
     config.train.batch_size = batch_size
-    encoder = load_encoder(config)
-    made = load_data(config, encoder).batches
+    job = make_job(config)
+    model = job.load_model()
+    encoder, made = model.pretrained, load_data(job.data, model).batches
     batches = [made[number] for number in range(count)]
     optimizer = make_optimizer(lambda step: 5e-5, weight_decay=0.01, clip_norm=1.0)
     mesh = make_mesh()

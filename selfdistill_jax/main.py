@@ -31,7 +31,8 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.report.write import write_report
 from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
-from selfdistill_jax.train.loop import train
+from selfdistill_jax.train.job import make_job
+from selfdistill_jax.train.run import train
 from selfdistill_jax.train.run_folder import read_result
 
 _FLAGS = flags.FLAGS
@@ -75,15 +76,16 @@ def train_and_report(
     """Trains, and writes the run's report.
 
     Args:
-      config, workdir, restart, stop: see `selfdistill_jax.train.loop.train`.
+      config: as of ``configs/base.py``.
+      workdir, restart, stop: see `selfdistill_jax.train.run.train`.
 
     Returns:
       The result as text, empty on all processes but the first; None when it was stopped.
 
     Raises:
-      InputError: see `train`.
+      InputError: see `make_job` and `train`.
     """
-    if not train(config, workdir, restart=restart, stop=stop):
+    if not train(make_job(config), workdir, restart=restart, stop=stop):
         return None
     if jax.process_index():
         return ""

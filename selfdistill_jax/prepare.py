@@ -7,26 +7,17 @@ negatives to the cache, where the run finds them. No step is taken, no run's fol
 """
 
 import jax
-import ml_collections
 import numpy as np
 from absl import flags
 
 from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
-from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.dataset import Data, load_data
-from selfdistill_jax.train.job import (
-    check_dimensions,
-    check_train,
-    load_encoder,
-    loss_of,
-    make_encoders,
-    schedule_of,
-)
+from selfdistill_jax.train.job import Job, make_job
 
 _LOOKED_AT = 10  # batches
 
@@ -36,14 +27,14 @@ def main(argv: list[str]) -> None:
     show_log()
     config = flags.FLAGS.config
     split_cpu_into_devices(config.train.batch_size // max(config.train.micro_batches, 1))
-    print(prepare(config))
+    print(prepare(make_job(config)))
 
 
-def prepare(config: ml_collections.ConfigDict) -> str:
-    """Builds or opens what a run of this config reads.
+def prepare(job: Job) -> str:
+    """Builds or opens the tables, tokens and negatives that a run reads.
 
     Args:
-      config: as of ``configs/base.py``.
+      job: of `make_job`.
 
     Returns:
       A text summary of the data that the run would train on.
@@ -51,17 +42,11 @@ def prepare(config: ml_collections.ConfigDict) -> str:
     Raises:
       InputError: a setting or the data is wrong.
     """
-    check_train(config, jax.device_count())
-    loss_of(config)
-    schedule_of(config)
-    encoder = load_encoder(config)
-    check_dimensions(config.train.dimensions, encoder.dimensions)
-    make_encoders(config, encoder)
-    data = load_data(config, encoder)
-    return "\n\n".join((_summary(config, data), _texts(config, data), _batches(config, data)))
+    data = load_data(job.data, job.load_model())
+    return "\n\n".join((_summary(job, data), _texts(job, data), _batches(job, data)))
 
 
-def _summary(config: ml_collections.ConfigDict, data: Data) -> str:
+def _summary(job: Job, data: Data) -> str:
     collection, negatives = data.collection, data.triplets["negative"]
     drawn = int((negatives == SAMPLE_NEGATIVE).sum())
     judged = {
@@ -70,22 +55,22 @@ def _summary(config: ml_collections.ConfigDict, data: Data) -> str:
     }
     lines = (
         f"{collection.name}: {len(negatives):,} training triplets, {len(negatives) - drawn:,} with "
-        f"a negative of their own, {drawn:,} for which one is drawn ({config.data.negatives})",
+        f"a negative of their own, {drawn:,} for which one is drawn ({job.data.negatives})",
         f"judged queries: {', '.join(f'{s} {n:,}' for s, n in judged.items()) or 'none'}",
-        f"kept in {cache_folder(config.data.cache)}",
+        f"kept in {job.data.cache}",
     )
     return "\n".join(lines)
 
 
-def _texts(config: ml_collections.ConfigDict, data: Data) -> str:
+def _texts(job: Job, data: Data) -> str:
     rows = []
     for name, table, used, limit in (
-        ("queries", data.queries, np.unique(data.triplets["query"]), config.data.query_length),
+        ("queries", data.queries, np.unique(data.triplets["query"]), job.data.query_length),
         (
             "documents",
             data.documents,
             np.array(data.collection.training_pool),
-            config.data.document_length,
+            job.data.document_length,
         ),
     ):
         tokens = table.lengths(np.iinfo(np.int32).max)[used]
@@ -95,14 +80,14 @@ def _texts(config: ml_collections.ConfigDict, data: Data) -> str:
     return format_table(rows, columns)
 
 
-def _batches(config: ml_collections.ConfigDict, data: Data) -> str:
-    batches = [data.batches[step] for step in range(min(_LOOKED_AT, config.train.steps))]
+def _batches(job: Job, data: Data) -> str:
+    batches = [data.batches[step] for step in range(min(_LOOKED_AT, job.steps))]
     useful = sum(batch.useful_tokens for batch in batches)
     padding = 1 - useful / sum(batch.computed_tokens for batch in batches)
-    size, devices = config.train.batch_size, jax.device_count()
-    epochs = config.train.steps * size / len(data.triplets["query"])
+    size, devices = job.data.batch_size, jax.device_count()
+    epochs = job.steps * size / len(data.triplets["query"])
     return (
-        f"{config.train.steps:,} steps of {size:,} triplets, {epochs:.2f} epochs; a batch has "
+        f"{job.steps:,} steps of {size:,} triplets, {epochs:.2f} epochs; a batch has "
         f"{useful / len(batches):,.0f} tokens and {padding:.1%} padding, on {devices} "
         f"{jax.default_backend()} device{'s' * (devices > 1)}"
     )

@@ -42,14 +42,14 @@ def test_an_adapter_of_the_model(start, tiny, tmp_path):
         for y, score in zip(("one", "2", "three"), row, strict=True):
             assert abs(scores[x][y] - score) < 1e-5
     assert (tmp_path / "out.trec").read_text().split()[5] == "encoder+adapter"
-    given = [*given[:2], f"--dataset={tiny.collection}", f"--output={tmp_path}", "--k=100"]
-    assert start(evaluate, *given)[0] == 0
-    means = json.loads((tmp_path / "tiny" / "results.test.json").read_text())["means"]
-    assert (
-        start(evaluate, *given[:1], *given[2:-2], f"--output={tmp_path}/plain", "--k=100")[0] == 0
-    )
-    alone = json.loads((tmp_path / "plain" / "tiny" / "results.test.json").read_text())["means"]
-    assert means["model"] != alone["model"]
+    both, on = given[:2], [f"--dataset={tiny.collection}", "--k=100"]
+    assert start(evaluate, *both, *on, f"--output={tmp_path}/both")[0] == 0
+    assert start(evaluate, *both[:1], *on, f"--output={tmp_path}/base")[0] == 0
+    means = [
+        json.loads((tmp_path / which / "tiny" / "results.test.json").read_text())["means"]["model"]
+        for which in ("both", "base")
+    ]
+    assert means[0] != means[1]
     missing = start(encode, *given[:1], "--adapter=/none", f"--input={path}", "--output=/v.npy")
     assert fails(missing, "/none/adapter_config.json: no such file; expected an adapter's folder")
 

@@ -54,7 +54,7 @@ def unread(config, workdir):
 
 
 def test_every_setting_is_read(tiny, tmp_path):
-    config = tiny.config(data__negatives="mined", train__steps=2)
+    config = tiny.config(data__negatives="mined", encoder__adapter="lora", train__steps=2)
     with config.unlocked():
         config.train.dropout = 0.1  # that this test can fail
     assert unread(config, tmp_path / "run") == {"train.dropout"}

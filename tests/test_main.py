@@ -24,7 +24,7 @@ FORKING = """
 import json, os, runpy, signal, sys, traceback, warnings
 import jax
 import ml_collections.config_flags
-import selfdistill_jax.train.loop
+import selfdistill_jax.train.run
 
 def run(arguments, devices, out, err):
     for number, name in ((1, out), (2, err)):

@@ -13,8 +13,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from selfdistill_jax import encode, evaluate, search
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.prepare import prepare
-from tests.tiny import content, metrics, train, write_rows
+from tests.tiny import content, metrics, prepare, train, write_rows
 
 BLOCK = 4096
 

@@ -5,11 +5,9 @@ import pytest
 
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.prepare import prepare
 from selfdistill_jax.train import hard_negatives
-from selfdistill_jax.train.dataset import load_data
-from selfdistill_jax.train.job import load_encoder
 from tests import tiny as helpers
+from tests.tiny import load_data, prepare
 
 
 def test_says_what_is_trained_on(tiny, tmp_path):
@@ -46,7 +44,7 @@ def test_the_run_finds_all_of_it(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(hard_negatives, "_by_encoder", again)
     monkeypatch.setattr(TokenTable, "from_texts", again)
-    load_data(config, load_encoder(config))
+    load_data(config)
     assert helpers.content(tmp_path / "cache") == before
 
 

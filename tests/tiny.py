@@ -15,9 +15,30 @@ from selfdistill_jax.checkpoints.model_folder import Pretrained, write_folder
 from selfdistill_jax.encoder.apply import init_params
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.main import train_and_report
+from selfdistill_jax.prepare import prepare as prepare_job
+from selfdistill_jax.train import dataset
+from selfdistill_jax.train.job import make_job
+from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.run_log import METRICS
 
 train = train_and_report
+
+
+def load_model(config: ml_collections.ConfigDict) -> Model:
+    """The encoder of a run."""
+    return make_job(config).load_model()
+
+
+def prepare(config: ml_collections.ConfigDict) -> str:
+    """The summary of a run's prepared data."""
+    return prepare_job(make_job(config))
+
+
+def load_data(config: ml_collections.ConfigDict) -> dataset.Data:
+    """The data of a run."""
+    job = make_job(config)
+    return dataset.load_data(job.data, job.load_model())
+
 
 # Every subject has one word in queries and another in documents: an encoder has to learn the pairs.
 ASKED = ["mabo", "tiri", "kelu", "sona", "pevi", "duga", "lofe", "zamu", "beki", "noru"]

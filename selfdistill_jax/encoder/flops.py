@@ -47,7 +47,9 @@ def _of_kernels_and_attention(config: EncoderConfig, lengths: np.ndarray) -> tup
     return float(config.num_layers * by_token * lengths.sum()), float(by_pair * pairs)
 
 
-def training_flops(config: EncoderConfig, lengths: np.ndarray, *, frozen: bool = False) -> float:
+def training_flops(
+    config: EncoderConfig, lengths: np.ndarray, *, frozen: bool = False, target: bool = False
+) -> float:
     """Operations of a forward and a backward pass: three times those of `forward_flops`.
 
     Backward is twice forward: each product has one gradient for either factor. By token and
@@ -58,10 +60,10 @@ def training_flops(config: EncoderConfig, lengths: np.ndarray, *, frozen: bool =
 
     Args:
       config: the encoder's sizes.
-      lengths: ``[N]`` tokens of each text that is trained through. A second encoder that only
-        makes targets has no backward pass: add its `forward_flops`.
+      lengths: ``[N]`` tokens of each text that is trained through.
       frozen: kernels have no gradient, which is a third of their products; what a small adapter
         beside them takes does not count.
+      target: a second encoder makes targets: one more forward pass.
 
     Source:
       Chowdhery et al., PaLM (arXiv 2204.02311), appendix B.
@@ -72,4 +74,5 @@ def training_flops(config: EncoderConfig, lengths: np.ndarray, *, frozen: bool =
       (272.0, 816.0)
     """
     of_kernels, of_attention = _of_kernels_and_attention(config, lengths)
-    return (2 if frozen else 3) * of_kernels + 3 * of_attention
+    of_target = of_kernels + of_attention if target else 0.0
+    return (2 if frozen else 3) * of_kernels + 3 * of_attention + of_target

@@ -8,8 +8,8 @@ from selfdistill_jax.report.finished_run import read_finished_run
 from selfdistill_jax.report.text import result_text
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.metrics import mean
+from selfdistill_jax.train.model import ADAPTER, MODEL
 from selfdistill_jax.train.run_folder import RESULT
-from selfdistill_jax.train.trainable import ADAPTER, MODEL
 
 REPORT = "report.html"
 

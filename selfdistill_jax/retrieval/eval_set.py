@@ -1,17 +1,13 @@
 """Evaluation within a run: one split's queries against the collection, with the run's encoder."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.data.tokens import TokenTable
-from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.progress import LOG
-from selfdistill_jax.retrieval.encode_corpus import encode_tokens
 from selfdistill_jax.retrieval.evaluation import ScoredRun, bm25_run, dense_run, score
 from selfdistill_jax.retrieval.trec import Qrels, count_own_relevant
 
@@ -115,29 +111,6 @@ def evaluate_encoder(
         drop_own=eval_set.drop_own,
     )
     return score(eval_set.qrels, run)
-
-
-def encode_over_processes(
-    encode: Callable, params: Params, tokens: TokenTable, **options: Any
-) -> np.ndarray:
-    """Every process encodes its share of the rows, and all get all vectors.
-
-    Args:
-      encode, params: as of `encode_tokens`.
-      tokens: the same on every process.
-      **options: of `encode_tokens`.
-
-    Returns:
-      ``[rows, D]`` float32 unit vectors in the table's order.
-    """
-    processes, total = jax.process_count(), len(tokens)
-    if processes == 1:
-        return encode_tokens(encode, params, tokens, **options)
-    mine = tokens.take(np.arange(jax.process_index(), total, processes))
-    vectors = encode_tokens(encode, params, mine, **options)
-    fill = -(-total // processes) - len(vectors)
-    every = multihost_utils.process_allgather(np.pad(vectors, ((0, fill), (0, 0))))
-    return np.asarray(every).transpose(1, 0, 2).reshape(-1, vectors.shape[1])[:total]
 
 
 def evaluate_bm25(eval_set: EvalSet, collection: Collection, *, k: int) -> ScoredRun:

@@ -10,7 +10,7 @@ from jax import P
 
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.encoder.apply import Params
-from selfdistill_jax.train.step import AXIS, TrainState
+from selfdistill_jax.train.step import AXIS, TrainState, put_batch
 
 Step = Callable[[TrainState, TripletBatch], tuple[TrainState, dict[str, Any]]]
 
@@ -37,7 +37,8 @@ class AheadOfTimeStep:
         shapes: Sequence[TripletBatch],
         base: Params | None = None,
     ):
-        self._step, self._sharding, self._base = step, jax.NamedSharding(mesh, P(AXIS)), base
+        self._step, self._mesh, self._base = step, mesh, base
+        self._sharding = jax.NamedSharding(mesh, P(AXIS))
         everywhere = jax.NamedSharding(mesh, P())
         self._state = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), state
@@ -48,8 +49,8 @@ class AheadOfTimeStep:
         for one in shapes:
             self._submit(one)
 
-    def prepare(self, batch: TripletBatch) -> Step:
-        """The program for a batch; waits for it, or compiles it now."""
+    def for_batch(self, batch: TripletBatch) -> Step:
+        """Returns the program for a batch of this process; waits for it, or compiles it now."""
         return self._submit(batch).result()
 
     def _submit(self, batch: TripletBatch) -> "Future[Step]":
@@ -72,4 +73,4 @@ class AheadOfTimeStep:
         rows = jax.tree.map(on_mesh, batch)
         program = self._step.lower(self._state, rows, self._base).compile()
         self.seconds += time.monotonic() - began
-        return lambda state, batch: program(state, batch, self._base)
+        return lambda state, batch: program(state, put_batch(batch, self._mesh), self._base)

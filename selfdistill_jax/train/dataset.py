@@ -4,10 +4,8 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
-from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.data.tokenizer import Tokenizer
@@ -15,8 +13,9 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.encode_corpus import block_tokens, on_accelerator
 from selfdistill_jax.train.hard_negatives import find_candidates
+from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.processes import all_equal, first_then_rest
-from selfdistill_jax.train.tokenized_collection import open_tokenized
+from selfdistill_jax.train.tokenized_collection import DataSettings, open_tokenized
 
 
 class Data(NamedTuple):
@@ -30,25 +29,25 @@ class Data(NamedTuple):
     batches: TrainingBatches
 
 
-def load_data(config: ml_collections.ConfigDict, encoder: Pretrained) -> Data:
+def load_data(settings: DataSettings, model: Model) -> Data:
     """Builds or opens tables, tokens and hard negatives, and the batches of this process.
 
     Args:
-      config: of the run.
-      encoder: that it starts from.
+      settings: what to load.
+      model: the start encoder.
 
     Raises:
       InputError: something is wrong with the data, there is nothing to train on, or processes do
         not read the same.
     """
-    tables = first_then_rest(partial(open_tokenized, config, encoder))
+    tables = first_then_rest(partial(open_tokenized, settings, model.pretrained))
     read = tables.collection.fingerprint, tables.tokenizer.fingerprint
     if not all_equal(repr(read).encode()):
         raise InputError(
             f"{tables.collection.name}: processes read other texts, or by another tokenizer; give "
             "all machines the same files and the same versions of packages"
         )
-    parts = jax.device_count() * config.train.micro_batches
+    parts = jax.device_count() * settings.micro_batches
     share = parts // jax.process_count()
     batches = TrainingBatches(
         tables.queries,
@@ -56,16 +55,16 @@ def load_data(config: ml_collections.ConfigDict, encoder: Pretrained) -> Data:
         tables.triplets,
         known=tables.known,
         pool=tables.collection.training_pool,
-        candidates=find_candidates(config, tables, encoder),
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        query_length=config.data.query_length,
-        document_length=config.data.document_length,
+        candidates=find_candidates(settings, tables, model),
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        query_length=settings.query_length,
+        document_length=settings.document_length,
         parts=parts,
         own=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
         block=block_tokens(),
         merge=on_accelerator(),
-        dropout=config.encoder.dropout != "none",
+        dropout=settings.dropout,
     )
     return Data(
         tables.collection,

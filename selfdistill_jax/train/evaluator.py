@@ -4,25 +4,22 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.data.tokens import TokenTable
-from selfdistill_jax.encoder.apply import Encode, Params
+from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
-from selfdistill_jax.retrieval.encode_corpus import local_mesh, on_mesh
 from selfdistill_jax.retrieval.eval_set import (
     EvalSet,
-    encode_over_processes,
     evaluate_bm25,
     evaluate_encoder,
     make_eval_set,
 )
 from selfdistill_jax.retrieval.evaluation import ScoredRun, write_results
 from selfdistill_jax.train.dataset import Data
-from selfdistill_jax.train.processes import is_first, on_first
+from selfdistill_jax.train.model import Model
+from selfdistill_jax.train.processes import on_first
 from selfdistill_jax.train.run_log import HINT_LOWER_LR
 from selfdistill_jax.train.throughput import RunStats
 
@@ -31,8 +28,7 @@ class Evaluator:
     """Encodes eval sets with given parameters, searches, and scores.
 
     Args:
-      encode: the encoder without dropout.
-      encoder: the start encoder, for its limits.
+      model: the run's encoder.
       data: of the run.
       depth: documents retrieved for each query.
       stats: seconds are noted there.
@@ -41,12 +37,8 @@ class Evaluator:
       test_split: the split of the final evaluation: test, else dev, else empty.
     """
 
-    def __init__(
-        self, encode: Encode, encoder: Pretrained, data: Data, *, depth: int, stats: RunStats
-    ):
-        self._mesh = local_mesh()
-        self._encode = on_mesh(encode, self._mesh)
-        self._encoder, self._data = encoder, data
+    def __init__(self, model: Model, data: Data, *, depth: int, stats: RunStats):
+        self._model, self._data = model, data
         self._depth, self._stats = depth, stats
         splits = data.collection.splits
         self.test_split = next((split for split in ("test", "dev") if split in splits), "")
@@ -58,7 +50,7 @@ class Evaluator:
           InputError: its vectors are not finite.
         """
         with self._stats.timed("evaluation"):
-            local = jax.device_put(params, jax.NamedSharding(self._mesh, jax.P()))
+            local = self._model.encode_table.on_devices(params)
             return evaluate_encoder(
                 eval_set,
                 lambda tokens, what: self._encode_table(local, tokens, what),
@@ -84,7 +76,8 @@ class Evaluator:
         collection = self._data.collection
         eval_set = make_eval_set(collection, self.test_split)
         systems = {"bm25": evaluate_bm25(eval_set, collection, k=self._depth)}
-        for name, read in (("start", lambda: self._encoder.params), ("trained", read_best)):
+        start = self._model.pretrained.params
+        for name, read in (("start", lambda: start), ("trained", read_best)):
             if stop():
                 LOG.info("Stopped before the end of the evaluation; the same command resumes it")
                 return False
@@ -97,15 +90,8 @@ class Evaluator:
         return True
 
     def _encode_table(self, params: Params, tokens: TokenTable, label: str) -> np.ndarray:
-        vectors = encode_over_processes(
-            self._encode,
-            params,
-            tokens,
-            limit=self._encoder.max_length,
-            dimensions=self._encoder.dimensions,
-            mesh=self._mesh,
-            progress=label if is_first() else "",
-        )
+        limit = self._model.pretrained.max_length
+        vectors = self._model.encode_table(params, tokens, limit=limit, progress=label)
         if not np.isfinite(vectors).all():
             raise InputError(f"{label}: vectors that are not finite; {HINT_LOWER_LR}")
         return vectors

@@ -3,23 +3,20 @@
 import hashlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import jax
-import ml_collections
 import numpy as np
 
-from selfdistill_jax.checkpoints.model_folder import Pretrained, fingerprint
-from selfdistill_jax.data.cache import cache_folder, new_folder, reports_damaged_cache
+from selfdistill_jax.checkpoints.model_folder import fingerprint
+from selfdistill_jax.data.cache import new_folder, reports_damaged_cache
 from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
 from selfdistill_jax.data.negatives import top_candidates
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.bm25 import BM25
-from selfdistill_jax.retrieval.encode_corpus import local_mesh, on_mesh
-from selfdistill_jax.retrieval.eval_set import encode_over_processes
 from selfdistill_jax.retrieval.search import search
-from selfdistill_jax.train.job import make_encoders
+from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.processes import (
     all_equal,
     all_succeed,
@@ -28,7 +25,7 @@ from selfdistill_jax.train.processes import (
     is_first,
     on_first,
 )
-from selfdistill_jax.train.tokenized_collection import TokenizedCollection
+from selfdistill_jax.train.tokenized_collection import DataSettings, TokenizedCollection
 
 _VERSION = 2
 _LABEL = "Negatives"
@@ -36,14 +33,14 @@ _FILE = "candidates.npy"
 
 
 def find_candidates(
-    config: ml_collections.ConfigDict, tables: TokenizedCollection, encoder: Pretrained
+    settings: DataSettings, tables: TokenizedCollection, model: Model
 ) -> np.ndarray | None:
-    """The candidates that ``config.data.negatives`` asks for, searched once and kept in the cache.
+    """Returns the documents that negatives are drawn from, searched once and kept in the cache.
 
     Args:
-      config: of the run.
-      tables: whose training pool is searched.
-      encoder: that the run starts from; it finds the mined ones, from texts cut as in training.
+      settings: which search, and how many candidates.
+      tables: the collection; its training pool is searched.
+      model: the start encoder finds mined candidates, from texts cut as in training.
 
     Returns:
       ``[n, k]`` as of `top_candidates`, of all triplets; those with a negative have none; or
@@ -53,20 +50,20 @@ def find_candidates(
       InputError: the encoder's vectors are not finite, or what is in the cache is damaged or not
         the same on all processes.
     """
-    kind, k = config.data.negatives, config.data.candidates
+    kind, k = settings.negatives, settings.candidates
     drawn = np.flatnonzero(tables.triplets["negative"] == SAMPLE_NEGATIVE)
     if kind == "random" or not len(drawn):
         return None
-    facts = [_VERSION, kind, k]
+    facts: list[Any] = [_VERSION, kind, k]
     find = partial(_by_bm25, tables, drawn, k)
     if kind == "mined":
-        find = partial(_by_encoder, config, tables, drawn, encoder)
-        data = config.data
-        facts += [data.mined_ceiling, data.query_length, data.document_length, config.train.dtype]
-        facts += [fingerprint(encoder, encoder.prompts, tables.tokenizer.fingerprint)]
+        find = partial(_by_encoder, settings, tables, drawn, model)
+        facts += [settings.mined_ceiling, settings.query_length, settings.document_length]
+        start = model.pretrained
+        facts += [settings.dtype, fingerprint(start, start.prompts, tables.tokenizer.fingerprint)]
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     name = f"{tables.collection.folder.name}-{kind}-{digest}"
-    folder = cache_folder(config.data.cache) / "negatives" / name
+    folder = settings.cache / "negatives" / name
     if all_true(folder.is_dir()):
         found = all_succeed(lambda: _read(folder))
     else:
@@ -125,32 +122,19 @@ def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarr
 
 
 def _by_encoder(
-    config: ml_collections.ConfigDict,
-    tables: TokenizedCollection,
-    drawn: np.ndarray,
-    encoder: Pretrained,
+    settings: DataSettings, tables: TokenizedCollection, drawn: np.ndarray, model: Model
 ) -> np.ndarray:
     pool = tables.collection.training_pool
     queries, positives = (tables.triplets[name][drawn] for name in ("query", "positive"))
-    mesh = local_mesh()
-    _, encode = make_encoders(config, encoder)
-    encode = on_mesh(encode, mesh)
-    params = jax.device_put(encoder.params, jax.NamedSharding(mesh, jax.P()))
+    params = model.encode_table.on_devices(model.pretrained.params)
 
-    def vectors(table: TokenTable, rows: np.ndarray, kind: str) -> np.ndarray:
-        made = encode_over_processes(
-            encode,
-            params,
-            table.take(rows),
-            limit=config.data[f"{kind}_length"],
-            dimensions=encoder.dimensions,
-            mesh=mesh,
-            progress=f"{_LABEL}, {kind} texts" if is_first() else "",
-        )
+    def vectors(table: TokenTable, rows: np.ndarray, limit: int, label: str) -> np.ndarray:
+        label = f"{_LABEL}, {label}"
+        made = model.encode_table(params, table.take(rows), limit=limit, progress=label)
         if not np.isfinite(made).all():
             raise InputError(
-                f"config.data.negatives is 'mined', and {config.encoder.init} gives vectors that "
-                "are not finite; try config.train.dtype=float32"
+                f"config.data.negatives is 'mined', and {model.name} gives vectors that are not "
+                "finite; try config.train.dtype=float32"
             )
         return made
 
@@ -158,8 +142,8 @@ def _by_encoder(
     # Evaluation's documents may be positives; they stand in front of those that are searched.
     front = np.setdiff1d(positives, pool)
     held = np.concatenate([front, np.array(pool)])
-    of_asked = vectors(tables.queries, asked, "query")
-    of_held = vectors(tables.documents, held, "document")
+    of_asked = vectors(tables.queries, asked, settings.query_length, "query texts")
+    of_held = vectors(tables.documents, held, settings.document_length, "document texts")
 
     def of_queries(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         pool_vectors = of_held[len(front) :]
@@ -167,16 +151,16 @@ def _by_encoder(
         return scores, found + pool.start
 
     most = None
-    if config.data.mined_ceiling:
+    if settings.mined_ceiling:
         q = of_asked[np.searchsorted(asked, queries)]
         p = of_held[np.searchsorted(held, positives)]
         most = np.einsum("nd,nd->n", q, p)
-        most = np.minimum(most, config.data.mined_ceiling * most)  # they may be below 0
+        most = np.minimum(most, settings.mined_ceiling * most)  # they may be below 0
     return top_candidates(
         of_queries,
         queries,
         known=tables.known,
-        k=config.data.candidates,
+        k=settings.candidates,
         most=most,
         progress=_LABEL if is_first() else "",
     )

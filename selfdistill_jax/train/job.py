@@ -1,10 +1,8 @@
-"""Turns a config into losses and encoders, and refuses wrong values before any work."""
+"""Turns a config into the checked parts of a run. No other file reads a config."""
 
-import inspect
 import math
-from collections.abc import Sequence
-from functools import partial, wraps
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,24 +11,30 @@ import optax
 from flax import traverse_util
 
 from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder
+from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.negatives import NEGATIVES
-from selfdistill_jax.encoder.apply import BACKENDS, Encode, make_encode
+from selfdistill_jax.data.sources import open_source
+from selfdistill_jax.encoder.apply import BACKENDS, make_encode
 from selfdistill_jax.encoder.config import read_dropout
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
+from selfdistill_jax.encoder.lora import TARGETS
 from selfdistill_jax.encoder.model import ATTENTIONS, REMATS
 from selfdistill_jax.errors import InputError, nearest
-from selfdistill_jax.losses import LOSSES, matryoshka
-from selfdistill_jax.train.optimizer import make_schedule
-from selfdistill_jax.train.step import FROM_TEACHER, Loss, wants
-from selfdistill_jax.train.trainable import ADAPTERS, check_adapter
+from selfdistill_jax.train.dataset import DataSettings
+from selfdistill_jax.train.encode_table import TableEncoder
+from selfdistill_jax.train.loss import (
+    TARGET_ENCODERS,
+    Loss,
+    check_dimensions,
+    make_loss,
+    needs_teacher,
+)
+from selfdistill_jax.train.model import ADAPTERS, Model, all_params, lora_params
+from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
+from selfdistill_jax.train.step import make_mesh
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-# Whose document vectors make a loss's targets: the encoder's own, these as constants, those of an
-# exponential moving average of it, those of the encoder it started from.
-TARGETS = ("model", "detached", "ema", "start")
-TARGET_ENCODERS = TARGETS[2:]  # another than the one that is trained
 DROPOUTS = ("none", "source")
-
 _MINIMUM = {
     0: (
         "seed", "train.learning_rate", "train.warmup_steps", "train.weight_decay",
@@ -44,7 +48,148 @@ _MINIMUM = {
 }  # fmt: skip
 
 
-def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
+class Job(NamedTuple):
+    """A run, read from its config and checked.
+
+    Attributes:
+      settings: the whole config as plain values, for the record.
+      mesh: of all devices.
+      data: what the run is trained on, see `load_data`.
+      loss: see `make_loss`.
+      schedule, optimizer: see `make_schedule` and `make_optimizer`.
+      target_encoder: whether targets come from another encoder than the one that is trained.
+      target_decay: the share of that encoder's parameters that stays at each step.
+      dtype: of matrix products.
+      load_model: reads the start encoder, and checks the settings that depend on it.
+    """
+
+    settings: dict[str, Any]
+    mesh: jax.sharding.Mesh
+    data: DataSettings
+    loss: Loss
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    target_encoder: bool
+    target_decay: float
+    seed: int
+    steps: int
+    checkpoint_every: int
+    evaluate_every: int
+    patience: int
+    collapse_cosine: float
+    collapse_stop: bool
+    dev_documents: int
+    depth: int
+    dtype: jnp.dtype
+    load_model: Callable[[], Model]
+
+
+def make_job(config: ml_collections.ConfigDict) -> Job:
+    """Checks a config and returns the parts of its run.
+
+    Args:
+      config: as of ``configs/base.py``.
+
+    Raises:
+      InputError: a setting is wrong, or the data set it names does not exist.
+    """
+    mesh = make_mesh()
+    _check(config, mesh.devices.size)
+    train, data = config.train, config.data
+    loss = make_loss(
+        config.loss.name,
+        {key: value for key, value in config.loss.items() if key != "name"},
+        target=train.target,
+        dimensions=train.dimensions,
+    )
+    schedule = make_schedule(
+        learning_rate=train.learning_rate,
+        steps=train.steps,
+        warmup_steps=train.warmup_steps,
+        decay=train.decay,
+        decay_rate=train.decay_rate,
+    )
+    return Job(
+        settings=config.to_dict(),
+        mesh=mesh,
+        data=DataSettings(
+            source=open_source(dataset=data.dataset, triplets=data.triplets),
+            cache=cache_folder(data.cache),
+            negatives=data.negatives,
+            candidates=data.candidates,
+            mined_ceiling=data.mined_ceiling,
+            query_length=data.query_length,
+            document_length=data.document_length,
+            batch_size=train.batch_size,
+            micro_batches=train.micro_batches,
+            seed=config.seed,
+            dropout=config.encoder.dropout != "none",
+            needs_teacher=needs_teacher(loss),
+            dtype=train.dtype,
+        ),
+        loss=loss,
+        schedule=schedule,
+        optimizer=make_optimizer(
+            schedule, weight_decay=train.weight_decay, clip_norm=train.clip_norm
+        ),
+        target_encoder=train.target in TARGET_ENCODERS,
+        target_decay=train.target_decay if train.target == "ema" else 1.0,
+        seed=config.seed,
+        steps=train.steps,
+        checkpoint_every=train.checkpoint_every,
+        evaluate_every=train.evaluate_every,
+        patience=train.patience,
+        collapse_cosine=train.collapse_cosine,
+        collapse_stop=train.collapse_stop,
+        dev_documents=config.evaluation.dev_documents,
+        depth=config.evaluation.depth,
+        dtype=DTYPES[train.dtype],
+        load_model=lambda: _load_model(config),
+    )
+
+
+def _load_model(config: ml_collections.ConfigDict) -> Model:
+    """Reads the start encoder and builds the functions that compute it.
+
+    Raises:
+      InputError: it cannot be found or read, or a setting does not fit it.
+    """
+    pretrained = _read_encoder(config)
+    check_dimensions(config.train.dimensions, pretrained.dimensions)
+    dropout = NO_DROPOUT
+    if config.encoder.dropout == "source":
+        where = str(pretrained.folder / "config.json")
+        dropout = read_dropout(pretrained.raw_config, where=where)
+    attention = config.train.attention
+    if attention != "own":
+        _check_attention(config, pretrained, dropout)
+    options: dict[str, Any] = {
+        "pooling": pretrained.pooling,
+        "dense": pretrained.dense,
+        "dtype": DTYPES[config.train.dtype],
+        "backend": config.encoder.backend,
+    }
+    encode = make_encode(
+        pretrained.config, dropout=dropout, remat=config.train.remat, attention=attention, **options
+    )
+    encode_table = TableEncoder(make_encode(pretrained.config, **options), pretrained.dimensions)
+    trained = all_params(pretrained)
+    if config.encoder.adapter == "lora":
+        keys = ("pooling", "max_length", "query_prompt", "document_prompt")
+        given = {key: config.encoder[key] for key in keys}
+        trained = lora_params(
+            pretrained,
+            name=config.encoder.init,
+            rank=config.encoder.adapter_rank,
+            alpha=config.encoder.adapter_alpha,
+            targets=_names(config.encoder.adapter_targets),
+            seed=config.seed,
+            settings={key: value for key, value in given.items() if value not in ("source", 0)},
+        )
+    return Model(config.encoder.init, pretrained, encode, encode_table, trained)
+
+
+def _check(config: ml_collections.ConfigDict, devices: int) -> None:
     """Checks numbers that would fail late or mean nothing.
 
     Raises:
@@ -93,132 +238,31 @@ def check_train(config: ml_collections.ConfigDict, devices: int) -> None:
             raise InputError(
                 f"config.{key} is {value!r}; expected {' or '.join(known)}{nearest(value, known)}"
             )
-    check_adapter(config)
+    _check_adapter_targets(_names(config.encoder["adapter_targets"]))
 
 
-def loss_of(config: ml_collections.ConfigDict) -> Loss:
-    """The config's loss.
-
-    Raises:
-      InputError: as `make_loss_function`.
-    """
-    return make_loss_function(
-        config.loss.name,
-        {key: value for key, value in config.loss.items() if key != "name"},
-        target=config.train.target,
-        dimensions=config.train.dimensions,
-    )
-
-
-def schedule_of(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """The config's learning rates.
-
-    Raises:
-      InputError: as `make_schedule`.
-    """
-    return make_schedule(
-        learning_rate=config.train.learning_rate,
-        steps=config.train.steps,
-        warmup_steps=config.train.warmup_steps,
-        decay=config.train.decay,
-        decay_rate=config.train.decay_rate,
-    )
-
-
-def make_loss_function(
-    name: str,
-    options: dict[str, Any],
-    *,
-    target: str = "model",
-    dimensions: Sequence[int] = (),
-) -> Loss:
-    """A loss of the registry with its options bound.
-
-    Args:
-      name: in `LOSSES`.
-      options: its keyword arguments.
-      target: one of `TARGETS`.
-      dimensions: sizes that are trained beside the whole vectors, see `check_dimensions`.
-
-    Raises:
-      InputError: no such loss, an option it does not take, a value it refuses, or a target for a
-        loss that has none.
-    """
-    if name not in LOSSES:
-        raise InputError(
-            f"config.loss.name is {name!r}; expected one of {', '.join(LOSSES)}"
-            f"{nearest(name, LOSSES)}"
-        )
-    for argument in ("where", "axis_name"):
-        if not wants(LOSSES[name], argument):
+def _check_adapter_targets(targets: Sequence[str]) -> None:
+    known = ", ".join(TARGETS)
+    for name in targets:
+        if name not in TARGETS:
             raise InputError(
-                f"config.loss.name: the loss {name!r} takes no {argument!r}, which the training "
-                "step gives it; see 'A loss of your own' in docs/losses.md"
+                f"config.encoder.adapter_targets has {name!r}; expected some of {known}"
+                f"{nearest(name, TARGETS)}"
             )
-    arrays = ("q", "p", "n", "where", "axis_name", "target_from", *FROM_TEACHER)
-    taken = [o for o in inspect.signature(LOSSES[name]).parameters if o not in arrays]
-    for option in options:
-        if option not in taken:
-            raise InputError(
-                f"config.loss.{option}: the loss {name!r} has no such option (it has "
-                f"{', '.join(taken)}); start from the config of that loss"
-            )
-    if target not in TARGETS:
+    if not targets or len(set(targets)) < len(targets):
         raise InputError(
-            f"config.train.target is {target!r}; expected {', '.join(TARGETS)}"
-            f"{nearest(target, TARGETS)}"
+            f"config.encoder.adapter_targets is {targets}; expected some of {known}, each once"
         )
-    needed = {"model": None, "detached": "stop_gradient"}.get(target, "target_from")
-    if needed and not wants(LOSSES[name], needed):
-        raise InputError(
-            f"config.train.target is {target!r}; the loss {name!r} has no target of its own making"
-        )
-    loss = partial(LOSSES[name], **options)
-    if target == "detached":
-        loss = partial(loss, stop_gradient=True)
-    example = jax.ShapeDtypeStruct((2, 4), jnp.float32)
-    scores = jnp.zeros((2, 2))
-    given = {key: make(scores) for key, make in FROM_TEACHER.items() if wants(loss, key)}
-    try:
-        result = jax.eval_shape(partial(loss, **given), example, example, example)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"config.loss: {error}") from None
-    if result.shape != ():
-        raise InputError(
-            f"config.loss.name: the loss {name!r} gives an array of shape {result.shape}; expected "
-            "a scalar, for instance by losses.global_mean(terms, where, axis_name)"
-        )
-    return _at_dimensions(loss, dimensions) if dimensions else loss
 
 
-def _at_dimensions(loss: Loss, dimensions: Sequence[int]) -> Loss:
-    """The loss of the whole vectors and, added to it, of their first dimensions."""
-
-    @wraps(loss)  # the step asks for its parameters
-    def at_dimensions(q, p, n, **options):
-        return matryoshka(loss, q, p, n, dimensions=(q.shape[-1], *dimensions), **options)
-
-    return at_dimensions
+def _names(given: Sequence[str]) -> tuple[str, ...]:
+    """Splits names at commas: ``--config.encoder.adapter_targets=query,value`` is one string."""
+    names = [name.strip() for some in given for name in str(some).split(",")]
+    return tuple(name for name in names if name)
 
 
-def check_dimensions(dimensions: Sequence[int], whole: int) -> None:
-    """Checks ``config.train.dimensions`` against the size of the encoder's vectors.
-
-    Raises:
-      InputError: what is wrong with the first that cannot be trained.
-    """
-    before = whole
-    for size in dimensions:
-        if not isinstance(size, int) or not 1 <= size < before:
-            raise InputError(
-                f"config.train.dimensions has {size!r}; expected whole numbers from large to "
-                f"small, each once and below the {whole} of the encoder, which are always trained"
-            )
-        before = size
-
-
-def load_encoder(config: ml_collections.ConfigDict) -> Pretrained:
-    """The start encoder, with the run's pooling, prompts and maximum length.
+def _read_encoder(config: ml_collections.ConfigDict) -> Pretrained:
+    """Reads the start encoder, with the run's pooling, prompts and maximum length.
 
     Raises:
       InputError: it cannot be found or read, or the lengths asked for are longer than it reads.
@@ -242,32 +286,6 @@ def load_encoder(config: ml_collections.ConfigDict) -> Pretrained:
                 f"{encoder.max_length} tokens (config.encoder.max_length, at most {positions})"
             )
     return encoder
-
-
-def make_encoders(config: ml_collections.ConfigDict, encoder: Pretrained) -> tuple[Encode, Encode]:
-    """The function that is trained, and that which evaluates.
-
-    Raises:
-      InputError: what the source says of dropout is no share, or attention cannot be computed as
-        the config has it.
-    """
-    options: dict[str, Any] = {
-        "pooling": encoder.pooling,
-        "dense": encoder.dense,
-        "dtype": DTYPES[config.train.dtype],
-        "backend": config.encoder.backend,
-    }
-    dropout = NO_DROPOUT
-    if config.encoder.dropout == "source":
-        where = str(encoder.folder / "config.json")
-        dropout = read_dropout(encoder.raw_config, where=where)
-    attention = config.train.attention
-    if attention != "own":
-        _check_attention(config, encoder, dropout)
-    training = make_encode(
-        encoder.config, dropout=dropout, remat=config.train.remat, attention=attention, **options
-    )
-    return training, make_encode(encoder.config, **options)
 
 
 def _check_attention(config, encoder: Pretrained, dropout: Dropout) -> None:

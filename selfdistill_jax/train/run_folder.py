@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
+from flax import traverse_util
 
 from selfdistill_jax.checkpoints.model_folder import Pretrained, fingerprint
 from selfdistill_jax.errors import InputError
@@ -101,7 +101,7 @@ def open_run(workdir: Path, config: Mapping[str, Any], *, data: str, restart: bo
 
 def start_run(
     workdir: Path,
-    config: ml_collections.ConfigDict,
+    config: Mapping[str, Any],
     encoder: Pretrained,
     data: Data,
     *,
@@ -111,7 +111,7 @@ def start_run(
 
     Args:
       workdir: the folder.
-      config: of the run.
+      config: the whole config as plain values.
       encoder: that it starts from.
       data: that it is trained on.
       restart: see `run_folder.open_run`.
@@ -123,9 +123,9 @@ def start_run(
     start = fingerprint(encoder, encoder.prompts, data.tokenizer.fingerprint)
     if not restart:
         check_start(workdir, start)
-    open_run(workdir, config.to_dict(), data=of_data, restart=restart)
+    open_run(workdir, config, data=of_data, restart=restart)
     facts = environment(
-        seed=config.seed,
+        seed=config["seed"],
         collection=data.collection.name,
         collection_fingerprint=of_data,
         collection_source=data.collection.description,
@@ -192,15 +192,10 @@ def environment(**facts: Any) -> dict[str, Any]:
     }
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"train": {"steps": 1}}`` to ``{"train.steps": 1}``."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``{"train.steps": 1}`` for ``{"train": {"steps": 1}}``, with lists for tuples."""
+    flat = traverse_util.flatten_dict(dict(config), sep=".")
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()}
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -10,9 +10,9 @@ from selfdistill_jax.retrieval.eval_set import EvalSet
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.train.best_model import BestModel
 from selfdistill_jax.train.evaluator import Evaluator
+from selfdistill_jax.train.model import TrainableParams
 from selfdistill_jax.train.processes import is_first
 from selfdistill_jax.train.run_log import RunLog
-from selfdistill_jax.train.trainable import TrainableParams
 
 SELECTION = MEASURES[0]  # the measure on dev by which the best model is chosen
 
@@ -68,7 +68,7 @@ class Selector:
         if self._dev is None and not step:
             return selection._replace(best_step=0)  # see write_start
         own = jax.device_get(trained)
-        params = self._trained.whole(own)
+        params = self._trained.merged(own)
         if self._dev is None:
             self._write(own, params, f"step {step}, the last; the collection has no dev split")
             return selection._replace(best_step=step)
@@ -101,7 +101,7 @@ class Selector:
         if not self._best_model.exists():
             start = self._trained.start
             note = "step 0: the run ended before the next"
-            self._write(start, self._trained.whole(start), note)
+            self._write(start, self._trained.merged(start), note)
 
     def _write(self, own: Params, params: Params, note: str) -> None:
         if is_first():

@@ -6,7 +6,6 @@ as `jax.pmap` wanted it multiplies the gradient by the number of devices, with t
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,15 +18,10 @@ from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.losses.diagnostics import summaries
 from selfdistill_jax.packed import PackedTexts
+from selfdistill_jax.train.loss import FROM_TEACHER, Loss, wants
 
 AXIS = "data"
-Loss = Callable[..., jax.Array]
 State = TypeVar("State")
-# What a loss gets of a batch besides the vectors, if it has a parameter of that name.
-FROM_TEACHER = {
-    "teacher_margin": lambda scores_Bx2: scores_Bx2[:, 0] - scores_Bx2[:, 1],
-    "teacher_scores": lambda scores_Bx2: scores_Bx2,
-}
 
 
 class TrainState(NamedTuple):
@@ -51,12 +45,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=kinds, devices=devices)
 
 
-def wants(loss: Loss, name: str) -> bool:
-    """Whether a loss has a parameter of that name (``**options`` is none)."""
-    return name in inspect.signature(loss).parameters
-
-
-def make_loss(
+def make_global_loss(
     encode: Encode,
     loss: Loss,
     mesh: jax.sharding.Mesh,
@@ -142,13 +131,13 @@ def make_step(
     Metrics are device arrays: ``loss``, ``gradient_norm``, and those of `summaries`.
 
     Args:
-      encode, loss, mesh: see `make_loss`.
+      encode, loss, mesh: see `make_global_loss`.
       optimizer: applied to the global gradient.
       target_decay: what of the state's target encoder stays at each step, the rest being the
         trained one's (an exponential moving average); 1 leaves it as it is.
-      **options: of `make_loss`.
+      **options: of `make_global_loss`.
     """
-    global_loss = make_loss(encode, loss, mesh, **options)
+    global_loss = make_global_loss(encode, loss, mesh, **options)
 
     def step(state: TrainState, batch: TripletBatch, base: Params | None = None):
         (value, (vectors, target_from)), gradient = jax.value_and_grad(global_loss, has_aux=True)(

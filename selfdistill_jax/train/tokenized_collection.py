@@ -1,24 +1,51 @@
-"""Opens and tokenizes the collection that a config names, and refuses faulty data."""
+"""Opens and tokenizes the collection of a run, and refuses faulty data."""
 
+from pathlib import Path
 from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 
 from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.data.batches import SCORES
-from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.collection import SAMPLE_NEGATIVE, Source
 from selfdistill_jax.data.negatives import KnownPositives
-from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.data.store import Collection, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable, cached_tokens
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.losses import LOSSES
 from selfdistill_jax.retrieval.encode_corpus import open_tokenizer
 from selfdistill_jax.train.processes import is_first
-from selfdistill_jax.train.step import FROM_TEACHER, wants
+
+
+class DataSettings(NamedTuple):
+    """What a run is trained on.
+
+    Attributes:
+      source: the collection.
+      cache: the folder of tables, tokens and negatives.
+      negatives, candidates, mined_ceiling: see ``config.data``.
+      query_length, document_length: tokens that texts are cut at in training.
+      batch_size: triplets of an update, over all devices.
+      micro_batches: parts of a device's rows.
+      seed: of the order of triplets and of drawn negatives.
+      dropout: whether texts get seeds of what is dropped of them.
+      needs_teacher: whether every triplet must bring a teacher's scores.
+      dtype: name of the type of matrix products, which mined negatives depend on.
+    """
+
+    source: Source
+    cache: Path
+    negatives: str
+    candidates: int
+    mined_ceiling: float
+    query_length: int
+    document_length: int
+    batch_size: int
+    micro_batches: int
+    seed: int
+    dropout: bool
+    needs_teacher: bool
+    dtype: str
 
 
 class TokenizedCollection(NamedTuple):
@@ -41,30 +68,19 @@ class TokenizedCollection(NamedTuple):
     known: KnownPositives
 
 
-def open_data(config: ml_collections.ConfigDict) -> Source:
-    """The collection that the config names, not yet read.
-
-    Raises:
-      InputError: there is none.
-    """
-    return open_source(dataset=config.data.dataset, triplets=config.data.triplets)
-
-
-def open_tokenized(config: ml_collections.ConfigDict, encoder: Pretrained) -> TokenizedCollection:
+def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedCollection:
     """Builds or opens tables and tokens in the cache.
 
     Args:
-      config: of the run.
-      encoder: whose tokenizer and prompts make the tokens.
+      settings: what to open.
+      encoder: its tokenizer and prompts make the tokens.
 
     Raises:
       InputError: something is wrong with the data, or there is nothing to train on.
     """
-    cache = cache_folder(config.data.cache)
-    collection = open_collection(open_data(config), cache)
+    collection = open_collection(settings.source, settings.cache)
     tokenizer = open_tokenizer(encoder)
-    for kind in ("query", "document"):
-        limit = config.data[f"{kind}_length"]
+    for kind, limit in (("query", settings.query_length), ("document", settings.document_length)):
         prompt = encoder.prompts.of(kind)
         (tokens,) = tokenizer.encode([""], limit=encoder.config.max_positions, prompt=prompt)
         if len(tokens) >= limit:
@@ -74,7 +90,7 @@ def open_tokenized(config: ml_collections.ConfigDict, encoder: Pretrained) -> To
             )
     queries, documents = (
         cached_tokens(
-            cache / "tokens" / f"{collection.folder.name}-{table}",
+            settings.cache / "tokens" / f"{collection.folder.name}-{table}",
             tokenizer,
             texts,
             limit=encoder.config.max_positions,
@@ -93,18 +109,18 @@ def open_tokenized(config: ml_collections.ConfigDict, encoder: Pretrained) -> To
         )
     )
     triplets = collection.triplets()
-    count, size = len(triplets["query"]), config.train.batch_size
+    count = len(triplets["query"])
     if not count:
         raise InputError(
             f"{collection.name}: nothing to train on; add qrels/train.tsv to the folder, or give "
             "--config.data.triplets"
         )
-    if any(wants(LOSSES[config.loss.name], key) for key in FROM_TEACHER):
-        _check_teacher(collection.name, config.loss.name, triplets)
-    if count < size:
+    if settings.needs_teacher:
+        _check_teacher(collection.name, triplets)
+    if count < settings.batch_size:
         raise InputError(
-            f"{collection.name}: {count} training triplets, fewer than one batch of {size} "
-            "(config.train.batch_size)"
+            f"{collection.name}: {count} training triplets, fewer than one batch of "
+            f"{settings.batch_size} (config.train.batch_size)"
         )
     return TokenizedCollection(
         collection, tokenizer, queries, documents, triplets, _known(collection, triplets)
@@ -127,12 +143,12 @@ def _known(collection: Collection, triplets: dict[str, np.ndarray]) -> KnownPosi
     return known
 
 
-def _check_teacher(collection: str, loss: str, triplets: dict[str, np.ndarray]) -> None:
+def _check_teacher(collection: str, triplets: dict[str, np.ndarray]) -> None:
     scored = np.isfinite([triplets[name] for name in SCORES]).all(0)
     scored &= triplets["negative"] != SAMPLE_NEGATIVE
     if not scored.all():
         raise InputError(
             f"{collection}: {np.sum(~scored):,} of {len(scored):,} training triplets have no "
-            f"teacher's scores, which the loss {loss!r} learns from; give --config.data.triplets a "
+            "teacher's scores, which config.loss.name learns from; give --config.data.triplets a "
             "JSONL file with negative, positive_score and negative_score in every row"
         )

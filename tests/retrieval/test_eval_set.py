@@ -15,6 +15,7 @@ from selfdistill_jax.data.store import open_collection
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.eval_set import evaluate_bm25, make_eval_set
 from selfdistill_jax.retrieval.trec import read_run
+from selfdistill_jax.train.job import make_job
 from selfdistill_jax.train.tokenized_collection import open_tokenized
 from tests.tiny import write_rows
 
@@ -205,7 +206,7 @@ def test_own_documents_are_no_negatives(tiny, beir, numbered):
     if numbered:
         judge_own(beir, "train", "q5")
     config = tiny.config(data__dataset=str(beir), data__cache=str(beir.parent / "cache"))
-    tables = open_tokenized(config, read_folder(str(tiny.encoder)))
+    tables = open_tokenized(make_job(config).data, read_folder(str(tiny.encoder)))
     # q0's absent document gives no triplet.
     assert len(tables.triplets["query"]) == 24 + numbered
     assert (tables.triplets["positive"] >= 0).all()

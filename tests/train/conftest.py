@@ -3,7 +3,7 @@
 import pytest
 
 from selfdistill_jax.report import html
-from selfdistill_jax.train import loop
+from selfdistill_jax.train import run
 
 
 @pytest.fixture
@@ -11,4 +11,4 @@ def undrawn(finished, monkeypatch):
     """Leaves out the report and what is measured for it, each a fifth of a short run and more;
     ``finished`` has both."""
     monkeypatch.setattr(html, "write_html", lambda *_: None)
-    monkeypatch.setattr(loop, "matmul_rate", lambda dtype: 1e9)
+    monkeypatch.setattr(run, "matmul_rate", lambda dtype: 1e9)

@@ -18,7 +18,7 @@ from selfdistill_jax.data.packing import lay_out, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.train.step import make_loss, make_mesh, put_batch
+from selfdistill_jax.train.step import make_global_loss, make_mesh, put_batch
 from tests.losses.reference import bound
 
 CONFIG = EncoderConfig(50, 16, 2, 2, 32, 16)
@@ -91,7 +91,7 @@ def values_and_gradients(mesh, rows):
 
 @functools.cache
 def _compiled(mesh):
-    function = make_loss(make_encode(CONFIG, pooling="mean"), every_loss, mesh)
+    function = make_global_loss(make_encode(CONFIG, pooling="mean"), every_loss, mesh)
 
     def both(params, rows):
         value, pull = jax.vjp(lambda params: function(params, None, rows)[0], params)

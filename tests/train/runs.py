@@ -6,11 +6,9 @@ import pytest
 
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.train.checkpoint import Checkpoints
-from selfdistill_jax.train.job import load_encoder
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
 from selfdistill_jax.train.step import TrainState, make_mesh, put_state
-from selfdistill_jax.train.trainable import trained_part
-from tests.tiny import content, metrics, train
+from tests.tiny import content, load_model, metrics, train
 
 
 class Killed(BaseException):
@@ -36,12 +34,11 @@ def stop_at(step):
 
 def checkpointed(config, workdir, step):
     """The trained parameters that a checkpoint holds."""
-    encoder = load_encoder(config)
     schedule = make_schedule(
         learning_rate=0.1, steps=1, warmup_steps=0, decay="constant", decay_rate=1.0
     )
     optimizer = make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
-    start = trained_part(config, encoder).start
+    start = load_model(config).trained.start
     like = put_state(TrainState(start, optimizer.init(start)), make_mesh())
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, _ = checkpoints.restore(step, like)

@@ -11,10 +11,8 @@ from selfdistill_jax import losses
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.retrieval import encode_corpus
 from selfdistill_jax.train import dataset
-from selfdistill_jax.train.dataset import load_data
-from selfdistill_jax.train.job import load_encoder
 from selfdistill_jax.train.step import make_mesh, make_step, put_batch, start_state
-from tests.tiny import metrics, train
+from tests.tiny import load_data, load_model, metrics, train
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def test_a_run_is_the_same_but_for_how_texts_are_laid_out(
 ):
     """On eight devices, whichever encoder computes it."""
     config = tiny.config(encoder__backend=backend)
-    data = load_data(config, load_encoder(config))
+    data = load_data(config)
     assert data.batches.shape.merged == 1
     assert len(data.batches.shape.row_lengths) == 1
     train(config, tmp_path / "run")
@@ -68,8 +66,8 @@ def test_many_texts_have_the_same_vectors(tiny, merging, monkeypatch, blocks):
 def test_the_host_is_not_asked_within_a_step(tiny, merging, platform):
     """No branch depends on a value, and there is one loop over the layers each way."""
     config = tiny.config()
-    encoder = load_encoder(config)
-    batches = load_data(config, encoder).batches
+    encoder = load_model(config).pretrained
+    batches = load_data(config).batches
     optimizer, mesh = optax.adamw(1e-3), make_mesh()
     encode = make_encode(encoder.config, pooling=encoder.pooling, dtype=jnp.bfloat16)
     step = make_step(encode, losses.distributed_margin, optimizer, mesh)

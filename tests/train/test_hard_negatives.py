@@ -10,11 +10,10 @@ from selfdistill_jax import BiEncoder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.train import hard_negatives
-from selfdistill_jax.train.dataset import load_data
-from selfdistill_jax.train.job import check_train, load_encoder
+from selfdistill_jax.train.job import make_job
 from selfdistill_jax.train.tokenized_collection import open_tokenized
 from tests import tiny as helpers
-from tests.tiny import metrics, train
+from tests.tiny import load_data, metrics, train
 from tests.train.runs import stop_at
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -27,15 +26,19 @@ def own_cache(tmp_path):
 
 
 def found(config):
-    encoder = load_encoder(config)
-    return hard_negatives.find_candidates(config, open_tokenized(config, encoder), encoder)
+    return hard_negatives.find_candidates(*opened(config))
+
+
+def opened(config):
+    job = make_job(config)
+    model = job.load_model()
+    return job.data, open_tokenized(job.data, model.pretrained), model
 
 
 def ranked(tiny, config):
     """All documents of the training pool for each training query, best first, and similarities."""
     model = BiEncoder.load(str(tiny.encoder))
-    encoder = load_encoder(config)
-    tables = open_tokenized(config, encoder)
+    _, tables, _ = opened(config)
     q, d = (
         model.encode(list(texts()))
         for texts in (tables.collection.query_texts, tables.collection.document_contents)
@@ -73,7 +76,7 @@ def test_training_draws_from_mined_candidates(tiny, finished, own_cache, tmp_pat
     config = tiny.config(data__negatives="mined", data__candidates=2, train__steps=2, **own_cache)
     train(config, tmp_path / "run", stop=stop_at(1))
     assert metrics(tmp_path / "run", "train")[0]["loss"] != metrics(finished, "train")[0]["loss"]
-    batches = load_data(config, load_encoder(config)).batches
+    batches = load_data(config).batches
     queries, positives, negatives = batches.rows(0, np.arange(24))
     own = found(config)
     some = own[:, 0] >= 0
@@ -84,7 +87,7 @@ def test_training_draws_from_mined_candidates(tiny, finished, own_cache, tmp_pat
 
 def test_bm25_negatives(tiny, own_cache):
     config = tiny.config(data__negatives="bm25", **own_cache)
-    batches = load_data(config, load_encoder(config)).batches
+    batches = load_data(config).batches
     queries, positives, negatives = batches.rows(0, np.arange(24))
     assert (queries == positives).all()
     # BM25 sees the places alone, which row numbers follow.
@@ -161,14 +164,14 @@ def test_what_the_collection_judges_right_is_no_negative(tiny, own_cache, tmp_pa
 
 def test_vectors_that_are_not_finite(tiny, own_cache):
     config = tiny.config(data__negatives="mined", **own_cache)
-    encoder = load_encoder(config)
-    broken = {**encoder.params}
+    settings, tables, model = opened(config)
+    broken = {**model.pretrained.params}
     key = next(k for k in broken if "embed" in k.lower())
     broken[key] = {k: np.full_like(v, np.nan) if hasattr(v, "shape") else v
                    for k, v in broken[key].items()}  # fmt: skip
-    tables = open_tokenized(config, encoder)
+    model = model._replace(pretrained=model.pretrained._replace(params=broken))
     with pytest.raises(InputError, match=r"^config\.data\.negatives is 'mined', and .* not finite"):
-        hard_negatives.find_candidates(config, tables, encoder._replace(params=broken))
+        hard_negatives.find_candidates(settings, tables, model)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_vectors_that_are_not_finite(tiny, own_cache):
 )
 def test_wrong_settings(tiny, settings, message):
     with pytest.raises(InputError, match=message):
-        check_train(tiny.config(**settings), 1)
+        make_job(tiny.config(**settings))
 
 
 def test_a_cache_that_cannot_be_written_ends_no_run(tiny, own_cache, monkeypatch, caplog):
@@ -191,11 +194,10 @@ def test_a_cache_that_cannot_be_written_ends_no_run(tiny, own_cache, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(LOG, "propagate", True)
-    encoder = load_encoder(config)
-    tables = open_tokenized(config, encoder)
+    parts = opened(config)
     with monkeypatch.context() as patch:
         patch.setattr(hard_negatives, "new_folder", full)
-        own = hard_negatives.find_candidates(config, tables, encoder)
+        own = hard_negatives.find_candidates(*parts)
     assert "No space left on device" in caplog.text
     assert np.array_equal(own, found(config))
 

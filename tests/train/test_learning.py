@@ -9,10 +9,8 @@ import pytest
 from configs import base
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
-from selfdistill_jax.train.dataset import load_data
-from selfdistill_jax.train.job import load_encoder
 from tests import tiny as helpers
-from tests.tiny import metrics, train
+from tests.tiny import load_data, load_model, metrics, train
 from tests.train.runs import stop_at, vectors_of
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -56,8 +54,8 @@ def test_every_config_runs_its_loss(tiny, tmp_path, name, options):
     first, second = (r["loss"] for r in metrics(tmp_path, "train"))
     assert np.isfinite(second)
     # The first loss by hand: of the first batch, the start encoder's vectors, the loss's options.
-    encoder = load_encoder(config)
-    batch = load_data(config, encoder).batches[0]
+    encoder = load_model(config).pretrained
+    batch = load_data(config).batches[0]
     vectors = vectors_of(encoder, batch)
     loss, everything = LOSSES[config.loss.name], base.LOSSES[config.loss.name] | options
     np.testing.assert_allclose(first, loss(*vectors, **everything), rtol=1e-5)
@@ -69,8 +67,8 @@ def test_first_dimensions_are_trained_beside_the_whole(tiny, tmp_path):
     assert (
         "Its first 5, 3 dimensions were trained" in (tmp_path / "model" / "README.md").read_text()
     )
-    encoder = load_encoder(config)
-    vectors = vectors_of(encoder, load_data(config, encoder).batches[0])
+    encoder = load_model(config).pretrained
+    vectors = vectors_of(encoder, load_data(config).batches[0])
     want = sum(LOSSES["softmax"](*(v[:, :size] for v in vectors)) for size in (16, 5, 3))
     np.testing.assert_allclose(metrics(tmp_path, "train")[0]["loss"], want, rtol=1e-5)
     train(config, tmp_path, stop=stop_at(3))  # its own folder goes on
@@ -146,8 +144,8 @@ def test_teacher(tiny, triplets, tmp_path, loss):
     sizes = () if loss == "kl" else (9,)
     config = tiny.config(loss, data__triplets=str(files["scored"]), train__dimensions=sizes, **own)
     train(config, tmp_path / "run", stop=stop_at(2))
-    encoder = load_encoder(config)
-    data = load_data(config, encoder)
+    encoder = load_model(config).pretrained
+    data = load_data(config)
     batch = data.batches[0]
     vectors = vectors_of(encoder, batch)
     assert np.isfinite(batch.scores).all()
@@ -162,6 +160,6 @@ def test_teacher(tiny, triplets, tmp_path, loss):
     np.testing.assert_allclose(metrics(tmp_path / "run", "train")[0]["loss"], want, rtol=1e-5)
     for name in ("once", "drawn"):
         config = tiny.config(loss, data__triplets=str(files[name]), **own)
-        with pytest.raises(InputError, match=rf"{name}: 1 of .* no teacher's scores, .* '{loss}'"):
+        with pytest.raises(InputError, match=rf"{name}: 1 of .* no teacher's scores"):
             train(config, tmp_path / name)
         assert not (tmp_path / name).exists()

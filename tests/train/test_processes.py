@@ -5,7 +5,7 @@ import pytest
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train import dataset, processes
-from selfdistill_jax.train.job import load_encoder
+from tests.tiny import load_data
 
 
 @pytest.fixture
@@ -76,4 +76,4 @@ def test_processes_that_read_other_texts(tiny, monkeypatch):
     monkeypatch.setattr(dataset, "all_equal", lambda content: b"tiny" in content)
     config = tiny.config()
     with pytest.raises(InputError, match=r"^tiny: processes read other texts, or by another"):
-        dataset.load_data(config, load_encoder(config))
+        load_data(config)

@@ -9,7 +9,7 @@ import pytest
 from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
 from selfdistill_jax.checkpoints.sentence_transformers import Prompts
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train import evaluator, loop
+from selfdistill_jax.train import evaluator, job
 from tests.tiny import content, metrics, train
 from tests.train.runs import (
     Killed,
@@ -66,7 +66,7 @@ def test_killed_in_the_last_evaluation(tiny, finished, tmp_path, monkeypatch):
 
 
 def test_finished_run_is_told_not_repeated(tiny, finished, monkeypatch):
-    monkeypatch.setattr(loop, "load_encoder", None)  # nothing is even loaded
+    monkeypatch.setattr(job, "read_folder", None)  # nothing is even loaded
     before = content(finished)
     assert train(tiny.config(), finished) == (finished / "result.txt").read_text()
     assert content(finished) == before

@@ -14,11 +14,9 @@ from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.lora import apply_lora, init_lora
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train.job import load_encoder
 from selfdistill_jax.train.optimizer import matrices
 from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
-from selfdistill_jax.train.trainable import check_adapter, trained_part
-from tests.tiny import ASKED, PLACES, SAID, metrics, train
+from tests.tiny import ASKED, PLACES, SAID, load_model, metrics, train
 from tests.train.every_loss import CONFIG, batch
 from tests.train.runs import assert_goes_on, checkpointed
 
@@ -217,8 +215,7 @@ def test_another_adapter_in_the_same_folder_is_refused(tiny, lora_run):
 
 def test_targets_are_named_with_commas_on_the_command_line(tiny):
     written = tiny.config(**LORA | {"encoder__adapter_targets": ("query, value,outer",)})
-    check_adapter(written)
-    assert trained_part(written, load_encoder(written)).start.keys() == set(TARGETS)
+    assert load_model(written).trained.start.keys() == set(TARGETS)
 
 
 def test_an_unknown_target_is_named(tiny, tmp_path):

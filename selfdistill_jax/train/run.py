@@ -1,0 +1,153 @@
+"""A training run from start to end: its folder, its parts, its steps, its evaluation."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from selfdistill_jax.encoder.flops import training_flops
+from selfdistill_jax.progress import LOG
+from selfdistill_jax.retrieval.eval_set import make_eval_set
+from selfdistill_jax.train.best_model import BestModel
+from selfdistill_jax.train.checkpoint import Checkpoints
+from selfdistill_jax.train.compile_ahead import AheadOfTimeStep
+from selfdistill_jax.train.dataset import load_data
+from selfdistill_jax.train.evaluator import Evaluator
+from selfdistill_jax.train.hardware import matmul_rate
+from selfdistill_jax.train.job import Job
+from selfdistill_jax.train.loop import run_steps
+from selfdistill_jax.train.processes import is_first, on_first, wait
+from selfdistill_jax.train.run_folder import (
+    check_run,
+    claimed,
+    is_finished,
+    mark_finished,
+    start_run,
+)
+from selfdistill_jax.train.run_log import RunLog
+from selfdistill_jax.train.selection import Selector
+from selfdistill_jax.train.step import TrainState, make_step, put_state, start_state
+from selfdistill_jax.train.throughput import RunStats
+
+
+def train(
+    job: Job,
+    workdir: Path,
+    *,
+    restart: bool = False,
+    stop: Callable[[int], bool] = lambda step: False,
+) -> bool:
+    """Trains, or resumes a run that was stopped, and evaluates the best model on test.
+
+    Args:
+      job: of `make_job`.
+      workdir: the run's folder; holds checkpoints, metrics, the model and the evaluation.
+      restart: move an old run in that folder aside and begin anew.
+      stop: asked after every step, and before each of the last evaluations; True saves a checkpoint
+        and ends early.
+
+    Returns:
+      Whether the run is finished; False when it was stopped before the end.
+
+    Raises:
+      InputError: a wrong setting or file, a folder of another run, or a loss that is not finite.
+    """
+    if not restart:
+        source = job.data.source
+        on_first(lambda: check_run(workdir, job.settings, data=source.fingerprint()))
+        if is_finished(workdir):
+            return True
+    with ExitStack() as held:
+        on_first(lambda: held.enter_context(claimed(workdir)))
+        return _train(job, workdir, restart=restart, stop=stop)
+
+
+def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool]) -> bool:
+    model = job.load_model()
+    data = load_data(job.data, model)
+    trained, collection = model.trained, data.collection
+    stats = RunStats(matmul_flops=None)
+    evaluate = Evaluator(model, data, depth=job.depth, stats=stats)
+    dev = None
+    if "dev" in collection.splits:
+        dev = make_eval_set(collection, "dev", max_documents=job.dev_documents, seed=job.seed)
+    best_model = BestModel(job.settings, workdir, model, collection)
+    selector = Selector(dev, evaluate, trained, best_model, patience=job.patience)
+    # While it compiles the folder is opened, the state made, the start encoder evaluated on dev.
+    with closing(_compile(job, model, data.batches.shapes())) as programs, ExitStack() as opened:
+        start = partial(start_run, workdir, job.settings, model.pretrained, data, restart=restart)
+        on_first(start)
+        state = start_state(trained.start, job.optimizer, job.mesh, target=job.target_encoder)
+        checkpoints = opened.enter_context(closing(Checkpoints(workdir / "checkpoints")))
+        begin = checkpoints.latest()
+        log = RunLog(workdir, step=-1 if begin is None else begin, active=is_first())
+        opened.enter_context(closing(log))
+        if begin:
+            LOG.info("Resuming from step %d in %s", begin, workdir)
+        outcome = run_steps(
+            job,
+            programs,
+            state,
+            data.batches,
+            selector=selector,
+            checkpoints=checkpoints,
+            log=log,
+            stats=stats,
+            flops=partial(
+                training_flops,
+                model.pretrained.config,
+                frozen=trained.base is not None,
+                target=job.target_encoder,
+            ),
+            stop=stop,
+        )
+    if outcome.stopped:
+        return False
+    on_first(selector.write_start)
+    stop_here = partial(stop, job.steps)
+    if not evaluate.write_test(workdir / "eval", lambda: best_model.read().params, stop_here):
+        return False
+    _log_stats(stats, workdir, job, outcome.last_step)
+    finished = partial(
+        mark_finished,
+        workdir,
+        collection=collection.name,
+        num_documents=len(collection.document_ids),
+        split=evaluate.test_split,
+        ended=outcome.ended,
+    )
+    on_first(finished)
+    wait("the run is over")  # the first process serves the others until they end
+    return True
+
+
+def _compile(job: Job, model, shapes) -> AheadOfTimeStep:
+    """Starts to compile the step for the shapes of batches."""
+    trained = model.trained
+    step = make_step(
+        model.encode,
+        job.loss,
+        job.optimizer,
+        job.mesh,
+        target_decay=job.target_decay,
+        merge=trained.merge,
+    )
+
+    def start(params):
+        target = params if job.target_encoder else None
+        return TrainState(params, job.optimizer.init(params), target)
+
+    state = jax.eval_shape(start, trained.start)
+    return AheadOfTimeStep(step, job.mesh, state, shapes, put_state(trained.base, job.mesh))
+
+
+def _log_stats(stats: RunStats, workdir: Path, job: Job, last_step: int) -> None:
+    """Writes this process's figures: the last record of the metrics, and a table in the log."""
+    if not stats.account()["steps"]:
+        return
+    stats.matmul_flops = matmul_rate(job.dtype) * jax.process_count()
+    with closing(RunLog(workdir, step=last_step, active=is_first())) as log:
+        log.write("account", last_step, stats.account())
+    LOG.info("Account of this run:\n%s", stats.table())
