@@ -20,7 +20,8 @@ from benchmarks.training_step import MINILM, batch
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.losses import distributed_margin
-from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch
+from selfdistill_jax.train.mesh import make_mesh, put_batch
+from selfdistill_jax.train.step import TrainState, make_step
 
 # What each is of this width; ModernBERT's layers differ from one another.
 KINDS = {

@@ -16,7 +16,8 @@ from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.losses import distributed_margin
 from selfdistill_jax.retrieval.encode_corpus import block_tokens
 from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
-from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
+from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state
+from selfdistill_jax.train.step import TrainState, make_step
 
 MINILM = EncoderConfig(30522, 384, 6, 12, 1536, 512)
 

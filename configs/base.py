@@ -65,6 +65,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     config.train = train = ml_collections.ConfigDict()
     train.steps = 30  # optimizer updates
     train.batch_size = 64  # triplets of an update, over all devices
+    train.fsdp = 1  # devices that share one copy of parameters and moments, to save memory
     train.micro_batches = 1  # parts of a device's rows, encoded one by one to save memory
     train.learning_rate = 5e-5  # the highest one
     train.warmup_steps = 3  # from 0 up to it

@@ -19,7 +19,7 @@ def softmax(
     symmetric: bool = False,
     normalize: bool = True,
     where: jax.Array | None = None,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     """In-batch softmax cross-entropy (InfoNCE, multiple negatives ranking).
 
@@ -38,7 +38,7 @@ def softmax(
       symmetric: let positives choose among queries as well.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
-      axis_name: mapped axis over which the batch is spread.
+      axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).

@@ -22,7 +22,7 @@ def margin_mse(
     scale: float = 1.0,
     normalize: bool = True,
     where: jax.Array | None = None,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     """Margin-MSE: a triplet's margin is drawn to the teacher's.
 
@@ -38,7 +38,7 @@ def margin_mse(
       scale: brings cosines, whose margin is at most 2, to the teacher's scores.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
-      axis_name: mapped axis over which the batch is spread.
+      axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
@@ -67,7 +67,7 @@ def kl(
     scale: float = 20.0,
     normalize: bool = True,
     where: jax.Array | None = None,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     """KL divergence of the student's choice among a query's documents from the teacher's.
 
@@ -85,7 +85,7 @@ def kl(
       scale: brings cosines to the teacher's scores.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
-      axis_name: mapped axis over which the batch is spread.
+      axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).

@@ -40,7 +40,7 @@ def static_margin(
     method: str = "auto",
     normalize: bool = True,
     where: jax.Array | None = None,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     """Every triplet's margin is drawn to one constant.
 
@@ -60,7 +60,7 @@ def static_margin(
       method: how the in-batch form is computed, see `distributed_margin`.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
-      axis_name: mapped axis over which the batch is spread (`jax.shard_map`, `jax.pmap`).
+      axis_name: mapped axis, or axes, over which the batch is spread (`jax.shard_map`, `jax.pmap`).
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
@@ -96,7 +96,7 @@ def adaptive_margin(
     method: str = "auto",
     normalize: bool = True,
     where: jax.Array | None = None,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     """A triplet's margin is drawn to the similarity of its own two documents.
 
@@ -117,7 +117,7 @@ def adaptive_margin(
       method: how the in-batch form is computed, see `distributed_margin`.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
-      axis_name: mapped axis over which the batch is spread.
+      axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
@@ -160,7 +160,7 @@ def distributed_margin(
     method: str = "auto",
     normalize: bool = True,
     where: jax.Array | None = None,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     """A triplet's margin is drawn to its similarity with the documents of the whole batch.
 
@@ -182,7 +182,7 @@ def distributed_margin(
         global batch of 2 D rows on (4 D for a constant target in-batch). They agree to rounding.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
-      axis_name: mapped axis over which the batch is spread.
+      axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).

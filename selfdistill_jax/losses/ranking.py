@@ -13,7 +13,7 @@ def triplet(
     margin: float = 0.2,
     normalize: bool = True,
     where: jax.Array | None = None,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     """Triplet hinge: nothing is asked of a triplet that has its margin.
 
@@ -28,7 +28,7 @@ def triplet(
       margin: a difference of cosines.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
-      axis_name: mapped axis over which the batch is spread.
+      axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
@@ -54,7 +54,7 @@ def pairwise_logistic(
     temperature: float = 0.05,
     normalize: bool = True,
     where: jax.Array | None = None,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
     """RankNet: the logistic loss of preferring a query's positive to its negative.
 
@@ -69,7 +69,7 @@ def pairwise_logistic(
       temperature: t, above 0.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
-      axis_name: mapped axis over which the batch is spread.
+      axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).

@@ -6,11 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-from jax import P
 
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.encoder.apply import Params
-from selfdistill_jax.train.step import AXIS, TrainState, put_batch
+from selfdistill_jax.train.mesh import batch_shapes, put_batch, state_shapes
+from selfdistill_jax.train.step import TrainState
 
 Step = Callable[[TrainState, TripletBatch], tuple[TrainState, dict[str, Any]]]
 
@@ -38,11 +38,7 @@ class AheadOfTimeStep:
         base: Params | None = None,
     ):
         self._step, self._mesh, self._base = step, mesh, base
-        self._sharding = jax.NamedSharding(mesh, P(AXIS))
-        everywhere = jax.NamedSharding(mesh, P())
-        self._state = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), state
-        )
+        self._state = state_shapes(state, mesh)
         self.seconds = 0.0
         self._thread = ThreadPoolExecutor(1)
         self._programs: dict[tuple[int, ...], Future[Step]] = {}
@@ -65,12 +61,7 @@ class AheadOfTimeStep:
 
     def _compile(self, batch: TripletBatch) -> Step:
         began = time.monotonic()
-
-        def on_mesh(x: Any) -> jax.ShapeDtypeStruct:
-            shape = (x.shape[0] * jax.process_count(), *x.shape[1:])
-            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=self._sharding)
-
-        rows = jax.tree.map(on_mesh, batch)
-        program = self._step.lower(self._state, rows, self._base).compile()
+        shapes = batch_shapes(batch, self._mesh)
+        program = self._step.lower(self._state, shapes, self._base).compile()
         self.seconds += time.monotonic() - began
         return lambda state, batch: program(state, put_batch(batch, self._mesh), self._base)

@@ -29,9 +29,9 @@ from selfdistill_jax.train.loss import (
     make_loss,
     needs_teacher,
 )
+from selfdistill_jax.train.mesh import make_mesh
 from selfdistill_jax.train.model import ADAPTERS, Model, all_params, lora_params
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
-from selfdistill_jax.train.step import make_mesh
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 DROPOUTS = ("none", "source")
@@ -42,8 +42,8 @@ _MINIMUM = {
     ),
     1: (
         "encoder.adapter_rank", "encoder.adapter_alpha",
-        "train.steps", "train.micro_batches", "train.checkpoint_every", "train.evaluate_every",
-        "data.candidates", "evaluation.depth",
+        "train.steps", "train.micro_batches", "train.fsdp", "train.checkpoint_every",
+        "train.evaluate_every", "data.candidates", "evaluation.depth",
     ),
 }  # fmt: skip
 
@@ -93,8 +93,8 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
     Raises:
       InputError: a setting is wrong, or the data set it names does not exist.
     """
-    mesh = make_mesh()
-    _check(config, mesh.devices.size)
+    _check(config, jax.device_count())
+    mesh = make_mesh(fsdp=config.train.fsdp)
     train, data = config.train, config.data
     loss = make_loss(
         config.loss.name,

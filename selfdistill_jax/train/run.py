@@ -18,6 +18,7 @@ from selfdistill_jax.train.evaluator import Evaluator
 from selfdistill_jax.train.hardware import matmul_rate
 from selfdistill_jax.train.job import Job
 from selfdistill_jax.train.loop import run_steps
+from selfdistill_jax.train.mesh import put_state
 from selfdistill_jax.train.processes import is_first, on_first, wait
 from selfdistill_jax.train.run_folder import (
     check_run,
@@ -28,7 +29,7 @@ from selfdistill_jax.train.run_folder import (
 )
 from selfdistill_jax.train.run_log import RunLog
 from selfdistill_jax.train.selection import Selector
-from selfdistill_jax.train.step import TrainState, make_step, put_state, start_state
+from selfdistill_jax.train.step import TrainState, make_step, start_state
 from selfdistill_jax.train.throughput import RunStats
 
 

@@ -2,14 +2,13 @@
 
 from typing import NamedTuple
 
-import jax
-
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.eval_set import EvalSet
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.train.best_model import BestModel
 from selfdistill_jax.train.evaluator import Evaluator
+from selfdistill_jax.train.mesh import to_host
 from selfdistill_jax.train.model import TrainableParams
 from selfdistill_jax.train.processes import is_first
 from selfdistill_jax.train.run_log import RunLog
@@ -67,7 +66,7 @@ class Selector:
         """
         if self._dev is None and not step:
             return selection._replace(best_step=0)  # see write_start
-        own = jax.device_get(trained)
+        own = to_host(trained)
         params = self._trained.merged(own)
         if self._dev is None:
             self._write(own, params, f"step {step}, the last; the collection has no dev split")

@@ -1,27 +1,20 @@
-"""One training step: a jit around the gradient of a `jax.shard_map` over the mesh axis ``data``.
-
-The gradient is taken outside of the shard_map, with ``check_vma=True``: taken inside, a sum written
-as `jax.pmap` wanted it multiplies the gradient by the number of devices, with the loss still right
-(tests/losses/test_gradient_placement.py has the table).
-"""
+"""One training step: loss, gradient, update and metrics of a global batch, on any mesh."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from jax import P, lax
+from jax import lax
 
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.losses.diagnostics import summaries
 from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.train.loss import FROM_TEACHER, Loss, wants
-
-AXIS = "data"
-State = TypeVar("State")
+from selfdistill_jax.train.mesh import AXES, constrain_state, over_batch, put_state, state_shardings
 
 
 class TrainState(NamedTuple):
@@ -36,13 +29,6 @@ class Vectors(NamedTuple):
     query: jax.Array
     positive: jax.Array
     negative: jax.Array
-
-
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """All devices on one axis; Auto, since Explicit sharding rejects products of batches."""
-    devices = devices or jax.devices()
-    kinds = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=kinds, devices=devices)
 
 
 def make_global_loss(
@@ -64,18 +50,15 @@ def make_global_loss(
       encode: ``(params, texts) -> [M, D]`` unit vectors.
       loss: of queries, positives, negatives; also gets ``where``, ``axis_name``, of `FROM_TEACHER`
         what it has a parameter for, and ``target_from`` where there is a target encoder.
-      mesh: of the axis `AXIS`; its size divides the batch's parts.
+      mesh: of `make_mesh`; its number of devices divides the batch's parts.
       merge: ``(base, trained) -> params`` makes, of frozen parameters and of trained ones, those
         that the encoder computes with.
     """
 
-    def on_device(params: Params, target: Params | None, batch: TripletBatch, base: Params | None):
-        # Each device's own copy from here on: the transpose is the gradient's one sum over devices,
-        # and the encoder's hand-written loops need not know of the mesh. Before they are merged: so
-        # the sum is of the trained parameters' gradient alone.
-        params, target, base = lax.pcast((params, target, base), AXIS, to="varying")
-        params = merge(base, params)
-        vectors = _in_parts(encode)(params, batch.texts)
+    def on_device(state: Any, batch: TripletBatch):
+        params, target, base = state
+        # Merged here, on whole arrays: devices sum the gradient of the trained parameters alone.
+        vectors = _in_parts(encode)(merge(base, params), batch.texts)
         given: dict[str, Any] = {
             name: make(batch.scores) for name, make in FROM_TEACHER.items() if wants(loss, name)
         }
@@ -84,12 +67,11 @@ def make_global_loss(
             texts = dataclasses.replace(batch.texts, seeds=None)
             constant = lax.stop_gradient(_in_parts(encode)(merge(base, target), texts))
             given["target_from"] = constant.positive, constant.negative
-        value = loss(*vectors, where=_present(batch), axis_name=AXIS, **given)
+        value = loss(*vectors, where=_present(batch), axis_name=AXES, **given)
         return value, (vectors, given.get("target_from"))
 
-    specs = (P(), P(), P(AXIS), P())
-    over_mesh = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(P(), P(AXIS)))
-    return lambda params, target, batch, base=None: over_mesh(params, target, batch, base)
+    over_mesh = over_batch(on_device, mesh)
+    return lambda params, target, batch, base=None: over_mesh((params, target, base), batch)
 
 
 def _present(batch: TripletBatch) -> jax.Array:
@@ -153,7 +135,7 @@ def make_step(
         metrics |= summaries(
             *vectors, target_from=target_from, where=_present(batch), normalize=False
         )
-        return TrainState(params, optimizer_state, target), metrics
+        return constrain_state(TrainState(params, optimizer_state, target), mesh), metrics
 
     return jax.jit(step, donate_argnums=0)
 
@@ -165,7 +147,7 @@ def start_state(
     *,
     target: bool,
 ) -> TrainState:
-    """The state that training begins with, on every device of the mesh.
+    """Returns the state that training begins with, on the devices of the mesh.
 
     Args:
       params: arrays of this process.
@@ -176,17 +158,6 @@ def start_state(
     # A copy: the step gives the buffers of its state away, and may not give one twice.
     copy = jax.tree.map(np.copy, params) if target else None
     own, copy = put_state((params, copy), mesh)
-    everywhere = jax.NamedSharding(mesh, P())
-    moments = jax.jit(optimizer.init, out_shardings=everywhere)(own)
+    shardings = state_shardings(jax.eval_shape(optimizer.init, own), mesh)
+    moments = jax.jit(optimizer.init, out_shardings=shardings)(own)
     return TrainState(own, moments, copy)
-
-
-def put_state(state: State, mesh: jax.sharding.Mesh) -> State:
-    """The state, or any tree, on every device of the mesh."""
-    return jax.device_put(state, jax.NamedSharding(mesh, P()))
-
-
-def put_batch(batch: TripletBatch, mesh: jax.sharding.Mesh) -> TripletBatch:
-    """This process's rows as its part of the global batch."""
-    sharding = jax.NamedSharding(mesh, P(AXIS))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -2,7 +2,7 @@
 
 Run as a program it is one process of several:
 
-    python -m tests.train.every_loss PORT PROCESSES PROCESS DEVICES MICRO_BATCHES OUTPUT.npz
+    python -m tests.train.every_loss PORT PROCESSES PROCESS DEVICES FSDP MICRO_BATCHES OUTPUT.npz
 """
 
 import functools
@@ -18,7 +18,8 @@ from selfdistill_jax.data.packing import lay_out, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.train.step import make_global_loss, make_mesh, put_batch
+from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state, to_host
+from selfdistill_jax.train.step import make_global_loss
 from tests.losses.reference import bound
 
 CONFIG = EncoderConfig(50, 16, 2, 2, 32, 16)
@@ -86,7 +87,8 @@ def every_loss(q, p, n, *, teacher_margin, teacher_scores, where, axis_name):
 def values_and_gradients(mesh, rows):
     """``[losses]``, and a tree like the parameters with a leading axis of the losses."""
     params = init_params(CONFIG, jax.random.key(0))
-    return jax.device_get(_compiled(mesh)(params, put_batch(rows, mesh)))
+    # Whole arrays: what a process holds is no more than its shards of the gradients.
+    return to_host(_compiled(mesh)(put_state(params, mesh), put_batch(rows, mesh)))
 
 
 @functools.cache
@@ -102,14 +104,14 @@ def _compiled(mesh):
     return jax.jit(both)
 
 
-def main(port, processes, process, devices, micro_batches, output):
+def main(port, processes, process, devices, fsdp, micro_batches, output):
     jax.config.update("jax_num_cpu_devices", int(devices))
     jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process))
     share = ROWS // int(processes)
     own = slice(int(process) * share, (int(process) + 1) * share)
     parts = int(devices) * int(micro_batches)
     rows = batch(NO_ROWS[jax.device_count()], parts, own)
-    value, gradient = values_and_gradients(make_mesh(), rows)
+    value, gradient = values_and_gradients(make_mesh(fsdp=int(fsdp)), rows)
     if jax.process_index() == 0:
         leaves = jax.tree.leaves(gradient)
         np.savez(output, value, *leaves)

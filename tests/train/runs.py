@@ -6,8 +6,9 @@ import pytest
 
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.train.checkpoint import Checkpoints
+from selfdistill_jax.train.mesh import make_mesh, put_state
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
-from selfdistill_jax.train.step import TrainState, make_mesh, put_state
+from selfdistill_jax.train.step import TrainState
 from tests.tiny import content, load_model, metrics, train
 
 

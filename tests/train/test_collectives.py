@@ -11,7 +11,8 @@ import pytest
 from selfdistill_jax import losses
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.lora import apply_lora, init_lora
-from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
+from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state
+from selfdistill_jax.train.step import TrainState, make_step
 from tests.train.every_loss import CONFIG, batch
 
 DEVICES = 8
@@ -21,11 +22,11 @@ KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|coll
 QUANTILES = "nanquantile"
 
 
-def collectives(loss, triplets, start=None, base=None, **options):
+def collectives(loss, triplets, start=None, base=None, fsdp=1, **options):
     """(kind, bytes of the result, what it is part of) of each collective of a step."""
     params = init_params(CONFIG, jax.random.key(0)) if start is None else start
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-    mesh = make_mesh(jax.devices()[:DEVICES])
+    mesh = make_mesh(jax.devices()[:DEVICES], fsdp=fsdp)
     step = make_step(make_encode(CONFIG, pooling="mean"), loss, optimizer, mesh, **options)
     state = put_state(TrainState(params, optimizer.init(params)), mesh)
     rows = put_batch(batch(rows=np.arange(triplets) % 16, parts=DEVICES), mesh)
@@ -85,6 +86,17 @@ def test_pairs_of_a_batch_exchange_its_vectors_once(triplets):
     assert bytes_of(found, "reduce-scatter") == triplets * 4 * D // DEVICES
     assert 0 <= bytes_of(found, "all-reduce") - PARAMETERS <= 8 * 4 * D
     assert len(found) <= 8
+
+
+def test_sharded_parameters_are_gathered_once_and_each_shards_gradient_summed_once():
+    found = of_training(collectives(losses.adaptive_margin, 16, fsdp=4))
+    kinds = {kind: bytes_of(found, kind) for kind, _, _ in found}
+    assert kinds.keys() <= {"all-gather", "all-reduce", "reduce-scatter"}
+    assert 0.9 * PARAMETERS <= kinds["all-gather"] <= PARAMETERS
+    scattered = kinds["reduce-scatter"]
+    assert abs(scattered - PARAMETERS / 4) < 0.1 * PARAMETERS
+    # The shards along the other axis, arrays too small to share, and the loss's numbers.
+    assert kinds["all-reduce"] <= scattered + 0.1 * PARAMETERS + 8 * 4 * D
 
 
 def test_an_adapters_gradient_is_exchanged_and_none_of_frozen_weights():

@@ -106,6 +106,21 @@ def test_micro_batches_change_nothing(tiny, finished, tmp_path):
             np.testing.assert_allclose(b[key], value, atol=1e-4, err_msg=key)
 
 
+def test_shared_parameters_change_nothing(tiny, finished, tmp_path):
+    """One copy on eight devices; the model, which every process writes from, is whole."""
+    report = train(tiny.config(train__fsdp=8), tmp_path / "run")
+    for one, other in zip(metrics(tmp_path / "run"), metrics(finished), strict=True):
+        assert one.keys() == other.keys()
+        for key in ("loss", "gradient_norm", "nDCG@10"):
+            if key in one:
+                assert one[key] == pytest.approx(other[key], rel=1e-3), key
+    assert report.splitlines()[0] == (finished / "result.txt").read_text().splitlines()[0]
+    with pytest.raises(
+        InputError, match=r"^config\.train\.fsdp is 3; expected a divisor of the 8 dev"
+    ):
+        train(tiny.config(train__fsdp=3), tmp_path / "other")
+
+
 def test_another_seed_is_another_run(tiny, finished, tmp_path):
     train(tiny.config(seed=1), tmp_path / "other", stop=stop_at(2))
     both = metrics(tmp_path / "other", "train"), metrics(finished, "train")[:2]

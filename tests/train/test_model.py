@@ -14,8 +14,9 @@ from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.lora import apply_lora, init_lora
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state
 from selfdistill_jax.train.optimizer import matrices
-from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
+from selfdistill_jax.train.step import TrainState, make_step
 from tests.tiny import ASKED, PLACES, SAID, load_model, metrics, train
 from tests.train.every_loss import CONFIG, batch
 from tests.train.runs import assert_goes_on, checkpointed

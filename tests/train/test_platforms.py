@@ -9,7 +9,8 @@ import pytest
 
 from selfdistill_jax import losses
 from selfdistill_jax.encoder.apply import init_params, make_encode
-from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
+from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state
+from selfdistill_jax.train.step import TrainState, make_step
 from tests.train.every_loss import CONFIG, batch
 
 

@@ -16,13 +16,14 @@ import pytest
 from selfdistill_jax import losses
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.dropout import Dropout
+from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule, matrices
-from selfdistill_jax.train.step import TrainState, make_mesh, make_step, put_batch, put_state
+from selfdistill_jax.train.step import TrainState, make_step
 from tests.train.every_loss import CONFIG, NO_ROWS, ROWS, VARIANTS, batch, values_and_gradients
 
 
-def mesh(devices):
-    return make_mesh(jax.devices()[:devices])
+def mesh(devices, fsdp=1):
+    return make_mesh(jax.devices()[:devices], fsdp=fsdp)
 
 
 @functools.cache
@@ -42,14 +43,16 @@ def assert_same(got, want):
             )
 
 
-MESHES = [(d, m) for d in (1, 2, 4, 8) for m in (1, 2, 4) if ROWS % (d * m) == 0 and d * m > 1]
+# Devices, how many of them share parameters, micro-batches.
+MESHES = [(d, 1, m) for d in (1, 2, 4, 8) for m in (1, 2, 4) if ROWS % (d * m) == 0 and d * m > 1]
+MESHES += [(8, 2, 1), (8, 4, 2), (8, 8, 1)]
 
 
-@pytest.mark.parametrize(("devices", "micro_batches"), MESHES)
-def test_every_loss_on_every_mesh(devices, micro_batches):
+@pytest.mark.parametrize(("devices", "fsdp", "micro_batches"), MESHES)
+def test_every_loss_on_every_mesh(devices, fsdp, micro_batches):
     for no_rows in ((), NO_ROWS[devices]):
         rows = batch(no_rows, devices * micro_batches)
-        got = values_and_gradients(mesh(devices), rows)
+        got = values_and_gradients(mesh(devices, fsdp), rows)
         assert_same(got, alone(no_rows))
 
 
@@ -58,8 +61,10 @@ def test_rows_without_a_query_are_rows_removed():
     assert_same(values_and_gradients(mesh(1), kept), alone(NO_ROWS[8]))
 
 
-@pytest.mark.parametrize(("processes", "devices", "micro_batches"), [(2, 4, 2), (2, 1, 4)])
-def test_every_loss_in_two_processes(tmp_path, processes, devices, micro_batches):
+@pytest.mark.parametrize(
+    ("processes", "devices", "fsdp", "micro_batches"), [(2, 4, 1, 2), (2, 1, 1, 4), (2, 4, 8, 1)]
+)
+def test_every_loss_in_two_processes(tmp_path, processes, devices, fsdp, micro_batches):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,7 +72,7 @@ def test_every_loss_in_two_processes(tmp_path, processes, devices, micro_batches
     command = [sys.executable, "-m", "tests.train.every_loss", str(port), str(processes)]
     running = [
         subprocess.Popen(
-            [*command, str(number), str(devices), str(micro_batches), str(output)],
+            [*command, *map(str, (number, devices, fsdp, micro_batches)), str(output)],
             env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
             stderr=subprocess.PIPE,
             text=True,
@@ -84,12 +89,18 @@ def test_every_loss_in_two_processes(tmp_path, processes, devices, micro_batches
 
 
 def setting(
-    loss=losses.distributed_margin, optimizer=None, devices=8, target=None, parts=None, **options
+    loss=losses.distributed_margin,
+    optimizer=None,
+    devices=8,
+    fsdp=1,
+    target=None,
+    parts=None,
+    **options,
 ):
     """A step, a state and the batch on a mesh."""
     optimizer = optimizer or optax.sgd(1.0)  # the update is the gradient, which Adam would rescale
     params = init_params(CONFIG, jax.random.key(0))
-    on = mesh(devices)
+    on = mesh(devices, fsdp)
     step = make_step(make_encode(CONFIG, pooling="mean"), loss, optimizer, on, **options)
     state = put_state(TrainState(params, optimizer.init(params), target), on)
     return step, state, put_batch(batch(parts=parts or devices), on)
@@ -104,8 +115,8 @@ def update(*args, steps=1, **options):
 
 def test_an_update_and_its_metrics_do_not_depend_on_the_mesh():
     want, numbers = update(devices=1)
-    for devices, micro_batches in ((8, 1), (2, 4)):
-        got, same = update(devices=devices, parts=devices * micro_batches)
+    for devices, fsdp, micro_batches in ((8, 1, 1), (2, 1, 4), (8, 4, 1), (8, 8, 2)):
+        got, same = update(devices=devices, fsdp=fsdp, parts=devices * micro_batches)
         for x, y in zip(*map(jax.tree.leaves, (got.params, want.params)), strict=True):
             np.testing.assert_allclose(x, y, atol=1e-6)
         assert same.keys() == numbers.keys()
@@ -202,6 +213,30 @@ def test_micro_batches_hold_the_activations_of_one():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary(8) < temporary(1) / 5
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4, 8])
+def test_devices_share_parameters_and_moments(fsdp):
+    """By the compiler's own account, and step after step."""
+    optimizer = optax.adamw(1e-3)
+    step, state, rows = setting(optimizer=optimizer, fsdp=fsdp, target=other_params())
+    arguments = step.lower(state, rows).compile().memory_analysis().argument_size_in_bytes
+    sizes = [
+        leaf.nbytes / (fsdp if is_shared(leaf, fsdp) else 1) for leaf in jax.tree.leaves(state)
+    ]
+    batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(rows)) / 8
+    assert abs(arguments - sum(sizes) - batch_bytes) < 512
+    if fsdp > 1:
+        assert sum(sizes) < 1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / fsdp
+    before = [leaf.sharding for leaf in jax.tree.leaves(state)]
+    state, _ = step(state, rows)
+    assert [leaf.sharding.spec for leaf in jax.tree.leaves(state)] == [s.spec for s in before]
+    shards = {leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state)}
+    assert shards == {round(size) for size in sizes}
+
+
+def is_shared(leaf, count):
+    return any(size % count == 0 for size in leaf.shape)
 
 
 def test_adamw_update_agrees_and_decays_matrices_only():

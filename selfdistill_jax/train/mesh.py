@@ -1,0 +1,156 @@
+"""The device mesh: its axes, and which part of each array a device holds.
+
+The mesh has two axes. The batch is spread over both; parameters, gradients and optimizer moments
+are sharded over ``fsdp`` and the same along ``data``. No other file in train/ names an axis.
+
+A step's function runs on each device's part of the batch (`jax.shard_map`). It gathers the shards
+of the parameters when it begins, and JAX's transpose of that gather sends each device its shard of
+the gradient. Left to XLA's partitioner instead, the same step exchanged eight times the bytes on a
+2 x 4 mesh (docs/performance.md).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax import P, lax
+from jax.experimental import multihost_utils
+
+from selfdistill_jax.errors import InputError
+
+AXES = ("data", "fsdp")
+_SHARDED = AXES[1]
+_BATCH = P(AXES)
+Tree = TypeVar("Tree")
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> jax.sharding.Mesh:
+    """Returns the mesh of all devices.
+
+    Args:
+      devices: None for all of them.
+      fsdp: devices over which a parameter is sharded.
+
+    Raises:
+      InputError: ``fsdp`` does not divide the number of devices.
+    """
+    devices = devices or jax.devices()
+    if len(devices) % fsdp:
+        raise InputError(
+            f"config.train.fsdp is {fsdp}; expected a divisor of the {len(devices)} devices"
+        )
+    # Auto: Explicit sharding rejects products of batches.
+    kinds = (jax.sharding.AxisType.Auto,) * 2
+    return jax.make_mesh((len(devices) // fsdp, fsdp), AXES, axis_types=kinds, devices=devices)
+
+
+def batch_sharding(mesh: jax.sharding.Mesh) -> jax.NamedSharding:
+    """Returns the sharding of a batch's arrays: their leading axis is spread over all devices."""
+    return jax.NamedSharding(mesh, _BATCH)
+
+
+def state_shardings(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:
+    """Returns the sharding of every array of parameters, or of an optimizer's state.
+
+    Args:
+      tree: arrays, or anything with a shape.
+      mesh: of `make_mesh`.
+    """
+    return jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), _specs(tree, mesh))
+
+
+def _specs(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """The longest axis that ``fsdp`` divides is sharded; arrays without one are on every device."""
+    count = mesh.shape[_SHARDED]
+
+    def spec(x: Any) -> jax.P:
+        axes = [axis for axis, size in enumerate(x.shape) if size % count == 0]
+        if count == 1 or not axes:
+            return P()
+        longest = max(axes, key=lambda axis: x.shape[axis])
+        return P(*(None,) * longest, _SHARDED)
+
+    return jax.tree.map(spec, tree)
+
+
+def put_state(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:
+    """Moves arrays, the same on every process, to where `state_shardings` wants them."""
+    return jax.device_put(tree, state_shardings(tree, mesh))
+
+
+def constrain_state(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:
+    """Keeps arrays of a compiled function where `state_shardings` wants them."""
+    return lax.with_sharding_constraint(tree, state_shardings(tree, mesh))
+
+
+def put_batch(batch: Tree, mesh: jax.sharding.Mesh) -> Tree:
+    """Makes global arrays of this process's part of a batch."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def batch_shapes(batch: Tree, mesh: jax.sharding.Mesh) -> Tree:
+    """Returns the shapes, types and shardings of what `put_batch` returns."""
+    sharding, processes = batch_sharding(mesh), len({d.process_index for d in mesh.devices.flat})
+
+    def whole(x: Any) -> jax.ShapeDtypeStruct:
+        shape = (x.shape[0] * processes, *x.shape[1:])
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(whole, batch)
+
+
+def state_shapes(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:
+    """Returns the shapes, types and shardings of what `put_state` returns."""
+
+    def whole(x: Any, sharding: jax.NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(whole, tree, state_shardings(tree, mesh))
+
+
+def to_host(tree: Tree) -> Tree:
+    """Returns whole numpy arrays on every process; all processes must call it."""
+
+    def fetch(x: Any) -> np.ndarray:
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+        return np.asarray(x)
+
+    return jax.tree.map(fetch, tree)
+
+
+def over_batch(
+    function: Callable[[Any, Any], tuple[jax.Array, Any]], mesh: jax.sharding.Mesh
+) -> Callable[[Any, Any], tuple[jax.Array, Any]]:
+    """Returns ``f(state, batch) -> (scalar, arrays)``, computed on each device's part of a batch.
+
+    Take its gradient outside: taken inside, a sum over devices multiplies it by their number
+    (tests/losses/test_gradient_placement.py).
+
+    Args:
+      function: gets whole arrays of the state, and the device's part of the batch. Its scalar is
+        the same on all devices; its arrays have the batch as leading axis.
+      mesh: of `make_mesh`.
+    """
+
+    def call(state: Any, batch: Any) -> tuple[jax.Array, Any]:
+        specs = _specs(state, mesh)
+
+        def on_device(state: Any, batch: Any) -> tuple[jax.Array, Any]:
+            return function(jax.tree.map(_gather, state, specs), batch)
+
+        return jax.shard_map(
+            on_device, mesh=mesh, in_specs=(specs, _BATCH), out_specs=(P(), _BATCH)
+        )(state, batch)
+
+    return call
+
+
+def _gather(x: jax.Array, spec: jax.P) -> jax.Array:
+    """Each device's own copy of a whole array: the transpose sums the gradient over devices."""
+    if _SHARDED not in spec:
+        return lax.pcast(x, AXES, to="varying")
+    x = lax.pcast(x, AXES[0], to="varying")
+    return lax.all_gather(x, _SHARDED, axis=spec.index(_SHARDED), tiled=True)
