@@ -1,8 +1,8 @@
 """What every loss shares: checked unit vectors, other devices' rows, a masked global mean.
 
-Shape legend: B triplets on this device, C triplets of the whole batch (C = B without an axis),
-D dimensions, K negatives a query. A loss on several devices sums its own rows and meets the others
-in one ``psum``; where its gradient may be taken is said in docs/losses.md.
+Shape legend: B queries on this device, C queries of the whole batch (C = B without an axis),
+D dimensions, K negatives for each query. A loss on several devices sums its own rows and meets the
+others in one ``psum``; docs/losses.md says where its gradient may be taken.
 """
 
 from typing import NamedTuple
@@ -21,11 +21,11 @@ ERRORS = {
 
 
 class Batch(NamedTuple):
-    """One device's checked triplets and the mask of its real rows."""
+    """One device's checked vectors and the mask of its real rows."""
 
     q: jax.Array  # [B, D]
     p: jax.Array  # [B, D]
-    n: jax.Array  # [B, D], or [B, K, D] where a loss takes many negatives
+    n: jax.Array  # [B, K, D]
     where: jax.Array  # [B] bool
 
 
@@ -60,33 +60,34 @@ def unit(x: jax.Array) -> jax.Array:
     return x * lax.rsqrt(jnp.where(square > 0, square, 1))
 
 
-def prepare(q, p, n, *, where, normalize: bool, many: bool = False) -> Batch:
+def prepare(q, p, n, *, where, normalize: bool, least: int = 1) -> Batch:
     """Checks shapes, casts to float32 at least, normalises; sets rows that are not real to zero.
 
-    Zero, since such a row may hold anything: a NaN times a weight of 0 were a NaN.
+    Zero, since such a row may hold anything: a NaN times a weight of 0 would be a NaN.
 
     Args:
       q, p: ``[B, D]``.
-      n: ``[B, D]``, or with ``many`` also ``[B, K, D]``; always the latter in what is returned.
+      n: ``[B, D]`` or ``[B, K, D]``; always the latter in what is returned.
       where: ``[B]`` bool or None.
       normalize: scale vectors to unit length.
-      many: whether the loss takes more than one negative a query.
+      least: the fewest negatives that the loss takes.
 
     Raises:
-      ValueError: another shape than these, or no rows.
+      ValueError: another shape than these, no rows, or too few negatives.
     """
     q, p, n = (jnp.asarray(x) for x in (q, p, n))
-    if many and n.ndim == 2:
+    shapes = q.shape, p.shape, n.shape
+    if n.ndim == 2:
         n = n[:, None, :]
-    own = n.shape if not many else n.shape[:1] + n.shape[2:] if n.ndim == 3 else None
-    if q.ndim != 2 or q.shape != p.shape or q.shape != own:
+    if q.ndim != 2 or q.shape != p.shape or n.ndim != 3 or q.shape != n.shape[::2]:
         raise ValueError(
-            "q, p and n must have one shape [batch, dimensions]"
-            f"{' (n also [batch, negatives, dimensions])' if many else ''}; "
-            f"got {q.shape}, {p.shape}, {n.shape}"
+            "q, p and n must have one shape [batch, dimensions] (n also [batch, negatives, "
+            f"dimensions]); got {', '.join(map(str, shapes))}"
         )
     if not len(q):
         raise ValueError("q, p and n have no rows; mask rows by where instead")
+    if n.shape[1] < least:
+        raise ValueError(f"n has {n.shape[1]} negatives a query; this loss needs {least} or more")
     where = jnp.ones(q.shape[:1], bool) if where is None else jnp.asarray(where, bool)
     if where.shape != q.shape[:1]:
         raise ValueError(f"where must have shape {q.shape[:1]}; got {where.shape}")
@@ -129,14 +130,47 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.sum(a * b, axis=-1)
 
 
+def flat(x: jax.Array) -> jax.Array:
+    """``[B, K, D]`` to ``[B K, D]``."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def repeat(x: jax.Array, count: int) -> jax.Array:
+    """``[B, ...]`` to ``[B count, ...]``: each row once for each of its negatives."""
+    return x if count == 1 else jnp.repeat(x, count, axis=0)
+
+
 def dots(a_BxD: jax.Array, b_CxD: jax.Array) -> jax.Array:
     """All products ``[B, C]``."""
     return matmul_exact(a_BxD, b_CxD.T)
 
 
 def margins(batch: Batch) -> jax.Array:
-    """How much closer each query is to its positive than to its negative, ``[B]``."""
-    return dot(batch.q, batch.p) - dot(batch.q, batch.n)
+    """Returns how much closer each query is to its positive than to its negatives, ``[B, K]``."""
+    return dot(batch.q, batch.p)[:, None] - dot(batch.q[:, None, :], batch.n)
+
+
+def check_ids(
+    batch: Batch, positive_ids: jax.Array | None, negative_ids: jax.Array | None
+) -> tuple[jax.Array, jax.Array] | None:
+    """Returns ids of a batch's documents as ``[B, P]`` and ``[B, K]``; None without any.
+
+    Raises:
+      ValueError: only one of the two is given, or its shape does not fit the batch.
+    """
+    if positive_ids is None and negative_ids is None:
+        return None
+    if positive_ids is None or negative_ids is None:
+        raise ValueError("give both positive_ids and negative_ids, or neither")
+    size, count, _ = batch.n.shape
+    p, n = jnp.asarray(positive_ids), jnp.asarray(negative_ids)
+    p, n = p.reshape(len(p), -1), n.reshape(size, -1) if n.ndim < 2 else n
+    if len(p) != size or not p.shape[1] or n.shape != (size, count):
+        raise ValueError(
+            f"positive_ids must have shape [{size}] or [{size}, positives], and negative_ids "
+            f"[{size}, {count}]; got {jnp.shape(positive_ids)} and {jnp.shape(negative_ids)}"
+        )
+    return p, n
 
 
 def sigma(similarity: jax.Array) -> jax.Array:
@@ -152,17 +186,17 @@ def sigma(similarity: jax.Array) -> jax.Array:
     return (1.0 + similarity) / 2.0
 
 
-def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
+def gather(x: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
     """The rows of all devices, in device order: ``[B, ...] -> [C, ...]``."""
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
 
 
-def psum(x: jax.Array, axis_name: str | None) -> jax.Array:
+def psum(x: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
 def global_mean(
-    terms: jax.Array, where: jax.Array | None = None, axis_name: str | None = None
+    terms: jax.Array, where: jax.Array | None = None, axis_name: str | tuple[str, ...] | None = None
 ) -> jax.Array:
     """Mean of the real terms over all devices; 0 with zero gradient when there is none.
 
@@ -170,9 +204,9 @@ def global_mean(
     but the documents of a triplet.
 
     Args:
-      terms: ``[B]``, one a triplet; finite in masked rows too, as are their gradients then.
+      terms: ``[B]`` or ``[B, K]``; finite in masked rows too, as are their gradients then.
       where: ``[B]`` bool, the real rows; None means all.
-      axis_name: mapped axis over which the batch is spread.
+      axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar of the terms' dtype.
@@ -182,6 +216,8 @@ def global_mean(
       >>> float(global_mean(jnp.array([1.0, 2.0, 9.0]), jnp.array([True, True, False])))
       1.5
     """
-    where = jnp.ones(terms.shape, bool) if where is None else jnp.asarray(where, bool)
+    where = jnp.ones(terms.shape[:1], bool) if where is None else jnp.asarray(where, bool)
+    where = where.reshape(where.shape + (1,) * (terms.ndim - where.ndim))
+    where = jnp.broadcast_to(where, terms.shape)
     count = psum(jnp.sum(where, dtype=terms.dtype), axis_name)
     return psum(jnp.sum(terms, where=where), axis_name) / jnp.maximum(count, 1)

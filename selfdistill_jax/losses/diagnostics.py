@@ -3,7 +3,15 @@
 import jax
 import jax.numpy as jnp
 
-from selfdistill_jax.losses.common import at_least_float32, dot, prepare, sigma, unit
+from selfdistill_jax.losses.common import (
+    at_least_float32,
+    dot,
+    margins,
+    prepare,
+    repeat,
+    sigma,
+    unit,
+)
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -25,17 +33,17 @@ def summaries(
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each; K may be 0.
       target_from: see `adaptive_margin`.
       normalize: scale the inputs to unit length first.
       where: ``[B]`` bool, the real rows; None means all. Without any every value is NaN.
 
     Returns:
-      Of ``margin`` (``m_i = s(q_i,p_i) − s(q_i,n_i)``) and of ``target`` (``σ(p_i,n_i)``, the
-      triplet's own) the scalars ``…_mean`` and ``…_std`` and ``[5]`` ``…_quantiles`` at
-      `QUANTILES`; ``past_target``, the share of triplets with ``m_i ≥ σ(p_i,n_i)``; and
-      ``document_cosine``, the mean cosine of two different rows among all 2 B documents: 1 when
-      the encoder has collapsed and tells no document from another.
+      Of ``margin`` (``m_ik = s(q_i,p_i) − s(q_i,n_ik)``) and of ``target`` (``σ(p_i,n_ik)``) the
+      scalars ``…_mean`` and ``…_std`` and ``[5]`` ``…_quantiles`` at `QUANTILES`;
+      ``past_target``, the share with ``m_ik ≥ σ(p_i,n_ik)``; and ``document_cosine``, the mean
+      cosine of two different rows among all (1 + K) B documents: 1 when the encoder has collapsed
+      and tells no document from another. Without negatives ``document_cosine`` alone.
 
     Raises:
       ValueError: shapes that do not match.
@@ -49,27 +57,34 @@ def summaries(
       >>> round(float(found["document_cosine"]), 4)  # 2 of the 6 pairs are alike
       0.3333
     """
-    batch = prepare(q, p, n, where=where, normalize=normalize)
-    p_BxF, n_BxF = (batch.p, batch.n) if target_from is None else map(at_least_float32, target_from)
-    if target_from is not None and normalize:
-        p_BxF, n_BxF = unit(p_BxF), unit(n_BxF)
-    margin_B = dot(batch.q, batch.p) - dot(batch.q, batch.n)
-    target_B = sigma(dot(p_BxF, n_BxF))
+    batch = prepare(q, p, n, where=where, normalize=normalize, least=0)
+    count = batch.n.shape[1]
+    real_N = repeat(batch.where, count)
     found = {}
-    for name, values_B in (("margin", margin_B), ("target", target_B)):
-        found[f"{name}_mean"] = jnp.mean(values_B, where=batch.where)
-        found[f"{name}_std"] = jnp.std(values_B, where=batch.where)
-        real_B = jnp.where(batch.where, values_B, jnp.nan)
-        found[f"{name}_quantiles"] = jnp.nanquantile(real_B, jnp.array(QUANTILES))
-    found["past_target"] = jnp.mean(margin_B >= target_B, where=batch.where)
+    if count:
+        p_BxF, n_BxKxF = batch.p, batch.n
+        if target_from is not None:
+            p_BxF, n = (at_least_float32(x) for x in target_from)
+            n_BxKxF = n.reshape(*batch.n.shape[:2], -1)
+            if normalize:
+                p_BxF, n_BxKxF = unit(p_BxF), unit(n_BxKxF)
+        margin_N = margins(batch).reshape(-1)
+        target_N = sigma(dot(p_BxF[:, None, :], n_BxKxF)).reshape(-1)
+        for name, values_N in (("margin", margin_N), ("target", target_N)):
+            found[f"{name}_mean"] = jnp.mean(values_N, where=real_N)
+            found[f"{name}_std"] = jnp.std(values_N, where=real_N)
+            masked_N = jnp.where(real_N, values_N, jnp.nan)
+            found[f"{name}_quantiles"] = jnp.nanquantile(masked_N, jnp.array(QUANTILES))
+        found["past_target"] = jnp.mean(margin_N >= target_N, where=real_N)
     found["document_cosine"] = _mean_cosine(batch.p, batch.n, batch.where)
     return found
 
 
-def _mean_cosine(p_BxD: jax.Array, n_BxD: jax.Array, where_B: jax.Array) -> jax.Array:
-    """Of all pairs of different rows: (|Σ d|² − Σ |d|²) / (N (N − 1)), N = 2 B documents."""
-    real_Bx1 = where_B[:, None]
-    sum_D = jnp.sum(p_BxD, axis=0, where=real_Bx1) + jnp.sum(n_BxD, axis=0, where=real_Bx1)
-    own = jnp.sum(dot(p_BxD, p_BxD) + dot(n_BxD, n_BxD), where=where_B)
-    count = 2 * jnp.sum(where_B, dtype=sum_D.dtype)
+def _mean_cosine(p_BxD: jax.Array, n_BxKxD: jax.Array, where_B: jax.Array) -> jax.Array:
+    """Of all pairs of different rows: (|Σ d|² − Σ |d|²) / (M (M − 1)), M documents."""
+    sum_D = jnp.sum(p_BxD, axis=0, where=where_B[:, None])
+    sum_D += jnp.sum(n_BxKxD, axis=(0, 1), where=where_B[:, None, None])
+    squares_B = dot(p_BxD, p_BxD) + jnp.sum(dot(n_BxKxD, n_BxKxD), axis=1)
+    own = jnp.sum(squares_B, where=where_B)
+    count = (1 + n_BxKxD.shape[1]) * jnp.sum(where_B, dtype=sum_D.dtype)
     return (dot(sum_D, sum_D) - own) / (count * (count - 1))

@@ -24,17 +24,18 @@ def margin_mse(
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """Margin-MSE: a triplet's margin is drawn to the teacher's.
+    """Margin-MSE: draws every margin to the teacher's.
 
     Definition:
-      ``mean_i (scale · m_i − teacher_margin_i)²`` with ``m_i = s(q_i,p_i) − s(q_i,n_i)``. Source:
+      ``mean_ik (scale · m_ik − teacher_margin_ik)²``, ``m_ik = s(q_i,p_i) − s(q_i,n_ik)``. Source:
       arXiv 2010.02666, which has dot products: ``normalize=False, scale=1``.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives.
-      teacher_margin: ``[B]``, the teacher's score of the positive less that of the negative.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
+      teacher_margin: ``[B]`` or ``[B, K]``, the teacher's score of the positive less that of the
+        negative.
       scale: brings cosines, whose margin is at most 2, to the teacher's scores.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
@@ -53,8 +54,12 @@ def margin_mse(
       0.25
     """
     batch = prepare(q, p, n, where=where, normalize=normalize)
-    teacher_B = teacher_rows("teacher_margin", teacher_margin, batch.where.shape, batch.where)
-    return global_mean(jnp.square(scale * margins(batch) - teacher_B), batch.where, axis_name)
+    shape = batch.n.shape[:2]
+    teacher_margin = jnp.asarray(teacher_margin)
+    if shape[1] == 1 and teacher_margin.ndim == 1:
+        teacher_margin = teacher_margin[:, None]
+    teacher_BxK = teacher_rows("teacher_margin", teacher_margin, shape, batch.where)
+    return global_mean(jnp.square(scale * margins(batch) - teacher_BxK), batch.where, axis_name)
 
 
 def kl(
@@ -100,7 +105,7 @@ def kl(
       0.0
     """
     check_above_zero("temperature", temperature)
-    batch = prepare(q, p, n, where=where, normalize=normalize, many=True)
+    batch = prepare(q, p, n, where=where, normalize=normalize, least=0)
     documents = jnp.concatenate([batch.p[:, None, :], batch.n], axis=1)
     scores = teacher_rows("teacher_scores", teacher_scores, documents.shape[:2], batch.where)
     student = jax.nn.log_softmax(scale * dot(batch.q[:, None, :], documents) / temperature)

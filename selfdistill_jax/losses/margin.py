@@ -1,7 +1,8 @@
 """Margin losses: static, and self-distilled with adaptive or distributed relevance margins.
 
-Similarities are cosines, ``σ(a, b) = (1 + s(a, b)) / 2``, a triplet's margin is
-``m_i = s(q_i, p_i) − s(q_i, n_i)``, ρ the error: l2 ``x²``, l1 ``|x|``, soft ``log(1 + e^−x)``.
+Similarities are cosines, ``σ(a, b) = (1 + s(a, b)) / 2``, the margin of a query and its k-th
+negative is ``m_ik = s(q_i, p_i) − s(q_i, n_ik)``, ρ the error: l2 ``x²``, l1 ``|x|``, soft
+``log(1 + e^−x)``.
 Source: arXiv 2407.21515. Its released code does not detach the target; ``stop_gradient=True`` does.
 """
 
@@ -14,10 +15,14 @@ from selfdistill_jax.losses.common import (
     Batch,
     at_least_float32,
     check_choice,
+    check_ids,
     dot,
+    flat,
+    gather,
     global_mean,
     margins,
     prepare,
+    repeat,
     sigma,
     unit,
     zero_masked,
@@ -38,26 +43,30 @@ def static_margin(
     in_batch: bool = False,
     broadcast: str = "triplet",
     method: str = "auto",
+    positive_ids: jax.Array | None = None,
+    negative_ids: jax.Array | None = None,
     normalize: bool = True,
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """Every triplet's margin is drawn to one constant.
+    """Draws every margin to one constant.
 
     Definition:
-      ``mean_i ρ(m_i − margin)``, with ``in_batch`` ``mean_ij ρ(s(q_i,p_i) − s(q_i,n_j) − margin)``.
-      Source: arXiv 2407.21515, its baseline.
+      ``mean_ik ρ(m_ik − margin)``, with ``in_batch`` ``mean_ix ρ(s(q_i,p_i) − s(q_i,x) − margin)``,
+      x over all negatives of the global batch. Source: arXiv 2407.21515, its baseline.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
       margin: the target τ, a difference of cosines in [-2, 2].
       error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
       in_batch: compare each query with the negatives of the whole batch.
       broadcast: ``"triplet"`` is the definition above; ``"released"`` takes ``s(q_j,p_j)`` in entry
         (i, j) of the in-batch form, as the paper's released code does.
       method: how the in-batch form is computed, see `distributed_margin`.
+      positive_ids, negative_ids: see `softmax`. In a comparison over the batch, a negative that is
+        a positive of any of its queries is left out.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread (`jax.shard_map`, `jax.pmap`).
@@ -80,7 +89,9 @@ def static_margin(
     if not in_batch:
         return global_mean(ERRORS[error](margins(batch) - margin), batch.where, axis_name)
     positive_B = dot(batch.q, batch.p) - margin
-    return _in_batch(positive_B, batch.q, batch.n, batch.where, broadcast, error, method, axis_name)
+    among = _negatives(batch, positive_ids, negative_ids, axis_name)
+    options = {"error": error, "method": method, "axis_name": axis_name}
+    return _in_batch(positive_B, batch.q, flat(batch.n), batch.where, among, broadcast, **options)
 
 
 def adaptive_margin(
@@ -94,27 +105,33 @@ def adaptive_margin(
     stop_gradient: bool = False,
     target_from: Documents | None = None,
     method: str = "auto",
+    positive_ids: jax.Array | None = None,
+    negative_ids: jax.Array | None = None,
     normalize: bool = True,
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """A triplet's margin is drawn to the similarity of its own two documents.
+    """Draws every margin to the similarity of its own two documents.
 
     Definition:
-      ``mean_i ρ(m_i − σ(p_i,n_i))``, with ``in_batch``
-      ``mean_ij ρ(s(q_i,p_i) − s(q_i,n_j) − σ(p_i,n_j))``. Source: arXiv 2407.21515.
+      ``mean_ik ρ(m_ik − σ(p_i,n_ik))``, with ``in_batch``
+      ``mean_ix ρ(s(q_i,p_i) − s(q_i,x) − σ(p_i,x))``, x over all negatives of the
+      global batch. Source: arXiv 2407.21515.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
       error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
       in_batch: compare each query with the negatives of the whole batch.
       broadcast: see `static_margin`.
       stop_gradient: treat the target as a constant.
-      target_from: ``([B, F], [B, F])`` vectors of the same positives and negatives by another
-        encoder, which the target is computed from instead, as a constant; None: p and n.
+      target_from: ``([B, F], [B, F])`` or ``([B, F], [B, K, F])``, vectors of the same positives
+        and negatives by another encoder, which the target is computed from instead, as a constant;
+        None: p and n.
       method: how the in-batch form is computed, see `distributed_margin`.
+      positive_ids, negative_ids: see `softmax`. In a comparison over the batch, a negative that is
+        a positive of any of its queries is left out.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread.
@@ -134,18 +151,20 @@ def adaptive_margin(
     check_method(method, error)
     check_choice("broadcast", broadcast, BROADCASTS)
     batch = prepare(q, p, n, where=where, normalize=normalize)
-    p_BxF, n_BxF = _target_documents(batch, target_from, stop_gradient, normalize)
+    p_BxF, n_BxKxF = _target_documents(batch, target_from, stop_gradient, normalize)
     if not in_batch:
-        errors_B = ERRORS[error](margins(batch) - sigma(dot(p_BxF, n_BxF)))
-        return global_mean(errors_B, batch.where, axis_name)
-    # s(q_i,p_i) − s(q_i,n_j) − ½ − ½ p_i·n_j, linear in n_j.
+        errors_BxK = ERRORS[error](margins(batch) - sigma(dot(p_BxF[:, None, :], n_BxKxF)))
+        return global_mean(errors_BxK, batch.where, axis_name)
+    # s(q_i,p_i) − s(q_i,x) − ½ − ½ p_i·x, linear in x.
     positive_B = dot(batch.q, batch.p) - 0.5
     if target_from is None and not stop_gradient:
-        a, b = batch.q + p_BxF / 2, batch.n
-    else:  # only one of the two products moves n_j
+        a, b = batch.q + p_BxF / 2, flat(batch.n)
+    else:  # only one of the two products moves x
         a = jnp.concatenate([batch.q, p_BxF / 2], axis=1)
-        b = jnp.concatenate([batch.n, n_BxF], axis=1)
-    return _in_batch(positive_B, a, b, batch.where, broadcast, error, method, axis_name)
+        b = jnp.concatenate([flat(batch.n), flat(n_BxKxF)], axis=1)
+    among = _negatives(batch, positive_ids, negative_ids, axis_name)
+    options = {"error": error, "method": method, "axis_name": axis_name}
+    return _in_batch(positive_B, a, b, batch.where, among, broadcast, **options)
 
 
 def distributed_margin(
@@ -158,21 +177,23 @@ def distributed_margin(
     stop_gradient: bool = False,
     target_from: Documents | None = None,
     method: str = "auto",
+    positive_ids: jax.Array | None = None,
+    negative_ids: jax.Array | None = None,
     normalize: bool = True,
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """A triplet's margin is drawn to its similarity with the documents of the whole batch.
+    """Draws every margin to the similarities of its positive with all negatives of the batch.
 
     Definition:
-      ``over="negatives"``: ``mean_ij ρ(m_i − σ(p_i,n_j))``; ``over="positives"``:
-      ``mean_ij ρ(m_j − σ(p_i,n_j))``, what the paper's released code computes by broadcasting.
-      i and j run over the global batch. Source: arXiv 2407.21515; the closed form: docs/losses.md.
+      ``over="negatives"``: ``mean_ikx ρ(m_ik − σ(p_i,x))``, x over all negatives of the global
+      batch; ``over="positives"``: ``mean_ijk ρ(m_jk − σ(p_i,n_jk))``, what the paper's released
+      code computes by broadcasting. Source: arXiv 2407.21515; the closed form: docs/losses.md.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
       error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
       over: whose distribution is the target: that of the batch's negatives, or of its positives.
       stop_gradient: treat the target as a constant.
@@ -180,6 +201,8 @@ def distributed_margin(
       method: ``"gather"`` compares all pairs, block by block; ``"moments"`` is the closed form of
         l2 (no pairs; D + D² numbers cross the devices); ``"auto"`` takes the moments for l2 from a
         global batch of 2 D rows on (4 D for a constant target in-batch). They agree to rounding.
+      positive_ids, negative_ids: see `softmax`. In a comparison over the batch, a negative that is
+        a positive of any of its queries is left out.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread.
@@ -200,14 +223,21 @@ def distributed_margin(
     check_choice("over", over, ("negatives", "positives"))
     check_method(method, error)
     batch = prepare(q, p, n, where=where, normalize=normalize)
-    own, other = _target_documents(batch, target_from, stop_gradient, normalize)
-    if over == "positives":  # σ is symmetric: exchanging them turns one form into the other
-        own, other = other, own
+    p_BxF, n_BxKxF = _target_documents(batch, target_from, stop_gradient, normalize)
+    among = _negatives(batch, positive_ids, negative_ids, axis_name)
+    margins_N = margins(batch).reshape(-1)
+    n_NxF, count = flat(n_BxKxF), batch.n.shape[1]
+    if over == "negatives":
+        own, rows = repeat(p_BxF, count), repeat(batch.where, count)
+        other, columns = n_NxF, among
+    else:  # σ is symmetric: exchanging the two turns one form into the other
+        own, rows, other, columns = n_NxF, among, p_BxF, batch.where
     return mean_over_pairs(
-        margins(batch) - 0.5,
+        margins_N - 0.5,
         own / 2,
         other,
-        batch.where,
+        rows,
+        columns,
         error=error,
         method=method,
         axis_name=axis_name,
@@ -221,19 +251,36 @@ def _target_documents(
     if target_from is None:
         return lax.stop_gradient((batch.p, batch.n)) if stop_gradient else (batch.p, batch.n)
     p, n = (at_least_float32(x) for x in target_from)
-    if p.shape != n.shape or p.shape[:-1] != batch.where.shape:
+    shapes = p.shape, n.shape
+    n = n[:, None, :] if n.ndim == 2 else n
+    if p.ndim != 2 or len(p) != len(batch.where) or n.shape != (*batch.n.shape[:2], p.shape[1]):
+        size, count, _ = batch.n.shape
         raise ValueError(
-            "target_from must be two arrays of one shape "
-            f"[{len(batch.where)}, dimensions]; got {p.shape}, {n.shape}"
+            f"target_from must be arrays of shapes [{size}, dimensions] and [{size}, {count}, "
+            f"dimensions] (or both the former, of one negative); got {shapes[0]}, {shapes[1]}"
         )
     p, n = zero_masked(p, batch.where), zero_masked(n, batch.where)
     return lax.stop_gradient((unit(p), unit(n)) if normalize else (p, n))
 
 
-def _in_batch(c_B, a_BxE, b_BxE, where_B, broadcast, error, method, axis_name) -> jax.Array:
-    """``mean_ij ρ(c_i − a_i·b_j)``, in the released form with ``c_j``."""
-    if broadcast == "released":  # then c belongs to the column: look at it from there
-        a_BxE, b_BxE = b_BxE, a_BxE
-    return mean_over_pairs(
-        c_B, a_BxE, b_BxE, where_B, error=error, method=method, axis_name=axis_name
-    )
+def _negatives(batch: Batch, positive_ids, negative_ids, axis_name) -> jax.Array:
+    """``[B K]`` bool: the real negatives that answer no query of the global batch.
+
+    One that is known to answer a query is left out for all of them, not for that query alone: so
+    the batch's negatives are one set, whose moments the closed form needs.
+    """
+    where_N = repeat(batch.where, batch.n.shape[1])
+    ids = check_ids(batch, positive_ids, negative_ids)
+    if ids is None:
+        return where_N
+    p_BxP, n_BxK = ids
+    known = gather(jnp.where(batch.where[:, None], p_BxP, -1), axis_name)
+    return where_N & ~jnp.isin(n_BxK.reshape(-1), known)
+
+
+def _in_batch(c_B, a_BxE, b_NxE, where_B, among_N, broadcast, **options) -> jax.Array:
+    """``mean_ix ρ(c_i − a_i·x)``, in the released form with c of the query that x belongs to."""
+    if broadcast == "released":
+        c_N = repeat(c_B, len(b_NxE) // len(c_B))
+        return mean_over_pairs(c_N, b_NxE, a_BxE, among_N, where_B, **options)
+    return mean_over_pairs(c_B, a_BxE, b_NxE, where_B, among_N, **options)

@@ -2,7 +2,7 @@
 
 Every margin loss that compares each row with each other is one form, with different c, a and b:
 
-    mean_ij ρ(c_i − a_i·b_j)        i, j over the real rows of the global batch
+    mean_ij ρ(c_i − a_i·b_j)        i over one, j over another set of rows of the global batch
 
 and has two ways to be computed, which agree to rounding:
 
@@ -16,7 +16,7 @@ anew in the backward pass: any ρ, time O(C² E), memory of one block.
 time O(C E²), no pairs at all; E + E² numbers cross the devices, whatever the batch. Written with
 the covariance, not with the second moment: far less cancels in float32 (docs/losses.md).
 
-Shape legend: B rows on this device, C of the global batch, E dimensions of a and b.
+Shape legend: R rows of a and S rows of b on this device, C of b in the global batch, E dimensions.
 """
 
 from collections.abc import Callable
@@ -53,36 +53,40 @@ def check_method(method: str, error: str) -> None:
 
 
 def mean_over_pairs(
-    c_B: jax.Array,
-    a_BxE: jax.Array,
-    b_BxE: jax.Array,
-    where_B: jax.Array,
+    c_R: jax.Array,
+    a_RxE: jax.Array,
+    b_SxE: jax.Array,
+    where_R: jax.Array,
+    where_S: jax.Array,
     *,
     error: str,
     method: str,
-    axis_name: str | None,
+    axis_name: str | tuple[str, ...] | None,
 ) -> jax.Array:
     """``mean_ij ρ(c_i − a_i·b_j)`` over the real rows of the global batch; 0 without any.
 
     Args:
-      c_B: ``[B]``.
-      a_BxE: ``[B, E]``.
-      b_BxE: ``[B, E]``, rows of the same triplets.
-      where_B: ``[B]`` bool, the real rows.
+      c_R: ``[R]``.
+      a_RxE: ``[R, E]``.
+      b_SxE: ``[S, E]``.
+      where_R, where_S: bool, the real rows of a and of b.
       error: ρ, a key of `ERRORS`.
       method: one of `METHODS`; auto is moments where that is possible and cheaper.
-      axis_name: mapped axis over which the batch is spread.
+      axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar.
     """
-    rows = len(c_B) * (1 if axis_name is None else lax.axis_size(axis_name))
-    cheaper = error == "l2" and rows >= CROSSOVER * a_BxE.shape[1]
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    # Products of all pairs, C² for the gather; for the moments 2 C products with a matrix.
+    rows = 2 * devices * len(a_RxE) * len(b_SxE) / (len(a_RxE) + len(b_SxE))
+    cheaper = error == "l2" and rows >= CROSSOVER * a_RxE.shape[1]
     if method == "moments" or (method == "auto" and cheaper):
-        means_B = _by_moments(c_B, a_BxE, b_BxE, where_B, axis_name)
+        means_R = _by_moments(c_R, a_RxE, b_SxE, where_S, axis_name)
+        where_R &= psum(jnp.sum(where_S), axis_name) > 0  # without any b it is not 0 but c²
     else:
-        means_B = _by_blocks(c_B, a_BxE, b_BxE, where_B, ERRORS[error], axis_name)
-    return global_mean(means_B, where_B, axis_name)
+        means_R = _by_blocks(c_R, a_RxE, b_SxE, where_S, ERRORS[error], axis_name)
+    return global_mean(means_R, where_R, axis_name)
 
 
 def by_blocks(function: Callable[..., jax.Array], rows, width: int) -> jax.Array:
@@ -113,22 +117,22 @@ def by_blocks(function: Callable[..., jax.Array], rows, width: int) -> jax.Array
     return lax.map(one, tuple(map(split, rows))).reshape(-1)[:count]
 
 
-def _by_blocks(c_B, a_BxE, b_BxE, where_B, rho, axis_name) -> jax.Array:
-    b_CxE, where_C = gather(b_BxE, axis_name), gather(where_B, axis_name)
-    count = jnp.maximum(jnp.sum(where_C, dtype=c_B.dtype), 1)
+def _by_blocks(c_R, a_RxE, b_SxE, where_S, rho, axis_name) -> jax.Array:
+    b_CxE, where_C = gather(b_SxE, axis_name), gather(where_S, axis_name)
+    count = jnp.maximum(jnp.sum(where_C, dtype=c_R.dtype), 1)
 
     def means(c_R: jax.Array, a_RxE: jax.Array) -> jax.Array:
         errors_RxC = rho(c_R[:, None] - dots(a_RxE, b_CxE))
         return jnp.sum(errors_RxC, axis=1, where=where_C[None, :]) / count
 
-    return by_blocks(means, (c_B, a_BxE), len(where_C))
+    return by_blocks(means, (c_R, a_RxE), len(where_C))
 
 
-def _by_moments(c_B, a_BxE, b_BxE, where_B, axis_name) -> jax.Array:
-    weight_Bx1 = where_B.astype(c_B.dtype)[:, None]
-    count = jnp.maximum(psum(jnp.sum(weight_Bx1), axis_name), 1)
-    mean_E = psum(jnp.sum(b_BxE * weight_Bx1, axis=0), axis_name) / count
-    centred_BxE = (b_BxE - mean_E[None, :]) * weight_Bx1
-    covariance_ExE = psum(matmul_exact(centred_BxE.T, centred_BxE), axis_name) / count
-    distance_B = c_B - matmul_exact(a_BxE, mean_E)
-    return jnp.square(distance_B) + dot(matmul_exact(a_BxE, covariance_ExE), a_BxE)
+def _by_moments(c_R, a_RxE, b_SxE, where_S, axis_name) -> jax.Array:
+    weight_Sx1 = where_S.astype(c_R.dtype)[:, None]
+    count = jnp.maximum(psum(jnp.sum(weight_Sx1), axis_name), 1)
+    mean_E = psum(jnp.sum(b_SxE * weight_Sx1, axis=0), axis_name) / count
+    centred_SxE = (b_SxE - mean_E[None, :]) * weight_Sx1
+    covariance_ExE = psum(matmul_exact(centred_SxE.T, centred_SxE), axis_name) / count
+    distance_R = c_R - matmul_exact(a_RxE, mean_E)
+    return jnp.square(distance_R) + dot(matmul_exact(a_RxE, covariance_ExE), a_RxE)

@@ -1,4 +1,4 @@
-"""Baselines that look at one triplet at a time: hinge and pairwise logistic."""
+"""Baselines that look at one query at a time: hinge and pairwise logistic."""
 
 import jax
 
@@ -15,16 +15,16 @@ def triplet(
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """Triplet hinge: nothing is asked of a triplet that has its margin.
+    """Triplet hinge: a margin that is wide enough costs nothing.
 
     Definition:
-      ``mean_i max(0, margin − m_i)`` with ``m_i = s(q_i,p_i) − s(q_i,n_i)``. Source: arXiv
+      ``mean_ik max(0, margin − m_ik)`` with ``m_ik = s(q_i,p_i) − s(q_i,n_ik)``. Source: arXiv
       1503.03832, with cosine distance ``1 − s``.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
       margin: a difference of cosines.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
@@ -59,13 +59,13 @@ def pairwise_logistic(
     """RankNet: the logistic loss of preferring a query's positive to its negative.
 
     Definition:
-      ``mean_i log(1 + exp(−m_i / t))`` with ``m_i = s(q_i,p_i) − s(q_i,n_i)``. Source: Burges et
-      al., Learning to Rank using Gradient Descent, ICML 2005.
+      ``mean_ik log(1 + exp(−m_ik / t))`` with ``m_ik = s(q_i,p_i) − s(q_i,n_ik)``. Source: Burges
+      et al., Learning to Rank using Gradient Descent, ICML 2005.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
       temperature: t, above 0.
       normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
       where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
@@ -85,5 +85,5 @@ def pairwise_logistic(
     """
     check_above_zero("temperature", temperature)
     batch = prepare(q, p, n, where=where, normalize=normalize)
-    terms_B = jax.nn.softplus(-margins(batch) / temperature)
-    return global_mean(terms_B, batch.where, axis_name)
+    terms_BxK = jax.nn.softplus(-margins(batch) / temperature)
+    return global_mean(terms_BxK, batch.where, axis_name)

@@ -36,6 +36,8 @@ def reference(
     symmetric=False,
     scale=None,
     target_from=None,
+    positive_ids=None,
+    negative_ids=None,
     teacher_margin=None,
     teacher_scores=None,
     method="auto",
@@ -46,36 +48,65 @@ def reference(
     size, rho = len(q), ERRORS[error]
     many = n if n.ndim == 3 else n[:, None, :]
     p_target, n_target = (p, n) if target_from is None else target_from
+    n_target = n_target if n_target.ndim == 3 else n_target[:, None, :]
+    count = many.shape[1]
+    answers = [{*ids} - {-1} for ids in ([()] * size if positive_ids is None else positive_ids)]
+    every = set().union(*answers)
+    # Of the batch's negatives those that answer none of its queries.
+    among = [
+        (j, k)
+        for j in range(size)
+        for k in range(count)
+        if negative_ids is None or negative_ids[j][k] not in every
+    ]
     terms = []
     for i in range(size):
         own = [similarity(q[i], d) for d in (p[i], *many[i])]
         if name in ("static", "adaptive", "distributed"):
-            for j in range(size):
-                target = (1 + similarity(p_target[i], n_target[j])) / 2
-                if name == "distributed":
-                    k = i if over == "negatives" else j
-                    margin_k = similarity(q[k], p[k]) - similarity(q[k], n[k])
-                    terms.append(rho(margin_k - target))
-                elif in_batch or i == j:
-                    k = i if broadcast == "triplet" else j
+            across = in_batch or name == "distributed"
+            for j, k in among if across else [(i, k) for k in range(count)]:
+                target = (1 + similarity(p_target[i], n_target[j][k])) / 2
+                if name == "distributed" and over == "negatives":
+                    terms += [rho(own[0] - s - target) for s in own[1:]]
+                elif name == "distributed":
+                    margin_jk = similarity(q[j], p[j]) - similarity(q[j], many[j][k])
+                    terms.append(rho(margin_jk - target))
+                else:
+                    c = i if broadcast == "triplet" else j
                     target = margin if name == "static" else target
-                    terms.append(rho(similarity(q[k], p[k]) - similarity(q[i], n[j]) - target))
+                    margin_ix = similarity(q[c], p[c]) - similarity(q[i], many[j][k])
+                    terms.append(rho(margin_ix - target))
         elif name == "softmax":
             t = 0.05 if temperature is None else temperature
-            among = [similarity(q[i], d) / t for j in range(size) for d in (p[j], *many[j])]
-            term = log_sum(among) - own[0] / t
+            documents = [(j, k) for j in range(size) for k in range(-1, count)]
+            if positive_ids is not None:
+                ids = [
+                    (row[0], *more) for row, more in zip(positive_ids, negative_ids, strict=True)
+                ]
+                documents = [
+                    (j, k)
+                    for j, k in documents
+                    if (j, k) == (i, -1) or ids[j][1 + k] not in answers[i]
+                ]
+            vectors = [p[j] if k < 0 else many[j][k] for j, k in documents]
+            term = log_sum([similarity(q[i], d) / t for d in vectors]) - own[0] / t
             if symmetric:
-                queries = [similarity(q[j], p[i]) / t for j in range(size)]
+                queries = [
+                    similarity(q[j], p[i]) / t
+                    for j in range(size)
+                    if i == j or positive_ids is None or positive_ids[i][0] not in answers[j]
+                ]
                 term = (term + log_sum(queries) - own[0] / t) / 2
             terms.append(term)
         elif name == "triplet":
-            terms.append(max(0.0, (0.2 if margin is None else margin) - own[0] + own[1]))
+            terms += [max(0.0, (0.2 if margin is None else margin) - own[0] + s) for s in own[1:]]
         elif name == "pairwise_logistic":
             t = 0.05 if temperature is None else temperature
-            terms.append(math.log1p(math.exp((own[1] - own[0]) / t)))
+            terms += [math.log1p(math.exp((s - own[0]) / t)) for s in own[1:]]
         elif name == "margin_mse":
-            difference = (1.0 if scale is None else scale) * (own[0] - own[1]) - teacher_margin[i]
-            terms.append(difference**2)
+            by = 1.0 if scale is None else scale
+            teacher = np.reshape(teacher_margin[i], -1)
+            terms += [(by * (own[0] - s) - t) ** 2 for s, t in zip(own[1:], teacher, strict=True)]
         elif name == "kl":
             t, by = 1.0 if temperature is None else temperature, 20.0 if scale is None else scale
             student = [by * s / t for s in own]
@@ -90,7 +121,7 @@ def reference(
             )
         else:
             raise ValueError(name)
-    return sum(terms) / len(terms)
+    return sum(terms) / max(len(terms), 1)
 
 
 def log_sum(values):
@@ -109,7 +140,9 @@ def triplets(size, *, seed=0, dim=12, negatives=None):
 def from_teacher(name, size, *, seed=0, negatives=1):
     """What a loss wants of a teacher, by the names of its arguments."""
     scores = 3 * np.random.default_rng((seed, 1)).standard_normal((size, 1 + negatives))
-    given = {"teacher_margin": scores[:, 0] - scores[:, 1], "teacher_scores": scores}
+    margins = scores[:, :1] - scores[:, 1:]
+    margins = margins[:, 0] if negatives == 1 else margins
+    given = {"teacher_margin": margins, "teacher_scores": scores}
     wanted = inspect.signature(losses.LOSSES[name]).parameters
     return {key: value for key, value in given.items() if key in wanted}
 

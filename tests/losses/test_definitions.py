@@ -106,14 +106,49 @@ def test_gradient_of_every_coordinate(case, name, options):
     np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())
 
 
-@pytest.mark.parametrize("negatives", [0, 1, 3])
-@pytest.mark.parametrize("name", ["softmax", "kl"])
-def test_many_negatives(name, negatives):
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+@pytest.mark.parametrize("negatives", [1, 3])
+def test_many_negatives(name, options, negatives):
     arrays = triplets(5, negatives=negatives)
-    teacher = from_teacher(name, 5, negatives=max(negatives, 1))
-    teacher = {key: value[:, : 1 + negatives] for key, value in teacher.items()}
+    teacher = from_teacher(name, 5, negatives=negatives)
+    got = bound(name, options)(*float32(arrays), **float32(teacher))
+    want = expected(name, arrays, options, **teacher)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["softmax", "kl"])
+def test_no_negatives(name):
+    arrays = triplets(5, negatives=0)
+    teacher = from_teacher(name, 5, negatives=0)
     got = bound(name)(*float32(arrays), **float32(teacher))
     np.testing.assert_allclose(got, expected(name, arrays, {}, **teacher), rtol=1e-5, atol=1e-6)
+
+
+# Queries 0 and 2 have one positive; what query 1 finds right is query 3's positive and negative.
+POSITIVE_IDS = np.array([[7, -1], [8, 4], [7, -1], [4, -1], [9, 6]])
+NEGATIVE_IDS = np.array([[1, 2], [3, 5], [6, 2], [8, 1], [0, 7]])
+COMPARED = [case for case in CASES if case[0] in ("softmax", "static", "adaptive", "distributed")]
+
+
+@pytest.mark.parametrize(("name", "options"), COMPARED)
+def test_what_answers_a_query_is_not_its_negative(name, options):
+    arrays = triplets(5, negatives=2)
+    ids = {"positive_ids": POSITIVE_IDS, "negative_ids": NEGATIVE_IDS}
+    loss = bound(name, options)
+    got = loss(*float32(arrays), **ids)
+    np.testing.assert_allclose(got, expected(name, arrays, options, **ids), rtol=1e-5, atol=1e-6)
+    compares = name in ("softmax", "distributed") or options.get("in_batch")
+    assert (abs(got - loss(*float32(arrays))) > 1e-6) == bool(compares)
+    # Ids that all differ change nothing, to the bit.
+    other = {"positive_ids": np.arange(5), "negative_ids": 5 + np.arange(10).reshape(5, 2)}
+    assert loss(*float32(arrays), **other) == loss(*float32(arrays))
+
+
+def test_a_batch_in_which_every_negative_answers_a_query_has_no_loss():
+    q, p, n = float32(triplets(2))
+    ids = {"positive_ids": np.array([0, 1]), "negative_ids": np.array([1, 0])}
+    for method in ("gather", "moments"):
+        assert losses.distributed_margin(q, p, n, method=method, **ids) == 0
 
 
 @pytest.mark.parametrize("name", ["distributed", "adaptive"])
@@ -222,7 +257,8 @@ def test_summaries_of_another_encoders_target():
     ("call", "words"),
     [
         (lambda x: losses.adaptive_margin(x, x, x[:1]), "one shape"),
-        (lambda x: losses.adaptive_margin(x, x, x[:, None]), "one shape"),
+        (lambda x: losses.adaptive_margin(x, x, x[:, None, :-1]), "one shape"),
+        (lambda x: losses.adaptive_margin(x, x, x[:, None][:, :0]), "needs 1 or more"),
         (lambda x: losses.adaptive_margin(x, x, x, error="l3"), "error is 'l3'"),
         (lambda x: losses.static_margin(x, x, x, margin=0, broadcast="b"), "broadcast is 'b'"),
         (lambda x: losses.distributed_margin(x, x, x, over="all"), "over is 'all'"),

@@ -59,18 +59,21 @@ def test_devices_do_not_change_value_or_gradient(case):
             np.testing.assert_allclose(a, b, atol=1e-5 * largest, err_msg=f"{devices} devices")
 
 
-@pytest.mark.parametrize("name", ["softmax", "kl"])
-def test_many_negatives_on_devices(name):
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_many_negatives_and_ids_on_devices(name, options):
     x = jax.tree.map(jnp.float32, triplets(ROWS, negatives=3))
-    teacher = jax.tree.map(jnp.float32, from_teacher(name, ROWS, negatives=3))
-    loss = bound(name)
+    given = jax.tree.map(jnp.float32, from_teacher(name, ROWS, negatives=3))
+    if name in ("softmax", "static", "adaptive", "distributed"):
+        ids = np.random.default_rng(0).integers(0, 60, (ROWS, 5)).astype(np.int32)
+        given |= {"positive_ids": ids[:, :2], "negative_ids": ids[:, 2:]}
+    loss = bound(name, options)
 
-    def on_device(x, where, teacher):
-        return loss(*x, where=where, axis_name="data", **teacher)
+    def on_device(x, where, given):
+        return loss(*x, where=where, axis_name="data", **given)
 
     where = jnp.asarray(mask(4))
-    got = jax.jit(spread(on_device, 4))(x, where, teacher)
-    np.testing.assert_allclose(got, loss(*x, where=where, **teacher), rtol=1e-5)
+    got = jax.jit(spread(on_device, 4))(x, where, given)
+    np.testing.assert_allclose(got, loss(*x, where=where, **given), rtol=1e-5)
 
 
 COLLECTIVE = re.compile(

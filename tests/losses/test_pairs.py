@@ -69,7 +69,8 @@ def test_nothing_cancels_when_documents_are_alike(spread):
     where = jnp.ones(64, bool)
     want = np.mean((0.5 - np.float64(p) @ np.float64(n).T / 2) ** 2)
     for method in ("gather", "moments"):
-        got = pairs.mean_over_pairs(c, p / 2, n, where, error="l2", method=method, axis_name=None)
+        options = {"error": "l2", "method": method, "axis_name": None}
+        got = pairs.mean_over_pairs(c, p / 2, n, where, where, **options)
         np.testing.assert_allclose(got, want, rtol=2e-3 if spread == 0.01 else 2e-5)
 
 
