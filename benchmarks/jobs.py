@@ -49,7 +49,7 @@ def make_triplets(folder: str, count: int, seed: int) -> list[dict[str, str]]:
     source = BeirFolder(folder)
     documents = [document.content for document in source.documents()]
     queries = [query.text for query in source.queries()]
-    pairs = [(queries[t.query], documents[t.positive]) for t in source.triplets()]
+    pairs = [(queries[t.query], documents[t.positive]) for t in source.examples()]
     if not pairs:
         raise InputError(f"{folder}: no training pairs; expected them in qrels/train.tsv")
     # By their texts: a copy of a positive under another id is no negative.

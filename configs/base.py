@@ -41,6 +41,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     data.dataset = ""  # pydocs or a BEIR folder; "": pydocs, or with triplets their held-out part
     data.triplets = ""  # a JSONL or TSV file to train on instead of the dataset's own pairs
     data.negatives = "random"  # or bm25, mined (by the start encoder); where triplets bring none
+    data.negatives_per_query = 1  # the file's own, and drawn ones where it brings fewer
     data.candidates = 20  # draw a bm25 or mined negative from so many best documents
     data.mined_ceiling = 0.95  # pass over what is more similar than so much of the positive; 0: not
     data.query_length = 32  # tokens a query is cut at in training, its prompt among them

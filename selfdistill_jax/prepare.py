@@ -12,7 +12,6 @@ from absl import flags
 
 from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
-from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
@@ -47,15 +46,16 @@ def prepare(job: Job) -> str:
 
 
 def _summary(job: Job, data: Data) -> str:
-    collection, negatives = data.collection, data.triplets["negative"]
-    drawn = int((negatives == SAMPLE_NEGATIVE).sum())
+    collection, count = data.collection, job.data.negatives_per_query
+    own = np.minimum((data.examples.negatives >= 0).sum(axis=1), count)
     judged = {
         split: len({judgement.query for judgement in collection.judgements(split)})
         for split in collection.splits
     }
     lines = (
-        f"{collection.name}: {len(negatives):,} training triplets, {len(negatives) - drawn:,} with "
-        f"a negative of their own, {drawn:,} for which one is drawn ({job.data.negatives})",
+        f"{collection.name}: {len(own):,} training examples with {count} "
+        f"negative{'s' * (count != 1)} each: {own.sum():,} of their own, "
+        f"{count * len(own) - own.sum():,} drawn ({job.data.negatives})",
         f"judged queries: {', '.join(f'{s} {n:,}' for s, n in judged.items()) or 'none'}",
         f"kept in {job.data.cache}",
     )
@@ -65,7 +65,7 @@ def _summary(job: Job, data: Data) -> str:
 def _texts(job: Job, data: Data) -> str:
     rows = []
     for name, table, used, limit in (
-        ("queries", data.queries, np.unique(data.triplets["query"]), job.data.query_length),
+        ("queries", data.queries, np.unique(data.examples.query), job.data.query_length),
         (
             "documents",
             data.documents,
@@ -85,7 +85,7 @@ def _batches(job: Job, data: Data) -> str:
     useful = sum(batch.useful_tokens for batch in batches)
     padding = 1 - useful / sum(batch.computed_tokens for batch in batches)
     size, devices = job.data.batch_size, jax.device_count()
-    epochs = job.steps * size / len(data.triplets["query"])
+    epochs = job.steps * size / len(data.examples)
     return (
         f"{job.steps:,} steps of {size:,} triplets, {epochs:.2f} epochs; a batch has "
         f"{useful / len(batches):,.0f} tokens and {padding:.1%} padding, on {devices} "

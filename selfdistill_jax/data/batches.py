@@ -5,150 +5,55 @@ what is trained on.
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import grain
 import jax
 import numpy as np
 
-from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
-from selfdistill_jax.data.negatives import KnownPositives, draw
-from selfdistill_jax.data.packing import MOST_PAIRS, block_of, lay_out, row_lengths, write_tokens
-from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.data.batch_shape import balance_parts, choose_shape
+from selfdistill_jax.data.negatives import KnownPositives, choose_given, draw
+from selfdistill_jax.data.packing import lay_out, write_tokens
+from selfdistill_jax.data.store import Examples
+from selfdistill_jax.data.tokens import TokenTable, content_numbers
 from selfdistill_jax.packed import PackedTexts
 
-_SEEDS = 1  # a stream of its own, beside that of the negatives
-SCORES = ("positive_score", "negative_score")
+# Streams of random numbers, beside that of drawn negatives.
+_SEEDS, _CHOICE = 1, 2
+# Columns of `positive_ids` at least, and how many times as many where they are too few. Each width
+# is another compiled program, and few queries have more positives in one batch.
+_POSITIVES = 4
 
 
 class TripletBatch(NamedTuple):
-    """One host's part of a global batch.
+    """One host's part of a global batch; K negatives for each query.
 
     Attributes:
       texts: P parts, one after the other on a leading axis: P is devices here times micro-batches.
-        Each packs the texts of its ``b`` triplets: queries, then positives, then negatives, M = 3b.
-        A query of length 0 stands for no triplet.
-      scores: ``[P b, 2]`` float32, a teacher's of positive and negative, or NaN.
+        Each packs the texts of its ``b`` examples: queries, then positives, then the first negative
+        of each, then the second: M = (2 + K) b. A query of length 0 stands for no example.
+      scores: ``[P b, 1 + K]`` float32, a teacher's of the positive and of the negatives, or NaN.
+      positive_ids: ``[P b, n]`` int32, numbers of the documents that are known to answer the query
+        and stand in the global batch; its own positive first, -1 behind the last. Documents of
+        equal tokens have one number.
+      negative_ids: ``[P b, K]`` int32 numbers of the negatives. Without ids every document but the
+        positive counts as a negative.
     """
 
     texts: PackedTexts
     scores: np.ndarray
+    positive_ids: np.ndarray | None = None
+    negative_ids: np.ndarray | None = None
 
     @property
     def useful_tokens(self) -> int:
+        """Returns how many tokens its texts have."""
         return int(self.texts.lengths.sum())
 
     @property
     def computed_tokens(self) -> int:
-        """Of all blocks in use."""
+        """Returns how many tokens the blocks in use have room for."""
         return int(self.texts.blocks.sum()) * self.texts.ids.shape[-1]
-
-
-class BatchShape(NamedTuple):
-    """What batches' arrays have in common.
-
-    Attributes:
-      block: tokens of a block that texts are laid into.
-      rooms: numbers of blocks that arrays have room for, least first, each of them another compiled
-        program; the last one holds nearly every batch.
-      row_lengths: that a block can be cut into.
-      merged: into how many blocks those of a batch are then joined, its rows being of one length;
-        0: they stay as they are.
-    """
-
-    block: int
-    capacities: tuple[int, ...]
-    row_lengths: tuple[int, ...]
-    merged: int = 0
-
-    def capacity(self, needed: int) -> int:
-        """The least one that holds so many blocks; the last one doubled, until it does.
-
-        >>> shape = BatchShape(216, (60, 64, 70), (216,), merged=1)
-        >>> shape.capacity(59), shape.capacity(61), shape.capacity(141)
-        (60, 64, 280)
-        """
-        capacity = next((n for n in self.capacities if n >= needed), self.capacities[-1])
-        while capacity < needed:
-            capacity *= 2
-        return capacity
-
-
-# So many standard deviations above the mean a batch of a usual shape may be: one in 30,000 is more.
-_USUAL = 4.0
-# Where several shapes share the batches; 0.8 deviations stay empty on average. Not more
-# of them, since each is compiled before the first batch of its size can be trained on.
-_SIZES = (0.0, 1.0, 3.0)
-# What rows leave empty of themselves: 1 to 3 % on three collections.
-_UNFILLED = 1.03
-
-
-def choose_shape(
-    mean: float,
-    deviation: float,
-    *,
-    triplets: int,
-    parts: int = 1,
-    block: int,
-    limit: int,
-    merge: bool = False,
-) -> BatchShape:
-    """One shape for all but a few batches in 10,000, or three for all but one in 700.
-
-    Args:
-      mean, deviation: of the tokens of a triplet.
-      triplets: of a part.
-      parts: that a batch is dealt to, see `balance_parts`.
-      block: tokens of a block at the most.
-      limit: tokens of the longest text.
-      merge: the layout for accelerators: one row length, as few blocks as possible. Loop bounds
-        and branches that depend on data would wait for the host, so padding is computed too; a few
-        sizes of arrays are compiled to limit the waste.
-    """
-    # Of the batch's mean; parts differ from it by less than a triplet does.
-    spread = deviation * max((triplets / parts) ** 0.5, 1)
-
-    def tokens(deviations: float) -> float:
-        return (triplets * mean + deviations * spread) * _UNFILLED
-
-    if merge:
-        longest = row_lengths(limit)[-1]
-        most = max(min(block, MOST_PAIRS // longest), longest)
-        merged = math.ceil(tokens(_SIZES[-1]) / most)
-        rows = {max(math.ceil(tokens(d) / (longest * merged)), 1) for d in _SIZES}
-        return BatchShape(longest, tuple(merged * n for n in sorted(rows)), (longest,), merged)
-    lengths = row_lengths(limit)
-    usual = tokens(_USUAL)
-    equal = usual / math.ceil(usual / block_of(block, lengths))
-    unit = math.lcm(*lengths)
-    size = math.ceil(equal / unit) * unit
-    # Of each kind of rows one block may stay partly empty.
-    return BatchShape(size, (math.ceil(usual / size) + len(lengths) - 1,), lengths)
-
-
-def balance_parts(sizes: np.ndarray, parts: int) -> np.ndarray:
-    """An order in which equal parts of the batch are about equally much work.
-
-    A step takes as long as the device with the most tokens. The largest are dealt first, from the
-    first part to the last and back; one part alone stays as it is.
-
-    Args:
-      sizes: ``[B]``, of each triplet.
-      parts: P, which divides B.
-
-    Returns:
-      ``[B]`` places, part after part.
-
-    Example:
-      >>> balance_parts(np.array([9, 1, 8, 2, 7, 3]), 2).tolist()
-      [0, 5, 3, 2, 4, 1]
-    """
-    if parts == 1:
-        return np.arange(len(sizes))
-    rounds = np.argsort(-sizes, kind="stable").reshape(-1, parts)
-    rounds[1::2] = rounds[1::2, ::-1].copy()
-    return rounds.T.reshape(-1)
 
 
 class TrainingBatches:
@@ -157,26 +62,31 @@ class TrainingBatches:
     Args:
       queries: token table of all queries.
       documents: token table of all documents.
-      triplets: columns query, positive, negative, ``[n]`` int32 rows each (a negative of -1 is
-        drawn anew each time), and positive_score, negative_score, ``[n]`` float32.
+      examples: what is trained on.
+      negatives: K, negatives of a query; those that an example does not bring are drawn anew at
+        each step.
       candidates: ``[n, c]`` document rows to draw negatives from, or None for all documents.
       known: documents that are no negatives of a query.
       pool: document rows that random negatives come from.
       seed: of the order and the draws.
-      batch_size: triplets of the global batch.
+      batch_size: examples of the global batch.
       query_length, document_length: tokens that texts are cut at.
       parts: of the global batch, packed each for itself: devices times micro-batches.
-      own: this host's parts.
+      local_parts: this host's parts.
       block: tokens of a block at the most.
-      merge: see `choose_shape`.
+      single_block: see `choose_shape`.
       dropout: whether texts get seeds of what is dropped of them.
+
+    Attributes:
+      negatives: K.
+      shape: sizes of the batches' arrays.
     """
 
     def __init__(
         self,
         queries: TokenTable,
         documents: TokenTable,
-        triplets: dict[str, np.ndarray],
+        examples: Examples,
         *,
         known: KnownPositives,
         pool: range,
@@ -185,29 +95,30 @@ class TrainingBatches:
         batch_size: int,
         query_length: int,
         document_length: int,
+        negatives: int = 1,
         parts: int = 1,
-        own: slice = slice(None),
+        local_parts: slice = slice(None),
         block: int,
-        merge: bool = False,
+        single_block: bool = False,
         dropout: bool = False,
     ):
-        self._queries, self._documents = queries, documents
-        self._triplets, self._candidates = triplets, candidates
-        self._known, self._pool = known, pool
-        self._seed, self._parts, self._own = seed, parts, own
+        self._examples, self._candidates = examples, candidates
+        self._known, self._pool, self.negatives = known, pool, negatives
+        self._seed, self._parts, self._local = seed, parts, local_parts
         self._dropout = dropout
-        self._limits = (query_length, document_length, document_length)
+        self._tables = (queries, *[documents] * (1 + negatives))
+        self._limits = (query_length, *[document_length] * (1 + negatives))
         self._lengths = queries.lengths(query_length), documents.lengths(document_length)
         self.shape = choose_shape(
-            *self._tokens_of_triplets(),
+            *self._tokens_of_examples(),
             triplets=batch_size // parts,
             parts=parts,
             block=block,
             limit=max(self._limits),
-            merge=merge,
+            single_block=single_block,
         )
         self._batches = (
-            grain.MapDataset.range(len(triplets["query"]))
+            grain.MapDataset.range(len(examples))
             .seed(seed)
             .shuffle()
             .repeat()  # in another order each epoch
@@ -215,27 +126,29 @@ class TrainingBatches:
             .map_with_index(self._make)
         )
 
-    def _tokens_of_triplets(self) -> tuple[float, float]:
+    def _tokens_of_examples(self) -> tuple[float, float]:
         """Mean and standard deviation; drawn negatives are as what they are drawn from."""
         queries, documents = self._lengths
-        drawn = self._triplets["negative"] == SAMPLE_NEGATIVE
         of_drawn = documents[self._pool.start : self._pool.stop]
         if self._candidates is not None and (self._candidates >= 0).any():
             of_drawn = documents[self._candidates[self._candidates >= 0]]
-        negatives = documents[self._triplets["negative"]].astype(float)  # of -1 the last one's
+        given = self._examples.negatives
+        counts = (given >= 0).sum(axis=1)
+        drawn = np.maximum(self.negatives - counts, 0)
+        mean_given = np.where(given >= 0, documents[given], 0).sum(axis=1) / np.maximum(counts, 1)
+        negatives = mean_given * np.minimum(counts, self.negatives)
         if drawn.any():
-            negatives[drawn] = of_drawn.mean()
-        totals = queries[self._triplets["query"]] + documents[self._triplets["positive"]]
-        totals = totals + negatives
+            negatives = negatives + drawn * of_drawn.mean()
+        totals = queries[self._examples.query] + documents[self._examples.positive] + negatives
         variance = totals.var() + (drawn.mean() * of_drawn.var() if drawn.any() else 0.0)
         return float(totals.mean()), float(variance**0.5)
 
     def shapes(self) -> list[TripletBatch]:
-        """Shapes and types of batches' arrays, those of the first batch first."""
+        """Returns shapes and types of batches' arrays, those of the first batch first."""
         first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self[0])
         (parts,) = first.texts.blocks.shape
 
-        def of_room(capacity: int) -> TripletBatch:
+        def of_capacity(capacity: int) -> TripletBatch:
             arrays = self._arrays(capacity)
             tokens, rows = (
                 jax.ShapeDtypeStruct((parts, *size), np.int32) for size in (arrays, arrays[:1])
@@ -245,10 +158,10 @@ class TrainingBatches:
             )
             return first._replace(texts=texts)
 
-        return [first, *map(of_room, self.shape.capacities)]
+        return [first, *map(of_capacity, self.shape.capacities)]
 
     def _arrays(self, capacity: int) -> tuple[int, int]:
-        """Blocks, and tokens of each, of arrays that have room for so many blocks."""
+        """Blocks, and tokens of each, of arrays that have room for ``capacity`` blocks."""
         merged = self.shape.merged or capacity
         return merged, capacity // merged * self.shape.block
 
@@ -264,65 +177,90 @@ class TrainingBatches:
         iterator.set_state({"next_index": start})
         return iterator
 
-    def rows(self, step: int, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Query, positive and negative rows ``[B]`` of the picked triplets at a step."""
-        queries, positives, negatives = (
-            self._triplets[name][picked] for name in ("query", "positive", "negative")
-        )
-        if (negatives == SAMPLE_NEGATIVE).any():
-            drawn = draw(
-                queries,
-                known=self._known,
-                pool=self._pool,
-                candidates=None if self._candidates is None else self._candidates[picked],
-                seed=(self._seed, step),
-            )
-            negatives = np.where(negatives == SAMPLE_NEGATIVE, drawn, negatives)
-        return queries, positives, negatives
+    def rows(self, step: int, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the texts and scores of the picked examples at a step.
 
-    def _tokens(self, columns: np.ndarray) -> np.ndarray:
-        """``[B]``, of each triplet."""
-        queries, documents = self._lengths
-        return queries[columns[0]] + documents[columns[1:]].sum(0)
+        Returns:
+          ``[2 + K, B]`` rows of queries, positives and negatives, and ``[B, 1 + K]`` scores.
+        """
+        given = self._examples.negatives[picked]
+        own = choose_given(given, self.negatives, seed=(self._seed, step, _CHOICE))
+        scores = self._examples.scores[picked]
+        if given.shape[1]:
+            negatives = np.where(own < 0, -1, np.take_along_axis(given, own, axis=1))
+            of_own = np.where(own < 0, np.nan, np.take_along_axis(scores[:, 1:], own, axis=1))
+        else:
+            negatives, of_own = own, np.full(own.shape, np.nan)
+        queries = self._examples.query[picked]
+        negatives = draw(
+            queries,
+            negatives,
+            known=self._known,
+            pool=self._pool,
+            candidates=None if self._candidates is None else self._candidates[picked],
+            seed=(self._seed, step),
+        )
+        columns = np.stack([queries, self._examples.positive[picked], *negatives.T])
+        return columns, np.concatenate([scores[:, :1], of_own], axis=1).astype(np.float32)
+
+    def _ids(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``positive_ids`` and ``negative_ids`` of a global batch, see `TripletBatch`."""
+        place, known = self._known.of(columns[0])
+        # Known documents that stand in the batch only as copies count as well.
+        rows = np.unique(np.concatenate([columns[1:].reshape(-1), known]))
+        numbers = content_numbers(self._tables[1], rows, limit=self._limits[1])
+        positives, *negatives = numbers[np.searchsorted(rows, columns[1:])]
+        known = numbers[np.searchsorted(rows, known)]
+        there = np.isin(known, [positives, *negatives])
+        place, known = place[there], known[there]
+        # In columns of its own for each query, but for its own positive and what occurs twice.
+        pairs = np.unique(np.stack([place, known])[:, known != positives[place]], axis=1)
+        counts = np.bincount(pairs[0], minlength=len(positives))
+        width = _POSITIVES
+        while width < 1 + counts.max():
+            width *= _POSITIVES
+        ids = np.full((len(positives), width), -1, np.int32)
+        ids[:, 0] = positives
+        column = 1 + np.arange(pairs.shape[1]) - np.repeat(np.cumsum(counts) - counts, counts)
+        ids[pairs[0], column] = pairs[1]
+        return ids, np.array(negatives, np.int32).reshape(-1, len(positives)).T
 
     def _seeds(self, step: int, order: np.ndarray) -> np.ndarray:
         """``[P, M]`` uint32 of this host's parts; a text's own, however the batch is split."""
         draws = np.random.default_rng((self._seed, step, _SEEDS))
-        seeds = draws.integers(2**32, size=(3, len(order)), dtype=np.uint32)[:, order]
-        parts = np.split(seeds, self._parts, axis=1)[self._own]
+        size = len(self._tables), len(order)
+        seeds = draws.integers(2**32, size=size, dtype=np.uint32)[:, order]
+        parts = np.split(seeds, self._parts, axis=1)[self._local]
         return np.stack([part.reshape(-1) for part in parts])
 
     def _make(self, step: int, picked: np.ndarray) -> TripletBatch:
-        picked = np.asarray(picked)
-        columns = np.stack(self.rows(step, picked))  # [3, B]
-        order = balance_parts(self._tokens(columns), self._parts)
-        picked, columns = picked[order], columns[:, order]
-        parts = np.split(columns, self._parts, axis=1)
-        tables = (self._queries, self._documents, self._documents)
-        of_rows = (self._lengths[0], self._lengths[1], self._lengths[1])
+        columns, scores = self.rows(step, np.asarray(picked))
+        lengths = np.stack([self._lengths[0][columns[0]], *self._lengths[1][columns[1:]]])
+        order = balance_parts(lengths.sum(0), self._parts)
+        columns, lengths, scores = columns[:, order], lengths[:, order], scores[order]
         layouts = [
-            lay_out(
-                np.concatenate([sizes[rows] for sizes, rows in zip(of_rows, part, strict=True)]),
-                block=self.shape.block,
-                row_lengths=self.shape.row_lengths,
-            )
-            for part in parts
+            lay_out(part.reshape(-1), block=self.shape.block, row_lengths=self.shape.row_lengths)
+            for part in np.split(lengths, self._parts, axis=1)
         ]
         # The same on every host, since it follows from the global batch.
         capacity = self.shape.capacity(max(len(layout.rows) for layout in layouts))
         blocks, size = self._arrays(capacity)
+        parts = np.split(columns, self._parts, axis=1)
         packed = [
             write_tokens(
                 layout.merged(size // self.shape.block),
-                list(zip(tables, part, self._limits, strict=True)),
+                list(zip(self._tables, part, self._limits, strict=True)),
                 blocks=blocks,
                 block=size,
                 row_lengths=self.shape.row_lengths,
             )
-            for layout, part in zip(layouts[self._own], parts[self._own], strict=True)
+            for layout, part in zip(layouts[self._local], parts[self._local], strict=True)
         ]
         texts = jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
         if self._dropout:
             texts = dataclasses.replace(texts, seeds=self._seeds(step, order))
-        scores = np.stack([self._triplets[name][picked] for name in SCORES], axis=1)
-        return TripletBatch(texts, np.concatenate(np.split(scores, self._parts)[self._own]))
+        of_rows = (
+            np.concatenate(np.split(x, self._parts)[self._local])
+            for x in (scores, *self._ids(columns))
+        )
+        return TripletBatch(texts, *of_rows)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfdistill_jax.data.collection import SPLITS, Document, Judgement, Query, Triplet
+from selfdistill_jax.data.collection import SPLITS, Document, Example, Judgement, Query
 from selfdistill_jax.data.jsonl import check_id, check_lookalikes, digest, field, read_jsonl
 from selfdistill_jax.data.qrels import read_qrels_lines
 from selfdistill_jax.errors import InputError
@@ -140,10 +140,10 @@ class BeirFolder:
             f", and training skips {skipped:,} of them" if skipped else "",
         )  # fmt: skip
 
-    def triplets(self) -> Iterator[Triplet]:
+    def examples(self) -> Iterator[Example]:
         for judgement in self.judgements("train"):
             if judgement.relevance > 0 and not isinstance(judgement.document, str):
-                yield Triplet(judgement.query, judgement.document)
+                yield Example(judgement.query, judgement.document)
 
 
 def read_document(id_: str, row: dict[str, Any], *, path: Path, line: int) -> Document:

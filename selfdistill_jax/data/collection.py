@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 SPLITS = ("train", "dev", "test")
-SAMPLE_NEGATIVE = -1  # a triplet's negative that is drawn anew in training
+SAMPLE_NEGATIVE = -1  # in arrays of negatives: one that is drawn anew in training
 
 
 class Document(NamedTuple):
@@ -32,12 +32,20 @@ class Judgement(NamedTuple):
     relevance: int
 
 
-class Triplet(NamedTuple):
+class Example(NamedTuple):
+    """A query, one positive, and the negatives that its source brings.
+
+    Attributes:
+      query, positive, negatives: rows. In training, more negatives are drawn where there are too
+        few.
+      positive_score, negative_scores: a teacher's; NaN and none where the source has no scores.
+    """
+
     query: int
     positive: int
-    negative: int = SAMPLE_NEGATIVE
-    positive_score: float = float("nan")  # a teacher's, where the file has them
-    negative_score: float = float("nan")
+    negatives: tuple[int, ...] = ()
+    positive_score: float = float("nan")
+    negative_scores: tuple[float, ...] = ()
 
 
 class Source(Protocol):
@@ -68,5 +76,5 @@ class Source(Protocol):
     def judgements(self, split: str) -> Iterator[Judgement]:
         """The relevance judgements of a split; empty where there is none."""
 
-    def triplets(self) -> Iterator[Triplet]:
+    def examples(self) -> Iterator[Example]:
         """What is trained on."""

@@ -1,28 +1,18 @@
 """Combines a triplet file, which is trained on, with a collection, which is evaluated on."""
 
 import hashlib
-from array import array
 from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from selfdistill_jax.data.collection import (
-    SAMPLE_NEGATIVE,
-    Document,
-    Judgement,
-    Query,
-    Source,
-    Triplet,
-)
+from selfdistill_jax.data.collection import Document, Example, Judgement, Query, Source
 from selfdistill_jax.data.jsonl import digest
-from selfdistill_jax.data.triplet_file import TripletFile, check_contradictions
+from selfdistill_jax.data.triplet_file import Seen, TripletFile
 from selfdistill_jax.data.triplet_rows import IDS, check_file, read_rows
 from selfdistill_jax.errors import InputError
 
-_VERSION = "id-triplets-2"  # part of the fingerprint: raise it when a file is read differently
+_VERSION = "id-triplets-3"  # part of the fingerprint: raise it when a file is read differently
 
 
 class TripletsOver:
@@ -72,7 +62,7 @@ class TripletsOver:
     def judgements(self, split: str) -> Iterator[Judgement]:
         return iter(()) if split == "train" else self._collection.judgements(split)
 
-    def triplets(self) -> Iterator[Triplet]:
+    def examples(self) -> Iterator[Example]:
         ids = [query.id for query in self._collection.queries()]
         first = next(self._triplets.queries(), None)
         if first is not None and first.text.strip() in ids:
@@ -80,14 +70,12 @@ class TripletsOver:
                 f"{self._triplets.path}: the first query is {first.text!r}, the id of one of "
                 f"{self._collection.name}; a file of ids names its columns {', '.join(IDS)}"
             )
-        queries = len(ids)
-        for t in self._triplets.triplets():
-            yield t._replace(
-                query=t.query + queries,
-                positive=t.positive + self.corpus_size,
-                negative=t.negative
-                if t.negative == SAMPLE_NEGATIVE
-                else t.negative + self.corpus_size,
+        queries, documents = len(ids), self.corpus_size
+        for example in self._triplets.examples():
+            yield example._replace(
+                query=example.query + queries,
+                positive=example.positive + documents,
+                negatives=tuple(row + documents for row in example.negatives),
             )
 
 
@@ -99,8 +87,9 @@ class TripletsOf:
     before `pool_start`, which only evaluation may see.
 
     JSONL rows are ``{"query_id": str, "positive_id": str, "negative_id": str}``, optionally with
-    the numbers ``positive_score`` and ``negative_score``. A TSV file has a header of these names.
-    Where there is no negative, it is drawn.
+    the numbers ``positive_score`` and ``negative_score``; or with the lists ``negative_ids`` and
+    ``negative_scores`` instead. A TSV file has a header of these names. Negatives that are missing
+    are drawn.
 
     Args:
       collection: has the queries and documents.
@@ -149,34 +138,39 @@ class TripletsOf:
             for kind, entries in (("queries", self.queries), ("documents", self.documents))
         }
 
-    def triplets(self) -> Iterator[Triplet]:
+    def examples(self) -> Iterator[Example]:
         queries, documents = self._rows["queries"], self._rows["documents"]
         evaluated = {j.query for split in ("dev", "test") for j in self.judgements(split)}
         relevant = {j[:2] for j in self.judgements("train") if j.relevance > 0}
         first = self.pool_start  # pydocs counts its documents at each access
         wrong: dict[str, list[Any]] = {}  # problem -> number of rows, first one's line and id
         total = 0
-        # Query, positive, negative and line of each triplet: a file has millions.
-        seen = [array("q") for _ in range(4)]
-        for line, query, positive, negative, *scores in read_rows(self._path, IDS):
+        seen = Seen()
+        for line, query, positive, negatives, *scores in read_rows(self._path, IDS):
             total += 1
-            if positive == negative:
+            if positive in negatives:
                 raise InputError(
                     f"{self._path}:{line}: positive_id and negative_id are the same, "
                     f"{positive!r}; remove the row"
                 )
-            n = SAMPLE_NEGATIVE if negative is None else documents.get(negative)
-            rows: Any = queries.get(query), documents.get(positive), n
-            problem = self._problem((query, positive, negative), rows, evaluated, first)
-            if not problem and (rows[0], n) in relevant:
-                problem = "negatives that train judges relevant", negative
+            rows: Any = [queries.get(query), *map(documents.get, (positive, *negatives))]
+            problem = self._problem((query, positive, *negatives), rows, evaluated, first)
+            if not problem:
+                problem = next(
+                    (
+                        ("negatives that train judges relevant", id_)
+                        for id_, row in zip(negatives, rows[2:], strict=True)
+                        if (rows[0], row) in relevant
+                    ),
+                    None,
+                )
             if problem:
                 kind, id_ = problem
                 wrong.setdefault(kind, [0, line, id_])[0] += 1
             elif not wrong:
-                for column, number in zip(seen, (*rows, line), strict=True):
-                    column.append(number)
-                yield Triplet(*rows, *scores)
+                example = Example(rows[0], rows[1], tuple(rows[2:]), *scores)
+                seen.add(example, line)
+                yield example
         for kind, (count, line, id_) in wrong.items():
             raise InputError(
                 f"{self._path}: {count:,} of {total:,} rows name {kind} (first: line {line}, "
@@ -184,10 +178,7 @@ class TripletsOf:
             )
         if not total:
             raise InputError(f"{self._path}: no triplets; expected rows of {', '.join(IDS)}")
-        columns, lines = map(np.asarray, seen[:3]), seen[3]
-        check_contradictions(
-            self._path, *columns, lines=lines, name=lambda row: list(documents)[row]
-        )
+        seen.check_contradictions(self._path, name=lambda row: list(documents)[row])
 
     def _problem(
         self,
@@ -197,12 +188,12 @@ class TripletsOf:
         first: int,
     ) -> tuple[str, str] | None:
         """Returns the first thing that a row must not name, and its id."""
-        kinds = ("queries", "documents", "documents")
+        kinds = ("queries", *["documents"] * (len(ids) - 1))
         for kind, id_, row in zip(kinds, ids, rows, strict=True):
             if row is None:
                 return f"{kind} that are not in {self._collection.name}", id_
             if kind == "queries" and row in evaluated:
                 return "queries that dev or test judges", id_
-            if kind == "documents" and row != SAMPLE_NEGATIVE and row < first:
+            if kind == "documents" and row < first:
                 return "documents that only evaluation may see", id_
         return None

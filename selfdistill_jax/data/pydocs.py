@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfdistill_jax.data.collection import SPLITS, Document, Judgement, Query, Triplet
+from selfdistill_jax.data.collection import SPLITS, Document, Example, Judgement, Query
 from selfdistill_jax.data.docstrings import BODY_CHARACTERS, NO_SENTENCE, shorten, split_docstring
 from selfdistill_jax.errors import InputError
 
@@ -117,8 +117,8 @@ class PyDocs:
             if _split(entry.module) == split:
                 yield Judgement(row, row, 1)
 
-    def triplets(self) -> Iterator[Triplet]:
-        return (Triplet(j.query, int(j.document)) for j in self.judgements("train"))
+    def examples(self) -> Iterator[Example]:
+        return (Example(j.query, int(j.document)) for j in self.judgements("train"))
 
     @cached_property
     def _entries(self) -> list[_Entry]:

@@ -5,6 +5,7 @@ files: reading rows for them would cost each start of a run 35 us a document, qu
 triplet. So a start needs no row, nor the library, which takes 0.2 s to import.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from functools import cached_property
@@ -14,15 +15,34 @@ from typing import Any
 import numpy as np
 
 from selfdistill_jax.data.cache import new_folder, reports_damaged_cache
-from selfdistill_jax.data.collection import SPLITS, Document, Judgement, Source, Triplet
+from selfdistill_jax.data.collection import SAMPLE_NEGATIVE, SPLITS, Document, Judgement, Source
 from selfdistill_jax.io import short_name
 
-_VERSION = "1.4.0"  # of the layout of the folder
+_VERSION = "1.5.0"  # of the layout of the folder
 _INFO = "collection.json"
 _IDS = "{}.ids"  # a line each; white space is in none of them
 _NUMBERS = "{}.npy"  # [rows, columns]
-_SCORES = ("positive_score", "negative_score")
-_TABLES = ("documents", "queries", "judgements", "triplets")
+_TABLES = ("documents", "queries", "judgements", "examples")
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What is trained on, as arrays; K is the most negatives that an example brings.
+
+    Attributes:
+      query, positive: ``[n]`` int32 rows.
+      negatives: ``[n, K]`` int32 rows, `SAMPLE_NEGATIVE` behind the last.
+      scores: ``[n, 1 + K]`` float32, a teacher's of the positive and of the negatives, or NaN.
+    """
+
+    query: np.ndarray
+    positive: np.ndarray
+    negatives: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.query)
 
 
 class Collection:
@@ -87,11 +107,10 @@ class Collection:
         pairs = [(rows[id_], row) for row, id_ in enumerate(self.document_ids) if id_ in rows]
         return np.array(pairs, np.int32).reshape(-1, 2)
 
-    def triplets(self) -> dict[str, np.ndarray]:
-        """Column name -> array, one entry a triplet (int32 rows, float32 scores)."""
-        rows, scores = self._numbers("triplets"), self._numbers("scores")
-        names = [name for name in Triplet._fields if name not in _SCORES]
-        return dict(zip((*names, *_SCORES), (*rows.T, *scores.T), strict=True))
+    def examples(self) -> Examples:
+        """Returns what is trained on."""
+        rows, scores = self._numbers("examples"), self._numbers("scores")
+        return Examples(rows[:, 0], rows[:, 1], rows[:, 2:], scores)
 
     def _numbers(self, name: str) -> np.ndarray:
         with reports_damaged_cache(self.folder):
@@ -167,10 +186,15 @@ def _write_flat(folder: Path, table: str, split: str, rows: list) -> None:
     elif table == "judgements":
         np.save(folder / _NUMBERS.format(f"{table}.{split}"), np.array(rows, np.int32))
     else:
-        numbers = np.array(rows, float).reshape(-1, len(Triplet._fields))
-        own = len(Triplet._fields) - len(_SCORES)
-        np.save(folder / _NUMBERS.format("triplets"), numbers[:, :own].astype(np.int32))
-        np.save(folder / _NUMBERS.format("scores"), numbers[:, own:].astype(np.float32))
+        most = max((len(example.negatives) for example in rows), default=0)
+        numbers = np.full((len(rows), 2 + most), SAMPLE_NEGATIVE, np.int32)
+        scores = np.full((len(rows), 1 + most), np.nan, np.float32)
+        for own, given, example in zip(numbers, scores, rows, strict=True):
+            own[:2], given[0] = example[:2], example.positive_score
+            own[2 : 2 + len(example.negatives)] = example.negatives
+            given[1 : 1 + len(example.negative_scores)] = example.negative_scores
+        np.save(folder / _NUMBERS.format("examples"), numbers)
+        np.save(folder / _NUMBERS.format("scores"), scores)
 
 
 def _read_ids(folder: Path, table: str) -> list[str]:

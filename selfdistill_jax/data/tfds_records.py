@@ -1,6 +1,6 @@
 """Tables of a collection as tensorflow-datasets stores them: array_record, without TensorFlow.
 
-Four builder configs, ``documents``, ``queries``, ``judgements`` and ``triplets``, since the rows of
+Four builder configs, ``documents``, ``queries``, ``judgements`` and ``examples``, since the rows of
 one tfds config have one shape. Rows keep the source's order, so a row number is an index.
 """
 
@@ -19,19 +19,19 @@ from selfdistill_jax.io import full_disk
 from selfdistill_jax.progress import LOG, Progress
 
 _CHUNK = 4096  # rows read at once: 29,000 rows/s against 15,000 one by one
-_VERSION = "1.1.0"  # of the features
+_VERSION = "1.2.0"  # of the features
 ABSENT = "absent"  # beside the splits of judgements: ids of judged documents without a row
 
 _FEATURES = {
     "documents": {name: tfds.features.Text() for name in Document._fields},
     "queries": {name: tfds.features.Text() for name in Query._fields},
     "judgements": dict.fromkeys(Judgement._fields, np.int32),
-    "triplets": {
+    "examples": {
         "query": np.int32,
         "positive": np.int32,
-        "negative": np.int32,
+        "negatives": tfds.features.Sequence(np.int32),
         "positive_score": np.float32,
-        "negative_score": np.float32,
+        "negative_scores": tfds.features.Sequence(np.float32),
     },
 }
 

@@ -80,6 +80,36 @@ class TokenTable:
         return self._ids[place].astype(np.int32), lengths.astype(np.int32)
 
 
+def content_numbers(table: TokenTable, rows: np.ndarray, *, limit: int) -> np.ndarray:
+    """Numbers texts so that texts of equal tokens have one number.
+
+    Args:
+      table: the texts.
+      rows: ``[n]``, which of them.
+      limit: tokens that they are cut at.
+
+    Returns:
+      ``[n]`` int32, 0 to n - 1.
+
+    Example:
+      >>> table = TokenTable(np.array([1, 2, 1, 2, 1]), np.array([0, 2, 4, 5]))
+      >>> content_numbers(table, np.arange(3), limit=8).tolist()
+      [1, 1, 0]
+    """
+    ids, lengths = table.flat(rows, limit=limit)
+    ends = np.cumsum(lengths)
+    place = np.arange(len(ids)) - np.repeat(ends - lengths, lengths)
+    # Sums of pseudorandom 64-bit numbers, one for each (token, place): two of 100,000 texts that
+    # differ have one sum with a probability of 3e-10.
+    mixed = (ids.astype(np.uint64) << np.uint64(32)) | place.astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed ^ (mixed >> np.uint64(31)))])
+    content = sums[ends] - sums[ends - lengths]
+    _, numbers = np.unique(content, return_inverse=True)
+    return numbers.astype(np.int32)
+
+
 def cached_tokens(
     folder: Path,
     tokenizer: Tokenizer,

@@ -2,18 +2,18 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from selfdistill_jax.data.collection import SAMPLE_NEGATIVE, Document, Judgement, Query, Triplet
+from selfdistill_jax.data.collection import Document, Example, Judgement, Query
 from selfdistill_jax.data.jsonl import digest
 from selfdistill_jax.data.triplet_rows import TEXTS, check_file, read_rows
 from selfdistill_jax.errors import InputError
 
-_VERSION = "triplets-2"  # part of the fingerprint: raise it when the same file is read differently
+_VERSION = "triplets-3"  # part of the fingerprint: raise it when the same file is read differently
 _DEV, _TEST = 50, 50  # per mille of the queries
 _SHOWN = 60  # characters of a text in a message
 
@@ -22,8 +22,9 @@ class TripletFile:
     """Reads a triplet file; its distinct texts are the collection.
 
     JSONL rows are ``{"query": str, "positive": str, "negative": str}``, optionally with the numbers
-    ``positive_score`` and ``negative_score``. TSV files have a header of these names, or none and
-    the three texts in this order. Where there is no negative, it is drawn from the other documents.
+    ``positive_score`` and ``negative_score``; or with the lists ``negatives`` and
+    ``negative_scores`` instead. TSV files have a header of these names, or none and the three texts
+    in this order. Where negatives are missing, they are drawn from the other documents.
     The suffixes ``.jsonl`` and ``.json`` (both one object a line), ``.tsv`` and these with ``.gz``
     are known. See `read_rows` for other fields and columns.
 
@@ -56,7 +57,7 @@ class TripletFile:
         self.path = check_file(path)
         self._held_out = held_out
         self.name = self.path.name.split(".")[0]
-        self._read: tuple[list[str], list[str], list[Triplet]] | None = None
+        self._read: tuple[list[str], list[str], list[Example]] | None = None
 
     def fingerprint(self) -> str:
         return digest(f"{_VERSION} held_out={self._held_out}", self.path)
@@ -73,47 +74,44 @@ class TripletFile:
             yield Query(f"q{row}", text)
 
     def judgements(self, split: str) -> Iterator[Judgement]:
-        _, queries, triplets = self._content()
+        _, queries, examples = self._content()
         splits = self._splits(queries)
-        pairs = dict.fromkeys((t.query, t.positive) for t in triplets)
+        pairs = dict.fromkeys((e.query, e.positive) for e in examples)
         for query, positive in pairs:
             if splits[query] == split:
                 yield Judgement(query, positive, 1)
 
-    def triplets(self) -> Iterator[Triplet]:
-        _, queries, triplets = self._content()
+    def examples(self) -> Iterator[Example]:
+        _, queries, examples = self._content()
         splits = self._splits(queries)
-        return (t for t in triplets if splits[t.query] == "train")
+        return (e for e in examples if splits[e.query] == "train")
 
     def _splits(self, queries: list[str]) -> list[str]:
         if not self._held_out:
             return ["train"] * len(queries)
         return [_split(text.strip()) for text in queries]
 
-    def _content(self) -> tuple[list[str], list[str], list[Triplet]]:
-        """Returns distinct documents, distinct queries, both in first-seen order, and triplets."""
+    def _content(self) -> tuple[list[str], list[str], list[Example]]:
+        """Returns distinct documents, distinct queries, both in first-seen order, and examples."""
         if self._read is None:
             documents, queries = _Texts(), _Texts()
-            triplets, lines = [], array("q")
-            for line, query, positive, negative, *scores in read_rows(self.path, TEXTS):
+            examples, seen = [], Seen()
+            for line, query, positive, negatives, *scores in read_rows(self.path, TEXTS):
                 q, p = queries.add(query), documents.add(positive)
-                n = SAMPLE_NEGATIVE if negative is None else documents.add(negative)
-                if p == n:
+                n = tuple(map(documents.add, negatives))
+                if p in n:
                     raise InputError(
                         f"{self.path}:{line}: positive and negative are the same text; "
                         "remove the row"
                     )
-                triplets.append(Triplet(q, p, n, *scores))
-                lines.append(line)
-            if not triplets:
+                examples.append(Example(q, p, n, *scores))
+                seen.add(examples[-1], line)
+            if not examples:
                 raise InputError(
                     f"{self.path}: no triplets; expected rows of query, positive and negative"
                 )
-            columns = (np.array([t[i] for t in triplets], np.int64) for i in range(3))
-            check_contradictions(
-                self.path, *columns, lines=lines, name=lambda row: documents.texts[row]
-            )
-            self._read = documents.texts, queries.texts, triplets
+            seen.check_contradictions(self.path, name=lambda row: documents.texts[row])
+            self._read = documents.texts, queries.texts, examples
         return self._read
 
 
@@ -131,43 +129,49 @@ class _Texts:
         return row
 
 
-def check_contradictions(
-    path: Path,
-    queries: np.ndarray,
-    positives: np.ndarray,
-    negatives: np.ndarray,
-    *,
-    lines: Sequence[int],
-    name: Callable[[int], str],
-) -> None:
-    """Refuses triplets with a document as positive and as negative of the same query.
+class Seen:
+    """Remembers the rows of a file, of which it may have millions, as numbers."""
 
-    Args:
-      path: the file, for the message.
-      queries: ``[N]``, int64 rows of the queries.
-      positives: ``[N]``, rows of the documents.
-      negatives: ``[N]``, rows of the documents, or `SAMPLE_NEGATIVE`.
-      lines: of the triplets.
-      name: returns the text or id of a document, for the message.
+    def __init__(self):
+        self._queries, self._positives, self._lines = array("q"), array("q"), array("q")
+        self._negatives, self._of = array("q"), array("q")
 
-    Raises:
-      InputError: counts the negatives, and names the first one and the line of the positive.
-    """
-    documents = 1 + max(positives.max(initial=0), negatives.max(initial=0))
-    known = queries * documents + positives
-    given = np.where(negatives == SAMPLE_NEGATIVE, -1, queries * documents + negatives)
-    wrong = np.flatnonzero(np.isin(given, known))
-    if not len(wrong):
-        return
-    first = wrong[0]
-    text = name(negatives[first])
-    shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
-    positive = np.flatnonzero(known == given[first])[0]
-    raise InputError(
-        f"{path}: {len(wrong):,} of {len(queries):,} rows have a negative that is a positive of "
-        f"the same query in another row (first: line {lines[first]}, {shown!r}, positive in line "
-        f"{lines[positive]}); remove the wrong rows"
-    )
+    def add(self, example: Example, line: int) -> None:
+        """Takes the next row of the file."""
+        self._negatives.extend(example.negatives)
+        self._of.extend([len(self._queries)] * len(example.negatives))
+        self._queries.append(example.query)
+        self._positives.append(example.positive)
+        self._lines.append(line)
+
+    def check_contradictions(self, path: Path, *, name: Callable[[int], str]) -> None:
+        """Refuses rows with a document as positive and as negative of the same query.
+
+        Args:
+          path: the file, for the message.
+          name: returns the text or id of a document, for the message.
+
+        Raises:
+          InputError: counts the rows, and names the first one and the line of the positive.
+        """
+        columns = self._queries, self._positives, self._negatives, self._of
+        queries, positives, negatives, of = (np.array(column, np.int64) for column in columns)
+        documents = 1 + max(positives.max(initial=0), negatives.max(initial=0))
+        known = queries * documents + positives
+        given = queries[of] * documents + negatives
+        wrong = np.flatnonzero(np.isin(given, known))
+        if not len(wrong):
+            return
+        first = wrong[0]
+        text = name(negatives[first])
+        shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+        positive = np.flatnonzero(known == given[first])[0]
+        line, other = self._lines[of[first]], self._lines[positive]
+        raise InputError(
+            f"{path}: {len(np.unique(of[wrong])):,} of {len(queries):,} rows have a negative that "
+            f"is a positive of the same query in another row (first: line {line}, {shown!r}, "
+            f"positive in line {other}); remove the wrong rows"
+        )
 
 
 def _split(query: str) -> str:

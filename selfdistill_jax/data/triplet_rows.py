@@ -4,8 +4,9 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from selfdistill_jax.data.jsonl import field, read_jsonl, read_lines
 from selfdistill_jax.data.tsv import read_tsv
@@ -15,8 +16,13 @@ from selfdistill_jax.progress import LOG
 
 TEXTS = ("query", "positive", "negative")
 IDS = ("query_id", "positive_id", "negative_id")
+# In JSONL, a list in place of the negative, and of its score.
+_LISTS = {
+    "negative": "negatives",
+    "negative_id": "negative_ids",
+    "negative_score": "negative_scores",
+}
 _SCORES = ("positive_score", "negative_score")
-_NO_SCORES = (math.nan, math.nan)
 _ALIASES = {"anchor": "query"}  # the name that sentence-transformers uses
 _IGNORED = frozenset((
     "id", "_id", "idx", "index", "source", "dataset", "lang", "language", "url", "metadata", "meta",
@@ -36,7 +42,9 @@ _WORDS = _IGNORED | _LABELS | frozenset((
 _NAME = re.compile(r"([a-z]+(?:[_-][a-z]+)*)(?:_\d+|(?<=[a-z]{4})\d+)?|_id")
 _SEVERAL = re.compile(r".*neg(?:s|atives)?|.*neg.*\d")  # negatives, neg, negative_1, hard_neg2
 _LABEL_ADVICE = "rows with labels are not trained on: keep the positive pairs as query and positive"
-_SEVERAL_ADVICE = "several negatives for a query: write one row for each negative"
+_SEVERAL_ADVICE = (
+    "several negatives for a query: give a JSONL file with a list named 'negatives' in each row"
+)
 
 
 def check_file(path: str | Path) -> Path:
@@ -90,7 +98,7 @@ def has_ids(path: Path) -> bool:
 
 
 def read_rows(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
-    """Yields ``(line, query, positive, negative, positive score, negative score)``.
+    """Yields ``(line, query, positive, negatives, positive score, negative scores)``.
 
     Columns and fields are found by their names, in any order and case. Those that say nothing about
     the triplet, such as ``url``, are left out, and a line in the log names them; all others are
@@ -98,8 +106,8 @@ def read_rows(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
 
     Args:
       path: as `check_file` returns it.
-      names: `TEXTS` or `IDS`. The negative is None where there is none, and the scores are NaN. A
-        TSV file of ids must have a header.
+      names: `TEXTS` or `IDS`. Negatives and their scores are tuples; without scores the positive's
+        is NaN. A TSV file of ids must have a header.
 
     Raises:
       InputError: names the file, the line and the column that is wrong.
@@ -142,21 +150,24 @@ def _columns(
     Raises:
       InputError: a name is unknown, given twice, or missing though required.
     """
+    single = (*names, *_SCORES)
+    lists = {name: _LISTS[name] for name in single if name in _LISTS and kind == "field"}
     found, ignored, unknown = {}, [], []
     for given in fields:
         name = _known(given)
-        if name in names or name in _SCORES:
+        if name in single or name in lists.values():
             if name in found:
                 raise InputError(
                     f"{where}: {kind}s {found[name]!r} and {given!r} are both read as {name}; "
                     "remove one of them"
                 )
             found[name] = given
-        elif name in _IGNORED or (name in IDS and names == TEXTS):
+        elif name in _IGNORED or (name in (*IDS, _LISTS[IDS[2]]) and names == TEXTS):
             ignored.append(given)
         else:
             unknown.append(given)
-    expected = f"expected {', '.join((*names, *_SCORES))}"
+    spelt = (f"{name} or {lists[name]}" if name in lists else name for name in single)
+    expected = f"expected {', '.join(spelt)}"
     if unknown:
         raise InputError(
             f"{where}: unknown {kind}{'s' * (len(unknown) > 1)} "
@@ -194,7 +205,6 @@ def _jsonl(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
     layouts: dict[tuple[str, ...], dict[str, str]] = {}  # of the rows so far, few in any file
     ignored: dict[str, None] = {}
     for line, row in read_jsonl(path):
-        at = {"path": path, "line": line}
         found = layouts.get(tuple(row))
         if found is None:
             # A null says nothing, and a field that is always null may have any name.
@@ -203,24 +213,51 @@ def _jsonl(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
             ignored |= dict.fromkeys(others)
             if len(given) == len(row):  # else another row of these fields may have no null
                 layouts[tuple(row)] = found
-        query, positive, negative = (found.get(name, name) for name in names)
-        if isinstance(row.get(negative), list):
-            raise InputError(
-                f"{path}:{line}: field {negative!r} is a list; expected a string; {_SEVERAL_ADVICE}"
-            )
-        texts = (
-            field(row, query, str, **at),
-            field(row, positive, str, **at),
-            field(row, negative, str, **at) if row.get(negative) is not None else None,
+        query, positive = (
+            field(row, found.get(name, name), str, path=path, line=line) for name in names[:2]
         )
-        scores = [
-            field(row, found.get(name, name), float, default=math.nan, path=path, line=line)
-            for name in _SCORES
-        ]
-        if math.isnan(scores[0]) != math.isnan(scores[1]):
+        negatives = _one_or_list(row, found, names[2], str, path=path, line=line)
+        named = found.get(_SCORES[0], _SCORES[0])
+        score = field(row, named, float, default=math.nan, path=path, line=line)
+        scores = _one_or_list(row, found, _SCORES[1], float, path=path, line=line)
+        if math.isnan(score) == bool(scores):
             raise _one_score(path, line)
-        yield line, *texts, *scores
+        if scores and len(scores) != max(len(negatives), 1):
+            raise InputError(
+                f"{path}:{line}: {len(scores)} scores for {len(negatives)} negatives; expected one "
+                "for each"
+            )
+        yield line, query, positive, negatives, score, scores[: len(negatives)]
     _log_ignored(path, ignored, "field")
+
+
+def _one_or_list(
+    row: dict[str, Any], found: Mapping[str, str], name: str, kind: type, *, path: Path, line: int
+) -> tuple:
+    """Returns the values of a field, or of the field that has a list in its place.
+
+    Args:
+      row: of the file.
+      found: the file's own spelling of names.
+      name: of the field for one value, a key of `_LISTS`.
+      kind: ``str`` or ``float``.
+      path, line: of the row, for messages.
+    """
+    one, many = (found.get(key, key) for key in (name, _LISTS[name]))
+    where = f"{path}:{line}: field"
+    if row.get(one) is not None and row.get(many) is not None:
+        raise InputError(f"{where}s {one!r} and {many!r} are both there; remove one of them")
+    if isinstance(row.get(one), list):
+        raise InputError(f"{where} {one!r} is a list; expected one value, or the name {many!r}")
+    if row.get(one) is not None:
+        return (field(row, one, kind, path=path, line=line),)
+    values = row.get(many)
+    if values is None:
+        return ()
+    if not isinstance(values, list):
+        raise InputError(f"{where} {many!r} is no list; expected a list, or the name {name!r}")
+    items = {f"{many}[{number}]": value for number, value in enumerate(values)}
+    return tuple(field(items, key, kind, path=path, line=line) for key in items)
 
 
 def _one_score(path: Path, line: int) -> InputError:
@@ -255,7 +292,6 @@ def _tsv(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
         records = itertools.chain([first], records)
     texts = [(name, places[name]) for name in names if name in places]
     scores = [(name, places[name]) for name in _SCORES if name in places]
-    missing = [None] * (len(names) - len(texts))
     for line, cells in records:
         if len(cells) != width:
             raise InputError(
@@ -266,8 +302,11 @@ def _tsv(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
                 raise InputError(
                     f"{path}:{line}: column {name!r} is empty; remove the row or fill it"
                 )
-        numbers = [_number(cells[place], name, path, line) for name, place in scores] or _NO_SCORES
-        yield line, *(cells[place] for _, place in texts), *missing, *numbers
+        query, positive, *negatives = (cells[place] for _, place in texts)
+        score, *others = [_number(cells[place], name, path, line) for name, place in scores] or [
+            math.nan
+        ]
+        yield line, query, positive, tuple(negatives), score, tuple(others)
 
 
 def _number(text: str, name: str, path: Path, line: int) -> float:

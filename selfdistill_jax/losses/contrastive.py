@@ -107,7 +107,7 @@ def _log_sum(a_BxD, b_SxD, where_S, known, per_row, *, temperature, axis_name) -
     def log_sum(a_RxD: jax.Array, ids_RxP=None, own_R=None) -> jax.Array:
         logits_RxC = dots(a_RxD, b_CxD) / temperature
         taken = where_C[None, :]
-        if ids_RxP is not None:
+        if ids_RxP is not None and own_R is not None:
             ids = ids_RxP[:, None, :, None]
             same = ((ids == ids_CxQ[None, :, None, :]) & (ids >= 0)).any((2, 3))
             taken &= ~same | (own_R[:, None] == jnp.arange(len(where_C))[None, :])

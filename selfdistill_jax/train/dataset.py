@@ -4,10 +4,9 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from selfdistill_jax.data.batches import TrainingBatches
-from selfdistill_jax.data.store import Collection
+from selfdistill_jax.data.store import Collection, Examples
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
@@ -25,7 +24,7 @@ class Data(NamedTuple):
     tokenizer: Tokenizer
     queries: TokenTable
     documents: TokenTable
-    triplets: dict[str, np.ndarray]
+    examples: Examples
     batches: TrainingBatches
 
 
@@ -52,18 +51,19 @@ def load_data(settings: DataSettings, model: Model) -> Data:
     batches = TrainingBatches(
         tables.queries,
         tables.documents,
-        tables.triplets,
+        tables.examples,
         known=tables.known,
         pool=tables.collection.training_pool,
         candidates=find_candidates(settings, tables, model),
+        negatives=settings.negatives_per_query,
         seed=settings.seed,
         batch_size=settings.batch_size,
         query_length=settings.query_length,
         document_length=settings.document_length,
         parts=parts,
-        own=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
+        local_parts=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
         block=block_tokens(),
-        merge=on_accelerator(),
+        single_block=on_accelerator(),
         dropout=settings.dropout,
     )
     return Data(
@@ -71,6 +71,6 @@ def load_data(settings: DataSettings, model: Model) -> Data:
         tables.tokenizer,
         tables.queries,
         tables.documents,
-        tables.triplets,
+        tables.examples,
         batches,
     )

@@ -51,7 +51,8 @@ def find_candidates(
         the same on all processes.
     """
     kind, k = settings.negatives, settings.candidates
-    drawn = np.flatnonzero(tables.triplets["negative"] == SAMPLE_NEGATIVE)
+    given = (tables.examples.negatives >= 0).sum(axis=1)
+    drawn = np.flatnonzero(given < settings.negatives_per_query)
     if kind == "random" or not len(drawn):
         return None
     facts: list[Any] = [_VERSION, kind, k]
@@ -81,9 +82,9 @@ def find_candidates(
             "%s: none found for %s of %s triplets; theirs are drawn at random",
             _LABEL, f"{without:,}", f"{len(drawn):,}",
         )  # fmt: skip
-    if len(drawn) == len(tables.triplets["query"]):
+    if len(drawn) == len(given):
         return found
-    every = np.full((len(tables.triplets["query"]), found.shape[1]), SAMPLE_NEGATIVE, np.int32)
+    every = np.full((len(given), found.shape[1]), SAMPLE_NEGATIVE, np.int32)
     every[drawn] = found
     return every
 
@@ -113,7 +114,7 @@ def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarr
 
     return top_candidates(
         of_queries,
-        tables.triplets["query"][drawn],
+        tables.examples.query[drawn],
         known=tables.known,
         k=k,
         at_once=1000,  # each takes as long as all documents do
@@ -125,7 +126,7 @@ def _by_encoder(
     settings: DataSettings, tables: TokenizedCollection, drawn: np.ndarray, model: Model
 ) -> np.ndarray:
     pool = tables.collection.training_pool
-    queries, positives = (tables.triplets[name][drawn] for name in ("query", "positive"))
+    queries, positives = tables.examples.query[drawn], tables.examples.positive[drawn]
     params = model.encode_table.on_devices(model.pretrained.params)
 
     def vectors(table: TokenTable, rows: np.ndarray, limit: int, label: str) -> np.ndarray:

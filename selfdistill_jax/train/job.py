@@ -39,6 +39,7 @@ _MINIMUM = {
     0: (
         "seed", "train.learning_rate", "train.warmup_steps", "train.weight_decay",
         "train.clip_norm", "train.patience", "evaluation.dev_documents", "encoder.max_length",
+        "data.negatives_per_query",
     ),
     1: (
         "encoder.adapter_rank", "encoder.adapter_alpha",
@@ -100,6 +101,7 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
         config.loss.name,
         {key: value for key, value in config.loss.items() if key != "name"},
         target=train.target,
+        negatives=data.negatives_per_query,
         dimensions=train.dimensions,
     )
     schedule = make_schedule(
@@ -117,6 +119,7 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
             cache=cache_folder(data.cache),
             negatives=data.negatives,
             candidates=data.candidates,
+            negatives_per_query=data.negatives_per_query,
             mined_ceiling=data.mined_ceiling,
             query_length=data.query_length,
             document_length=data.document_length,

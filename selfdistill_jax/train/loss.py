@@ -18,9 +18,15 @@ TARGETS = ("model", "detached", "ema", "start")
 TARGET_ENCODERS = TARGETS[2:]  # another than the one that is trained
 # What a loss gets of a batch besides the vectors, if it has a parameter of that name.
 FROM_TEACHER = {
-    "teacher_margin": lambda scores_Bx2: scores_Bx2[:, 0] - scores_Bx2[:, 1],
-    "teacher_scores": lambda scores_Bx2: scores_Bx2,
+    "teacher_margin": lambda scores: _as_negatives(scores[:, :1] - scores[:, 1:]),
+    "teacher_scores": lambda scores: scores,
 }
+IDS = ("positive_ids", "negative_ids")
+
+
+def _as_negatives(x_BxK: jax.Array) -> jax.Array:
+    """``[B]`` where a query has one negative: what a simple loss of one's own expects."""
+    return x_BxK[:, 0] if x_BxK.shape[1] == 1 else x_BxK
 
 
 def wants(loss: Loss, name: str) -> bool:
@@ -37,6 +43,7 @@ def make_loss(
     name: str,
     options: dict[str, Any],
     *,
+    negatives: int = 1,
     target: str = "model",
     dimensions: Sequence[int] = (),
 ) -> Loss:
@@ -45,6 +52,7 @@ def make_loss(
     Args:
       name: in `LOSSES`.
       options: its keyword arguments.
+      negatives: K, negatives of a query; the loss gets ``n`` as ``[B, D]`` where it is 1.
       target: one of `TARGETS`.
       dimensions: sizes that are trained beside the whole vectors, see `check_dimensions`.
 
@@ -63,7 +71,7 @@ def make_loss(
                 f"config.loss.name: the loss {name!r} takes no {argument!r}, which the training "
                 "step gives it; see 'A loss of your own' in docs/losses.md"
             )
-    arrays = ("q", "p", "n", "where", "axis_name", "target_from", *FROM_TEACHER)
+    arrays = ("q", "p", "n", "where", "axis_name", "target_from", *IDS, *FROM_TEACHER)
     taken = [o for o in inspect.signature(LOSSES[name]).parameters if o not in arrays]
     for option in options:
         if option not in taken:
@@ -85,10 +93,11 @@ def make_loss(
     if target == "detached":
         loss = partial(loss, stop_gradient=True)
     example = jax.ShapeDtypeStruct((2, 4), jnp.float32)
-    scores = jnp.zeros((2, 2))
+    several = example if negatives == 1 else jax.ShapeDtypeStruct((2, negatives, 4), jnp.float32)
+    scores = jnp.zeros((2, 1 + negatives))
     given = {key: make(scores) for key, make in FROM_TEACHER.items() if wants(loss, key)}
     try:
-        result = jax.eval_shape(partial(loss, **given), example, example, example)
+        result = jax.eval_shape(partial(loss, **given), example, example, several)
     except (TypeError, ValueError) as error:
         raise InputError(f"config.loss: {error}") from None
     if result.shape != ():

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
@@ -13,7 +14,7 @@ from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.losses.diagnostics import summaries
 from selfdistill_jax.packed import PackedTexts
-from selfdistill_jax.train.loss import FROM_TEACHER, Loss, wants
+from selfdistill_jax.train.loss import FROM_TEACHER, IDS, Loss, wants
 from selfdistill_jax.train.mesh import AXES, constrain_state, over_batch, put_state, state_shardings
 
 
@@ -24,7 +25,7 @@ class TrainState(NamedTuple):
 
 
 class Vectors(NamedTuple):
-    """Unit vectors of a batch, ``[B, D]`` each."""
+    """Unit vectors of a batch: ``[B, D]``, negatives ``[B, K, D]``, or ``[B, D]`` if K is 1."""
 
     query: jax.Array
     positive: jax.Array
@@ -49,7 +50,7 @@ def make_global_loss(
     Args:
       encode: ``(params, texts) -> [M, D]`` unit vectors.
       loss: of queries, positives, negatives; also gets ``where``, ``axis_name``, of `FROM_TEACHER`
-        what it has a parameter for, and ``target_from`` where there is a target encoder.
+        and `IDS` what it has a parameter for, and ``target_from`` where there is a target encoder.
       mesh: of `make_mesh`; its number of devices divides the batch's parts.
       merge: ``(base, trained) -> params`` makes, of frozen parameters and of trained ones, those
         that the encoder computes with.
@@ -58,14 +59,16 @@ def make_global_loss(
     def on_device(state: Any, batch: TripletBatch):
         params, target, base = state
         # Merged here, on whole arrays: devices sum the gradient of the trained parameters alone.
-        vectors = _in_parts(encode)(merge(base, params), batch.texts)
+        in_parts = _in_parts(encode, batch.scores.shape[1] - 1)
+        vectors = in_parts(merge(base, params), batch.texts)
         given: dict[str, Any] = {
             name: make(batch.scores) for name, make in FROM_TEACHER.items() if wants(loss, name)
         }
+        given |= {name: getattr(batch, name) for name in IDS if wants(loss, name)}
         if target is not None:
             # A target drops nothing: its documents' similarities are what is aimed at.
             texts = dataclasses.replace(batch.texts, seeds=None)
-            constant = lax.stop_gradient(_in_parts(encode)(merge(base, target), texts))
+            constant = lax.stop_gradient(in_parts(merge(base, target), texts))
             given["target_from"] = constant.positive, constant.negative
         value = loss(*vectors, where=_present(batch), axis_name=AXES, **given)
         return value, (vectors, given.get("target_from"))
@@ -76,11 +79,11 @@ def make_global_loss(
 
 def _present(batch: TripletBatch) -> jax.Array:
     """``[B]`` bool: the query has tokens."""
-    count = batch.texts.lengths.shape[1] // 3
+    count = len(batch.scores) // len(batch.texts.lengths)
     return batch.texts.lengths[:, :count].reshape(-1) > 0
 
 
-def _in_parts(encode: Encode) -> Callable[[Params, PackedTexts], Vectors]:
+def _in_parts(encode: Encode, negatives: int) -> Callable[[Params, PackedTexts], Vectors]:
     """Vectors of the texts of all parts, one part at a time."""
 
     def in_parts(params: Params, texts: PackedTexts) -> Vectors:
@@ -91,8 +94,11 @@ def _in_parts(encode: Encode) -> Callable[[Params, PackedTexts], Vectors]:
             one = jax.checkpoint(encode, prevent_cse=False)
             vectors = lax.map(lambda part: one(params, part), texts)
         parts, _, size = vectors.shape
-        q_p_n = vectors.reshape(parts, 3, -1, size).transpose(1, 0, 2, 3)
-        return Vectors(*q_p_n.reshape(3, -1, size))
+        kinds = vectors.reshape(parts, 2 + negatives, -1, size).transpose(1, 0, 2, 3)
+        q, p, *n = kinds.reshape(2 + negatives, -1, size)
+        if negatives == 1:
+            return Vectors(q, p, n[0])
+        return Vectors(q, p, jnp.stack(n, axis=1) if n else jnp.zeros((len(q), 0, size)))
 
     return in_parts
 

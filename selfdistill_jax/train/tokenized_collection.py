@@ -6,10 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from selfdistill_jax.checkpoints.model_folder import Pretrained
-from selfdistill_jax.data.batches import SCORES
-from selfdistill_jax.data.collection import SAMPLE_NEGATIVE, Source
+from selfdistill_jax.data.collection import Source
 from selfdistill_jax.data.negatives import KnownPositives
-from selfdistill_jax.data.store import Collection, open_collection
+from selfdistill_jax.data.store import Collection, Examples, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable, cached_tokens
 from selfdistill_jax.errors import InputError
@@ -25,7 +24,8 @@ class DataSettings(NamedTuple):
       cache: the folder of tables, tokens and negatives.
       negatives, candidates, mined_ceiling: see ``config.data``.
       query_length, document_length: tokens that texts are cut at in training.
-      batch_size: triplets of an update, over all devices.
+      negatives_per_query: K; those that an example does not bring are drawn.
+      batch_size: examples of an update, over all devices.
       micro_batches: parts of a device's rows.
       seed: of the order of triplets and of drawn negatives.
       dropout: whether texts get seeds of what is dropped of them.
@@ -37,6 +37,7 @@ class DataSettings(NamedTuple):
     cache: Path
     negatives: str
     candidates: int
+    negatives_per_query: int
     mined_ceiling: float
     query_length: int
     document_length: int
@@ -55,7 +56,7 @@ class TokenizedCollection(NamedTuple):
       collection: texts and judgements.
       tokenizer: of the run's encoder.
       queries, documents: tokens of all of the collection's.
-      triplets: of the collection.
+      examples: what is trained on.
       known: documents that must not become negatives: positives of triplets and of train's
         judgements, and each query's document of the same id, if the corpus holds the queries.
     """
@@ -64,7 +65,7 @@ class TokenizedCollection(NamedTuple):
     tokenizer: Tokenizer
     queries: TokenTable
     documents: TokenTable
-    triplets: dict[str, np.ndarray]
+    examples: Examples
     known: KnownPositives
 
 
@@ -108,47 +109,55 @@ def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedColl
             ),
         )
     )
-    triplets = collection.triplets()
-    count = len(triplets["query"])
+    examples = collection.examples()
+    count = len(examples)
     if not count:
         raise InputError(
             f"{collection.name}: nothing to train on; add qrels/train.tsv to the folder, or give "
             "--config.data.triplets"
         )
     if settings.needs_teacher:
-        _check_teacher(collection.name, triplets)
+        _check_teacher(collection.name, examples, settings.negatives_per_query)
     if count < settings.batch_size:
         raise InputError(
             f"{collection.name}: {count} training triplets, fewer than one batch of "
             f"{settings.batch_size} (config.train.batch_size)"
         )
     return TokenizedCollection(
-        collection, tokenizer, queries, documents, triplets, _known(collection, triplets)
+        collection,
+        tokenizer,
+        queries,
+        documents,
+        examples,
+        _known(collection, examples, settings.negatives_per_query),
     )
 
 
-def _known(collection: Collection, triplets: dict[str, np.ndarray]) -> KnownPositives:
+def _known(collection: Collection, examples: Examples, count: int) -> KnownPositives:
     judged = [
         j[:2]
         for j in collection.judgements("train")
         if j.relevance > 0 and not isinstance(j.document, str)
     ]
-    given = np.stack([triplets["query"], triplets["positive"]], axis=1)
+    given = np.stack([examples.query, examples.positive], axis=1)
     pairs = np.concatenate([given, np.array(judged, np.int32).reshape(-1, 2)])
-    known = KnownPositives(*pairs.T, collection.training_pool)
+    known = KnownPositives(*pairs.T, collection.training_pool, count)
     own = collection.own_documents
     # As `count_own_relevant` says: one positive of its query's id, and equal ids mean nothing.
     if len(own) and not known.contains(*own.T).any():
-        known = KnownPositives(*np.concatenate([pairs, own]).T, collection.training_pool)
+        known = KnownPositives(*np.concatenate([pairs, own]).T, collection.training_pool, count)
     return known
 
 
-def _check_teacher(collection: str, triplets: dict[str, np.ndarray]) -> None:
-    scored = np.isfinite([triplets[name] for name in SCORES]).all(0)
-    scored &= triplets["negative"] != SAMPLE_NEGATIVE
+def _check_teacher(collection: str, examples: Examples, count: int) -> None:
+    given = (examples.negatives >= 0) & np.isfinite(examples.scores[:, 1:])
+    # Unscored ones may not stand among those that a step chooses from.
+    scored = np.isfinite(examples.scores[:, 0]) & (given.sum(axis=1) >= count)
+    scored &= (given == (examples.negatives >= 0)).all(axis=1)
     if not scored.all():
         raise InputError(
             f"{collection}: {np.sum(~scored):,} of {len(scored):,} training triplets have no "
             "teacher's scores, which config.loss.name learns from; give --config.data.triplets a "
-            "JSONL file with negative, positive_score and negative_score in every row"
+            "JSONL file with negative, positive_score and negative_score in every row (or, with "
+            "several negatives for a query, negatives and negative_scores)"
         )

@@ -1,14 +1,18 @@
 """Batch k is a function of (seed, k) alone; what it holds is compared with plain Python lists."""
 
+import dataclasses
 from itertools import islice
 
 import jax
 import numpy as np
 import pytest
 
-from selfdistill_jax.data.batches import TrainingBatches, balance_parts
+from selfdistill_jax.data.batch_shape import balance_parts
+from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.data.negatives import KnownPositives
+from selfdistill_jax.data.store import Examples
 from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.errors import InputError
 
 CLS, SEP, QUERY, DOCUMENT, OTHER = 2, 3, 100, 200, 300
 COUNT = 23
@@ -23,16 +27,15 @@ def texts(count, first, seed):
 
 
 QUERIES, DOCUMENTS = texts(12, QUERY, 0), texts(30, DOCUMENT, 1)
-TRIPLETS = {
-    "query": np.arange(COUNT, dtype=np.int32) % 12,  # most queries have two positives
-    # Each once, so that a positive tells which triplet it is.
-    "positive": np.random.default_rng(2).permutation(30)[:COUNT].astype(np.int32),
-    "negative": np.full(COUNT, -1, np.int32),
-    "positive_score": np.arange(COUNT, dtype=np.float32),
-    "negative_score": -np.arange(COUNT, dtype=np.float32) / 2,
-}
-PAIRS = set(zip(TRIPLETS["query"].tolist(), TRIPLETS["positive"].tolist(), strict=True))
-ALLOWED = [[d for d in POOL if (q, d) not in PAIRS] for q in TRIPLETS["query"]]
+EXAMPLES = Examples(
+    query=np.arange(COUNT, dtype=np.int32) % 12,  # most queries have two positives
+    # Each once, so that a positive tells which example it is.
+    positive=np.random.default_rng(2).permutation(30)[:COUNT].astype(np.int32),
+    negatives=np.zeros((COUNT, 0), np.int32),
+    scores=np.arange(COUNT, dtype=np.float32)[:, None],
+)
+PAIRS = set(zip(EXAMPLES.query.tolist(), EXAMPLES.positive.tolist(), strict=True))
+ALLOWED = [[d for d in POOL if (q, d) not in PAIRS] for q in EXAMPLES.query]
 
 
 def table(rows):
@@ -50,16 +53,22 @@ def make(**changes):
         "document_length": 14,
         "block": 1024,
     }
-    triplets = TRIPLETS | {"negative": changes.pop("negative", TRIPLETS["negative"])}
-    known = KnownPositives(TRIPLETS["query"], TRIPLETS["positive"], POOL)
+    examples = changes.pop("examples", EXAMPLES)
+    documents = table(changes.pop("documents", DOCUMENTS))
+    known = KnownPositives(examples.query, examples.positive, POOL)
     return TrainingBatches(
-        table(QUERIES), table(DOCUMENTS), triplets, known=known, pool=POOL, **options | changes
+        table(QUERIES),
+        documents,
+        examples,
+        known=known,
+        pool=POOL,
+        **options | changes,
     )
 
 
-def unpack(batch):
+def unpack(batch, kinds=3):
     """The token rows of all triplets: queries, positives, negatives."""
-    kinds = ([], [], [])
+    kinds = tuple([] for _ in range(kinds))
     for part in range(len(batch.texts.blocks)):
         texts = jax.tree.map(lambda x, part=part: x[part], batch.texts)
         ids = texts.ids.reshape(-1)
@@ -67,14 +76,14 @@ def unpack(batch):
             ids[start : start + length].tolist()
             for start, length in zip(texts.starts, texts.lengths, strict=True)
         ]
-        for kind, own in zip(kinds, np.split(np.arange(len(rows)), 3), strict=True):
+        for kind, own in zip(kinds, np.split(np.arange(len(rows)), len(kinds)), strict=True):
             kind += [rows[i] for i in own]
     return kinds
 
 
 def read(batches, steps):
     """(triplet, query, negative) of all rows of the batches before ``steps``, in their order."""
-    triplet_of = {p: i for i, p in enumerate(TRIPLETS["positive"].tolist())}
+    triplet_of = {p: i for i, p in enumerate(EXAMPLES.positive.tolist())}
     rows = []
     for k in range(steps):
         q_p_n = [[row[1] % 100 for row in kind] for kind in unpack(batches[k])]
@@ -118,15 +127,16 @@ def test_iterating_from_a_step_is_indexing_from_there(start):
 def test_scores_are_those_of_the_rows_triplets():
     batch = make()[3]
     for positive, scores in zip(unpack(batch)[1], batch.scores, strict=True):
-        triplet = TRIPLETS["positive"].tolist().index(positive[1] % 100)
-        assert scores.tolist() == [triplet, -triplet / 2]
+        triplet = EXAMPLES.positive.tolist().index(positive[1] % 100)
+        assert scores[0] == triplet
+        assert np.isnan(scores[1])
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 23, 50])
 def test_every_triplet_once_an_epoch(size):
     for rows in epochs(make(batch_size=size), size, 4):
         assert sorted(t for t, _, _ in rows) == list(range(COUNT))
-        assert all(q == TRIPLETS["query"][t] for t, q, _ in rows)
+        assert all(q == EXAMPLES.query[t] for t, q, _ in rows)
 
 
 def test_every_epoch_and_seed_has_its_own_order():
@@ -144,7 +154,7 @@ def test_hosts_make_the_global_batch_together(hosts):
     whole = make(batch_size=8, parts=8)
     share = 8 // hosts
     own = [slice(h * share, (h + 1) * share) for h in range(hosts)]
-    parts = [make(batch_size=8, parts=8, own=one) for one in own]
+    parts = [make(batch_size=8, parts=8, local_parts=one) for one in own]
     for k in range(6):
         each = [host[k] for host in parts]
         assert {len(leaf) for batch in each for leaf in jax.tree.leaves(batch)} == {share}
@@ -154,7 +164,7 @@ def test_hosts_make_the_global_batch_together(hosts):
 @pytest.mark.parametrize("parts", [2, 3])
 def test_parts_hold_the_triplets_of_the_batch(parts):
     def triplets(batch):
-        rows = zip(*unpack(batch), batch.scores.tolist(), strict=True)
+        rows = zip(*unpack(batch), batch.scores[:, 0].tolist(), strict=True)
         return sorted(rows, key=str)
 
     for k in range(5):
@@ -199,6 +209,14 @@ def test_tokens_are_counted():
     assert batch.useful_tokens < batch.computed_tokens < batch.texts.ids.size
 
 
+def with_negatives(given):
+    """The examples with negatives of their own, ``[n]`` or ``[n, K]``, and scores of all."""
+    given = np.asarray(given, np.int32).reshape(COUNT, -1)
+    scores = np.where(given < 0, np.nan, given / 2)
+    scores = np.concatenate([EXAMPLES.scores, scores], axis=1).astype(np.float32)
+    return dataclasses.replace(EXAMPLES, negatives=given, scores=scores)
+
+
 def negatives_of(batches, count):
     """Each triplet's negatives in so many epochs."""
     found = [[] for _ in range(COUNT)]
@@ -210,15 +228,92 @@ def negatives_of(batches, count):
 
 def test_only_missing_negatives_are_drawn_anew_each_epoch():
     given = [ALLOWED[t][t % 5] if t % 2 else -1 for t in range(COUNT)]
-    found = negatives_of(make(negative=np.array(given, np.int32)), 6)
+    found = negatives_of(make(examples=with_negatives(given)), 6)
     for t, n in enumerate(found):
         if given[t] >= 0:
             assert n == [given[t]] * 6
         else:
             assert set(n) <= set(ALLOWED[t])
             assert len(set(n)) > 1
-    other = negatives_of(make(negative=np.array(given, np.int32), seed=8), 6)
+    other = negatives_of(make(examples=with_negatives(given), seed=8), 6)
     assert [a == b for a, b in zip(found, other, strict=True)] == [g >= 0 for g in given]
+
+
+def groups(batches, steps):
+    """(example, negatives, scores) of all rows of the batches before ``steps``."""
+    example_of = {p: i for i, p in enumerate(EXAMPLES.positive.tolist())}
+    for k in range(steps):
+        _, positives, *negatives = unpack(batches[k], kinds=2 + batches.negatives)
+        rows = zip(positives, zip(*negatives, strict=True), batches[k].scores, strict=True)
+        for positive, own, scores in rows:
+            yield example_of[positive[1] % 100], [row[1] % 100 for row in own], scores
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("with_candidates", [False, True])
+def test_several_negatives(count, with_candidates):
+    """An example's own come first, some of them at random where it has too many."""
+    given = [[*ALLOWED[t][: t % 5], *[-1] * (4 - t % 5)] for t in range(COUNT)]
+    candidates = None
+    if with_candidates:
+        candidates = np.array([[*ALLOWED[t][5:7], -1] for t in range(COUNT)], np.int32)
+    made = make(examples=with_negatives(given), negatives=count, candidates=candidates)
+    seen = [set() for _ in range(COUNT)]
+    for example, negatives, scores in groups(made, 20):
+        own = [row for row in given[example] if row >= 0]
+        assert len(set(negatives)) == count
+        assert set(negatives) <= set(ALLOWED[example])
+        kept = [row for row in negatives if row in own]
+        assert len(kept) >= min(len(own), count)
+        if with_candidates and count - len(own) >= 1:
+            assert len(set(negatives) & set(ALLOWED[example][5:7])) >= min(count - len(own), 2)
+        seen[example] |= set(kept)
+        assert scores[0] == example
+        of_own = negatives[: min(len(own), count)]
+        assert scores[1 : 1 + len(of_own)].tolist() == [row / 2 for row in of_own]
+        assert np.isnan(scores[1 + len(of_own) :]).all()
+    assert all(own >= {*row} - {-1} for own, row in zip(seen, given, strict=True))
+
+
+def test_no_negatives():
+    batch = make(negatives=0)[0]
+    assert batch.scores.shape == (5, 1)
+    assert batch.negative_ids.shape == (5, 0)
+    assert batch.texts.lengths.shape == (1, 10)
+
+
+def test_a_group_needs_as_many_documents():
+    with pytest.raises(InputError, match=r"^\d+ training queries leave fewer than 25 documents"):
+        KnownPositives(EXAMPLES.query, EXAMPLES.positive, POOL, 25)
+
+
+def test_ids_name_what_answers_a_query():
+    """All of a batch's documents that are positives of a query, copies of them included."""
+    copied = [*DOCUMENTS[:-1], DOCUMENTS[0]]  # document 29 has the text of document 0
+    given = np.full((COUNT, 2), -1)
+    for t in range(COUNT):
+        given[t] = [d for d in range(29, 0, -1) if (EXAMPLES.query[t], d) not in PAIRS][:2]
+    copies = 0
+    made = make(
+        examples=with_negatives(given), documents=copied, negatives=2, batch_size=11, parts=1
+    )
+    for k in range(10):
+        batch = made[k]
+        _, positives, *negatives = unpack(batch, kinds=4)
+        text_of = {}
+        for ids, rows in zip(
+            (batch.positive_ids[:, 0], *batch.negative_ids.T), (positives, *negatives), strict=True
+        ):
+            for id_, row in zip(ids.tolist(), rows, strict=True):
+                assert text_of.setdefault(id_, row) == row  # one number, one text
+        assert len({str(row) for row in text_of.values()}) == len(text_of)
+        for query, ids in zip(unpack(batch, kinds=4)[0], batch.positive_ids.tolist(), strict=True):
+            known = {d for q, d in PAIRS if q == query[1] % 100}
+            cut = [[*copied[d][:13], SEP] if len(copied[d]) > 14 else copied[d] for d in known]
+            want = {id_ for id_, row in text_of.items() if row in cut}
+            assert {*ids} - {-1} == want
+            copies += any(row[1] == DOCUMENT and d == 29 for d in known for row in cut)
+    assert copies  # a query whose positive is the copy was there
 
 
 def test_candidates_are_each_triplets_own():
@@ -226,7 +321,7 @@ def test_candidates_are_each_triplets_own():
     rng = np.random.default_rng(3)
     own = [rng.choice(ALLOWED[t], t % 4, replace=False).tolist() for t in range(COUNT)]
     candidates = np.array([c + [-1] * (3 - len(c)) for c in own], np.int32)
-    found = negatives_of(make(negative=np.array(given, np.int32), candidates=candidates), 40)
+    found = negatives_of(make(examples=with_negatives(given), candidates=candidates), 40)
     for t, n in enumerate(map(set, found)):
         if given[t] >= 0:
             assert n == {given[t]}
@@ -259,7 +354,7 @@ def test_seeds_of_dropout_are_the_texts_own():
 @pytest.mark.parametrize("block", [1024, 45])
 def test_an_accelerators_batches_have_the_same_texts(block):
     """In rows of one length, in one block or in as many as hold them."""
-    apart, merged = make(parts=5), make(parts=5, merge=True, block=block)
+    apart, merged = make(parts=5), make(parts=5, single_block=True, block=block)
     shapes = {one.texts.ids.shape for one in merged.shapes()}
     assert len(shapes) == len(merged.shape.capacities) <= 3
     assert merged.shape.merged == (1 if block == 1024 else 2)
@@ -286,15 +381,15 @@ def test_a_batches_size_is_judged_by_what_negatives_it_has():
     """Of triplets most of which get their negatives drawn, few given ones count for little."""
     longest = int(np.argmax([len(row) for row in DOCUMENTS]))
     one_given = np.where(np.arange(COUNT) == 0, longest, -1).astype(np.int32)
-    mean, deviation = make()._tokens_of_triplets()
-    found = make(negative=one_given)._tokens_of_triplets()
+    mean, deviation = make()._tokens_of_examples()
+    found = make(examples=with_negatives(one_given))._tokens_of_examples()
     assert found == (pytest.approx(mean, rel=0.05), pytest.approx(deviation, rel=0.1))
-    batches = make(negative=np.full(COUNT, longest, np.int32))
+    batches = make(examples=with_negatives(np.full(COUNT, longest)))
     lengths = [sum(map(len, rows)) for rows in zip(*unpack(batches[0]), strict=True)]
-    mean, deviation = batches._tokens_of_triplets()
+    mean, deviation = batches._tokens_of_examples()
     assert abs(np.mean(lengths) - mean) < 2 * deviation
     exact = [
         min(len(QUERIES[q]), 9) + min(len(DOCUMENTS[p]), 14) + min(len(DOCUMENTS[longest]), 14)
-        for q, p in zip(TRIPLETS["query"], TRIPLETS["positive"], strict=True)
+        for q, p in zip(EXAMPLES.query, EXAMPLES.positive, strict=True)
     ]
     assert (mean, deviation) == (pytest.approx(np.mean(exact)), pytest.approx(np.std(exact)))

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from selfdistill_jax.data.beir import BeirFolder
-from selfdistill_jax.data.collection import Document, Judgement, Query, Triplet
+from selfdistill_jax.data.collection import Document, Example, Judgement, Query
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 
@@ -75,11 +75,11 @@ def test_reads_rows_in_order(folder):
 
 
 def test_trains_on_relevant_train_pairs(folder):
-    triplets = list(BeirFolder(folder).triplets())
-    assert [t[:3] for t in triplets] == [(0, 0, -1), (1, 1, -1)]
-    assert all(isinstance(t, Triplet) and t.positive_score != t.positive_score for t in triplets)
+    triplets = list(BeirFolder(folder).examples())
+    assert [t[:3] for t in triplets] == [(0, 0, ()), (1, 1, ())]
+    assert all(isinstance(t, Example) and t.positive_score != t.positive_score for t in triplets)
     (folder / "qrels" / "train.tsv").unlink()
-    assert list(BeirFolder(folder).triplets()) == []
+    assert list(BeirFolder(folder).examples()) == []
 
 
 def test_gzip_blank_lines_and_a_missing_header_change_nothing(folder, tmp_path):
@@ -211,7 +211,7 @@ def test_documents_that_the_corpus_lacks_are_warned_of_once(folder, monkeypatch,
     source = BeirFolder(folder)
     for _ in range(2):
         assert list(source.judgements("test")) == [(1, 1, 1), (1, "doc17", 1), (1, "doc18", 0)]
-        assert [t[:3] for t in source.triplets()] == [(1, 1, -1)]
+        assert [t[:3] for t in source.examples()] == [(1, 1, ())]
     text = (
         "2 of 3 judgements name documents that are not in corpus.jsonl (first: line 2, 'doc17'); "
         "measures count them as never found, as BEIR does"
@@ -242,7 +242,7 @@ def test_a_pair_judged_twice_alike_counts_once(folder):
     path = folder / "qrels" / "train.tsv"
     path.write_text(path.read_text() + "q2\td2\t1\n")
     assert len(list(BeirFolder(folder).judgements("train"))) == 3
-    assert len(list(BeirFolder(folder).triplets())) == 2
+    assert len(list(BeirFolder(folder).examples())) == 2
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])

@@ -49,17 +49,26 @@ def test_query_without_any_negative_left_is_refused():
     make([*everything[1:], *[(1, d) for d in range(5)], *everything[1:]])
 
 
+ONE = np.full((62_000, 1), -1)  # one negative for each query, which is missing
+
+
+ONE = np.full((62_000, 1), -1)  # one negative for each query, which is missing
+
+
 def test_only_one_document_left():
     known = make([(q, d) for q in range(20) for d in POOL if d != POOL[q]])
-    drawn = draw(np.arange(20), known=known, pool=POOL, candidates=None, seed=(0, 0))
-    assert drawn.tolist() == list(POOL)
+    drawn = draw(np.arange(20), ONE[:20], known=known, pool=POOL, candidates=None, seed=(0, 0))
+    assert drawn[:, 0].tolist() == list(POOL)
 
 
 def test_random_draws_are_uniform_over_what_is_no_positive():
     pairs = some_pairs()
     queries = np.repeat(np.arange(31), 2000)
-    drawn = draw(queries, known=make(pairs), pool=POOL, candidates=None, seed=(1, 2))
-    assert (drawn.dtype, drawn.shape) == (np.int32, queries.shape)
+    missing = np.repeat(ONE, 2, axis=1)[: len(queries)]
+    both = draw(queries, missing, known=make(pairs), pool=POOL, candidates=None, seed=(1, 2))
+    assert (both.dtype, both.shape) == (np.int32, (len(queries), 2))
+    assert (both[:, 0] != both[:, 1]).all()
+    queries, drawn = np.repeat(queries, 2), both.reshape(-1)
     for query in range(31):
         allowed = sorted(set(POOL) - {d for q, d in pairs if q == query})
         documents, counts = np.unique(drawn[queries == query], return_counts=True)
@@ -72,7 +81,7 @@ def test_candidates_are_drawn_evenly():
     candidates = np.array([c + [-1] * (4 - len(c)) for c in own], np.int32).repeat(3000, axis=0)
     rows = np.arange(4).repeat(3000)
     known = make([(3, d) for d in range(5, 15)])
-    drawn = draw(rows, known=known, pool=POOL, candidates=candidates, seed=(5,))
+    drawn = draw(rows, ONE[:12000], known=known, pool=POOL, candidates=candidates, seed=(5,))[:, 0]
     assert drawn.dtype == np.int32
     for row, allowed in enumerate([*own[:3], range(15, 25)]):
         documents, counts = np.unique(drawn[rows == row], return_counts=True)
@@ -86,7 +95,9 @@ def test_a_draw_is_a_function_of_its_seed(candidates):
 
     def drawn(*seed):
         rows = np.arange(60)
-        return draw(rows, known=known, pool=POOL, candidates=candidates, seed=seed).tolist()
+        return draw(rows, ONE[:60], known=known, pool=POOL, candidates=candidates, seed=seed)[
+            :, 0
+        ].tolist()
 
     assert drawn(1, 2) == drawn(1, 2)
     assert len({tuple(drawn(seed, step)) for seed in range(4) for step in range(4)}) == 16

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfdistill_jax.data.batches import BatchShape, balance_parts, choose_shape
+from selfdistill_jax.data.batch_shape import BatchShape, balance_parts, choose_shape
 from selfdistill_jax.data.packing import block_of, lay_out, row_lengths, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 
@@ -132,7 +132,7 @@ def test_what_an_accelerator_computes_is_mostly_texts(triplets, parts):
     sizes = np.minimum(rng.gamma(2.5, 50, (20_000, 3)).astype(int) + 3, [20, 200, 200])
     totals = sizes.sum(1)
     given = {"triplets": triplets, "parts": parts, "block": 65536, "limit": 200}
-    shape = choose_shape(totals.mean(), totals.std(), **given, merge=True)
+    shape = choose_shape(totals.mean(), totals.std(), **given, single_block=True)
     assert shape.row_lengths == (216,)
     assert 1 <= len(shape.capacities) <= 3
     useful = computed = 0
@@ -151,7 +151,7 @@ def test_what_an_accelerator_computes_is_mostly_texts(triplets, parts):
 
 
 def test_an_accelerators_scores_fit_its_memory():
-    given = {"triplets": 64, "parts": 1, "block": 65536, "merge": True}
+    given = {"triplets": 64, "parts": 1, "block": 65536, "single_block": True}
     shape = choose_shape(8000.0, 3000.0, limit=8192, **given)
     assert shape.row_lengths == (8192,)
     assert {room // shape.merged for room in shape.capacities} == {1}  # one row a block

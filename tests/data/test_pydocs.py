@@ -290,9 +290,9 @@ def test_one_module_is_in_one_split(tmp_path):
     assert all(modules.values())
     assert not modules["train"] & modules["dev"]
     assert not (modules["train"] | modules["dev"]) & modules["test"]
-    trained = [documents[t.positive] for t in collection.triplets()]
+    trained = [documents[t.positive] for t in collection.examples()]
     assert trained == split["train"]
-    assert all(t.query == t.positive and t.negative == -1 for t in collection.triplets())
+    assert all(t.query == t.positive and t.negatives == () for t in collection.examples())
 
 
 def test_fingerprint_follows_sources_and_reader(tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from selfdistill_jax.data.beir import BeirFolder
-from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
 from selfdistill_jax.data.external_triplets import TripletsOf, TripletsOver
 from selfdistill_jax.data.pydocs import PyDocs
 from selfdistill_jax.data.sources import open_source
@@ -58,8 +57,8 @@ def test_triplets_over_a_collection(folder, triplets):
     assert queries[:3] == list(collection.queries())
     assert [q.id for q in queries[3:]] == ["triplets:q0", "triplets:q1"]
     texts = [
-        (queries[t.query].text, documents[t.positive].text, documents[t.negative].text)
-        for t in source.triplets()
+        (queries[t.query].text, documents[t.positive].text, documents[t.negatives[0]].text)
+        for t in source.examples()
     ]
     assert texts == [("query 36", "x", "y"), ("query 52", "z", "x")]
     # The collection's own training pairs are not trained on; what is evaluated is all its own.
@@ -71,15 +70,15 @@ def test_triplets_over_a_collection(folder, triplets):
 def test_drawn_negatives_stay_drawn(folder, triplets):
     triplets.write_text("query 36\tx\n")
     source = open_source(dataset=str(folder), triplets=str(triplets))
-    assert [t[:3] for t in source.triplets()] == [(3, 2, -1)]
+    assert [t[:3] for t in source.examples()] == [(3, 2, ())]
 
 
 def named(source):
     """Ids of each triplet of a source."""
     documents, queries = list(source.documents()), list(source.queries())
     return [
-        (queries[q].id, documents[p].id, None if n == SAMPLE_NEGATIVE else documents[n].id)
-        for q, p, n, *_ in source.triplets()
+        (queries[q].id, documents[p].id, documents[n[0]].id if n else None)
+        for q, p, n, *_ in source.examples()
     ]
 
 
@@ -116,8 +115,8 @@ def test_triplets_of_a_collection(folder, tmp_path, kind):
 def test_scores_of_triplets_of_ids(folder, tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps({**JSON_OF_IDS[0], "positive_score": 2, "negative_score": -1}))
-    (triplet,) = open_source(dataset=str(folder), triplets=str(path)).triplets()
-    assert triplet[3:] == (2, -1)
+    (triplet,) = open_source(dataset=str(folder), triplets=str(path)).examples()
+    assert triplet[3:] == (2, (-1,))
 
 
 def test_fingerprint_is_of_ids_and_collection(folder, tmp_path):
@@ -156,7 +155,7 @@ def test_wrong_ids(folder, tmp_path, rows, message):
     path.write_text(TSV_OF_IDS + rows)
     source = open_source(dataset=str(folder), triplets=str(path))
     with pytest.raises(InputError) as caught:
-        list(source.triplets())
+        list(source.examples())
     assert str(caught.value) == f"{path}{message}"
 
 
@@ -167,7 +166,7 @@ def test_documents_that_only_evaluation_may_see(folder, tmp_path, row):
     collection = BeirFolder(folder)
     collection.pool_start = 1
     with pytest.raises(InputError, match="1 of 1 rows name documents that only evaluation may see"):
-        list(TripletsOf(collection, path).triplets())
+        list(TripletsOf(collection, path).examples())
 
 
 def test_ids_without_names(folder, tmp_path):
@@ -175,7 +174,7 @@ def test_ids_without_names(folder, tmp_path):
     path.write_text("q0\tc1\tc0\n")
     source = open_source(dataset=str(folder), triplets=str(path))
     with pytest.raises(InputError, match=r"own\.tsv: the first query is 'q0', the id of one of"):
-        list(source.triplets())
+        list(source.examples())
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(JSON_OF_IDS[0])))
@@ -203,7 +202,7 @@ def test_header_of_ids_that_is_wrong(folder, tmp_path, head, message):
     path = tmp_path / "own.tsv"
     path.write_text(f"{head}\nq0\tc1\tc0\n")
     with pytest.raises(InputError) as caught:
-        list(open_source(dataset=str(folder), triplets=str(path)).triplets())
+        list(open_source(dataset=str(folder), triplets=str(path)).examples())
     assert str(caught.value).startswith(f"{path}:1: {message}")
 
 
@@ -229,7 +228,7 @@ def test_positive_of_one_row_is_negative_of_another(folder, tmp_path, kind, rows
         path.write_text("".join(f"{line}\n" for line in lines))
     negative, positive = (i + (kind == "tsv") for i in ((1, 2) if rows[0] == "c3 c2" else (2, 1)))
     with pytest.raises(InputError) as caught:
-        list(open_source(dataset=str(folder), triplets=str(path)).triplets())
+        list(open_source(dataset=str(folder), triplets=str(path)).examples())
     assert str(caught.value) == (
         f"{path}: 1 of 2 rows have a negative that is a positive of the same query in another row "
         f"(first: line {negative}, 'c2', positive in line {positive}); remove the wrong rows"
@@ -240,7 +239,7 @@ def test_ids_and_texts_in_one_file(folder, tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps(JSON_OF_IDS[0]) + '\n{"query": "a", "positive": "b"}\n')
     with pytest.raises(InputError, match=r"own\.jsonl:2: unknown fields 'query', 'positive'; exp"):
-        list(open_source(dataset=str(folder), triplets=str(path)).triplets())
+        list(open_source(dataset=str(folder), triplets=str(path)).examples())
 
 
 def test_ids_of_nothing(tmp_path):

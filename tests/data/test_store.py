@@ -9,7 +9,7 @@ import pytest
 from selfdistill_jax import io
 from selfdistill_jax.data import tfds_records
 from selfdistill_jax.data.cache import cache_folder, new_folder
-from selfdistill_jax.data.collection import Document, Judgement, Query, Triplet
+from selfdistill_jax.data.collection import Document, Example, Judgement, Query
 from selfdistill_jax.data.store import open_collection
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
@@ -37,18 +37,18 @@ JUDGEMENTS = {
     "dev": [(1, 5, -1), (0, 1, 2**31 - 1), (1, 4, -(2**31))],
     "test": [(3, 1, 2), (3, 0, 1), (1, 2, 3)],
 }
-TRIPLETS = [
-    Triplet(0, 5, 1, 0.1, -1e30),
-    Triplet(3, 0),
-    Triplet(0, 5, 1, 0.1, -1e30),
-    Triplet(2, 1, 4, 0.0, 3.0),
-    Triplet(1, 2),
+EXAMPLES = [
+    Example(0, 5, (1,), 0.1, (-1e30,)),
+    Example(3, 0),
+    Example(0, 5, (1,), 0.1, (-1e30,)),
+    Example(2, 1, (4, 0, 5), 0.0, (3.0, 2.0, 1.0)),
+    Example(1, 2, (3, 4)),
 ]
 
 
 def source(**changes):
     """A source of the rows above or of others; a function in place of rows is called for them."""
-    rows = {"documents": DOCUMENTS, "queries": QUERIES, "triplets": TRIPLETS}
+    rows = {"documents": DOCUMENTS, "queries": QUERIES, "examples": EXAMPLES}
     parts = {
         "name": "mine",
         "corpus_size": None,
@@ -73,12 +73,7 @@ def test_rows_come_back(tmp_path, monkeypatch, capfd, chunk):
         assert found.query_ids == [q.id for q in QUERIES]
         assert found.splits == ("train", "dev", "test")
         assert {split: found.judgements(split) for split in found.splits} == JUDGEMENTS
-        columns = found.triplets()
-        assert list(columns) == list(Triplet._fields)
-        for name, values in zip(columns, zip(*TRIPLETS, strict=True), strict=True):
-            dtype = np.float32 if "score" in name else np.int32
-            assert columns[name].dtype == dtype
-            np.testing.assert_array_equal(columns[name], np.array(values, dtype))
+        assert_equal(found.examples(), EXAMPLES)
         assert (found.name, found.fingerprint) == ("mine", "ab" * 32)
         assert found.description == {"files": ["größe"]}
     out, err = capfd.readouterr()
@@ -88,17 +83,34 @@ def test_rows_come_back(tmp_path, monkeypatch, capfd, chunk):
 
 def test_flat_files_are_what_the_tables_hold(tmp_path):
     found = open_collection(source(), tmp_path)
-    for name, values in found.triplets().items():
-        np.testing.assert_array_equal(values, [row[name] for row in found._rows("triplets")])
+    rows = [
+        Example(**{k: tuple(v) if "negative" in k else v for k, v in row.items()})
+        for row in found._rows("examples")
+    ]
+    assert_equal(found.examples(), rows)
     for split in found.splits:
         rows = found._rows("judgements", split)
         assert found.judgements(split) == [tuple(r[f] for f in Judgement._fields) for r in rows]
 
 
+def assert_equal(arrays, examples):
+    """Arrays hold the examples, in their order."""
+    assert len(arrays) == len(examples)
+    most = max(len(example.negatives) for example in examples)
+    assert arrays.negatives.shape == (len(examples), most)
+    assert arrays.scores.shape == (len(examples), 1 + most)
+    assert arrays.query.dtype == arrays.positive.dtype == arrays.negatives.dtype == np.int32
+    for i, (query, positive, negatives, score, scores) in enumerate(examples):
+        assert (arrays.query[i], arrays.positive[i]) == (query, positive)
+        assert arrays.negatives[i].tolist() == [*negatives, *[-1] * (most - len(negatives))]
+        want = [score, *scores, *[np.nan] * (most - len(scores))]
+        np.testing.assert_array_equal(arrays.scores[i], np.array(want, np.float32))
+
+
 def read_all(cache):
     found = open_collection(source(), cache)
     texts = list(found.document_contents()), list(found.query_texts())
-    return texts, found.triplets(), *map(found.judgements, found.splits)
+    return texts, found.examples(), *map(found.judgements, found.splits)
 
 
 @pytest.mark.parametrize("keep", [None, 0, 0.5, 0.95])
@@ -123,26 +135,26 @@ def test_two_thousand_rows_keep_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr(tfds_records, "_CHUNK", 300)
     count = 2000
     documents = [Document(f"d{i}", "", f"text {i * i}") for i in range(count)]
-    triplets = [Triplet(i % 4, count - 1 - i) for i in range(count)]
-    found = open_collection(source(documents=documents, triplets=triplets), tmp_path)
+    examples = [Example(i % 4, count - 1 - i) for i in range(count)]
+    found = open_collection(source(documents=documents, examples=examples), tmp_path)
     assert found.document_ids == [d.id for d in documents]
     assert list(found.document_contents()) == [d.text for d in documents]
-    assert found.triplets()["positive"].tolist() == list(range(count))[::-1]
+    assert found.examples().positive.tolist() == list(range(count))[::-1]
 
 
 @pytest.mark.parametrize("splits", [(), ("dev",), ("test", "train")])
 def test_what_is_empty_stays_empty(tmp_path, splits):
     judged = {split: JUDGEMENTS[split] for split in splits}
     given = source(
-        judgements=lambda split: (Judgement(*row) for row in judged.get(split, [])), triplets=[]
+        judgements=lambda split: (Judgement(*row) for row in judged.get(split, [])), examples=[]
     )
     found = open_collection(given, tmp_path)
     assert set(found.splits) == set(splits)
     for split in ("train", "dev", "test"):
         assert found.judgements(split) == judged.get(split, [])
         assert len(found.qrels(split)) == len({q for q, _, _ in judged.get(split, [])})
-    assert all(len(values) == 0 for values in found.triplets().values())
-    assert found.triplets()["query"].dtype == np.int32
+    assert len(found.examples()) == 0
+    assert found.examples().query.dtype == np.int32
 
 
 def test_qrels_name_ids(tmp_path):
@@ -198,7 +210,7 @@ def test_reused_while_the_fingerprint_is_the_same(tmp_path):
 
     open_collection(source(), tmp_path)
     before = content(tmp_path)
-    again = source(**dict.fromkeys(("documents", "queries", "triplets", "judgements"), unread))
+    again = source(**dict.fromkeys(("documents", "queries", "examples", "judgements"), unread))
     assert list(open_collection(again, tmp_path).document_contents()) == CONTENTS
     assert content(tmp_path) == before
 
@@ -209,7 +221,7 @@ def test_reused_while_the_fingerprint_is_the_same(tmp_path):
 
 def failing(table, error):
     """A source that gives one row of a table, then an error."""
-    first = {"documents": DOCUMENTS, "queries": QUERIES, "triplets": TRIPLETS}
+    first = {"documents": DOCUMENTS, "queries": QUERIES, "examples": EXAMPLES}
 
     def rows(*_):
         yield first[table][0] if table in first else Judgement(0, 0, 1)
@@ -219,7 +231,7 @@ def failing(table, error):
 
 
 @pytest.mark.parametrize("error", [InputError, KeyError, KeyboardInterrupt])
-@pytest.mark.parametrize("table", ["documents", "queries", "judgements", "triplets"])
+@pytest.mark.parametrize("table", ["documents", "queries", "judgements", "examples"])
 def test_an_error_leaves_nothing_behind(tmp_path, table, error):
     with pytest.raises(error) as caught:
         open_collection(failing(table, error("a.tsv:2: wrong")), tmp_path)
@@ -233,12 +245,12 @@ def test_what_a_killed_build_leaves_is_not_opened(tmp_path, monkeypatch):
     # A killed process tidies nothing up.
     monkeypatch.setattr(io, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
     with pytest.raises(KeyboardInterrupt):
-        open_collection(failing("triplets", KeyboardInterrupt()), tmp_path)
+        open_collection(failing("examples", KeyboardInterrupt()), tmp_path)
     assert any("documents" in name for name in content(tmp_path))
     monkeypatch.undo()
     found = open_collection(source(), tmp_path)
     assert list(found.document_contents()) == CONTENTS
-    assert len(found.triplets()["query"]) == len(TRIPLETS)
+    assert len(found.examples()) == len(EXAMPLES)
 
 
 def test_of_two_that_build_the_first_to_finish_wins(tmp_path):

@@ -52,10 +52,10 @@ def test_reads_distinct_texts_in_first_seen_order(tmp_path, name):
         Document("d2", "", "np.lexsort"),
     ]
     assert list(source.queries()) == [Query("q0", "sort an array"), Query("q1", "open a file")]
-    triplets = list(source.triplets())
-    assert [t[:3] for t in triplets] == [(0, 0, 1), (1, 1, -1), (0, 2, -1), (1, 1, 0)]
-    assert triplets[3][3:] == (9, -1.5)
-    assert all(math.isnan(score) for t in triplets[:3] for score in t[3:])
+    triplets = list(source.examples())
+    assert [t[:3] for t in triplets] == [(0, 0, (1,)), (1, 1, ()), (0, 2, ()), (1, 1, (0,))]
+    assert triplets[3][3:] == (9, (-1.5,))
+    assert all(math.isnan(t.positive_score) and not t.negative_scores for t in triplets[:3])
     # The pair of rows 2 and 4 is one judgement.
     assert list(source.judgements("train")) == [(0, 0, 1), (1, 1, 1), (0, 2, 1)]
     assert list(source.judgements("dev")) == list(source.judgements("test")) == []
@@ -66,10 +66,10 @@ def test_tsv_with_and_without_negatives(tmp_path):
     path.write_text("q a\tp a\tn a\n\nq b\tp a\tn b\r\n")
     source = TripletFile(path, held_out=False)
     assert [d.text for d in source.documents()] == ["p a", "n a", "n b"]
-    assert [t[:3] for t in source.triplets()] == [(0, 0, 1), (1, 0, 2)]
+    assert [t[:3] for t in source.examples()] == [(0, 0, (1,)), (1, 0, (2,))]
     path.write_text("Query\tPositive\nq a\tp a\nq a\tp b\n")
     source = TripletFile(path, held_out=False)
-    assert [t[:3] for t in source.triplets()] == [(0, 0, -1), (0, 1, -1)]
+    assert [t[:3] for t in source.examples()] == [(0, 0, ()), (0, 1, ())]
 
 
 def named(path):
@@ -77,8 +77,8 @@ def named(path):
     source = TripletFile(path, held_out=False)
     documents, queries = ([x.text for x in xs] for xs in (source.documents(), source.queries()))
     return [
-        (queries[q], documents[p], None if n < 0 else documents[n], *scores)
-        for q, p, n, *scores in source.triplets()
+        (queries[q], documents[p], *([documents[row] for row in n] or [None]), score, *scores)
+        for q, p, n, score, scores in source.examples()
     ]
 
 
@@ -113,6 +113,65 @@ def test_positive_of_one_row_is_negative_of_another(tmp_path, kind, positive_fir
     )
 
 
+SCORES = {"positive_score": 2, "negative_scores": [1]}
+
+
+def test_several_negatives_in_a_row(tmp_path):
+    rows = [
+        {"query": "q", "positive": "a", "negatives": ["b", "c", " b "]},
+        {
+            "query": "r",
+            "positive": "b",
+            "negatives": ["a"],
+            "positive_score": 2,
+            "negative_scores": [1],
+        },
+        {"query": "s", "positive": "c", "negatives": []},
+        {"query": "t", "positive": "c", "negative": "d"},
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    found = named(path)
+    assert [row[:-1] for row in found[:1]] == [("q", "a", "b", "c", "b")]
+    assert found[1] == ("r", "b", "a", 2, 1)
+    assert [row[:3] for row in found[2:]] == [("s", "c", None), ("t", "c", "d")]
+    write(path, [*rows, {"query": "s", "positive": "e", "negatives": ["f", "c"]}])
+    assert refusal(path).startswith(
+        f"{path}: 1 of 5 rows have a negative that is a positive of the"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"negatives": "b"},
+            "field 'negatives' is no list; expected a list, or the name 'negative'",
+        ),
+        ({"negatives": ["b", " "]}, "field 'negatives[1]' is empty"),
+        ({"negatives": ["b", 7]}, "field 'negatives[1]' is a number; expected a string"),
+        ({"negatives": ["b", None]}, "field 'negatives[1]' is null; expected a string"),
+        ({"negatives": ["b", "a "]}, "positive and negative are the same text"),
+        ({"negative": "b", "negatives": ["c"]}, "fields 'negative' and 'negatives' are both there"),
+        (
+            {"negatives": ["b"], "positive_score": 1},
+            "only one of positive_score and negative_score",
+        ),
+        ({"negatives": ["b"], "negative_scores": [1]}, "only one of positive_score and"),
+        (
+            {"negatives": ["b", "c"], "positive_score": 1, "negative_scores": [1]},
+            "1 scores for 2 negatives; expected one for each",
+        ),
+        (
+            {"negatives": ["b"], "positive_score": 1, "negative_scores": ["1"]},
+            "field 'negative_scores[0]' is a string; expected a number",
+        ),
+    ],
+)
+def test_faulty_lists_of_negatives(tmp_path, row, message):
+    path = write(tmp_path / "a.jsonl", [ROWS[0], {"query": "q", "positive": "a", **row}])
+    assert refusal(path).startswith(f"{path}:2: {message}")
+
+
 def many(path, count=2000):
     return write(path, [{"query": f"query {i}", "positive": f"document {i}"} for i in range(count)])
 
@@ -123,7 +182,7 @@ def test_holds_out_a_twentieth_each_by_the_query_text(tmp_path):
     assert sum(map(len, split.values())) == len(set.union(*split.values())) == 2000
     assert 70 < len(split["dev"]) < 130
     assert 70 < len(split["test"]) < 130
-    assert {t.query for t in source.triplets()} == split["train"]
+    assert {t.query for t in source.examples()} == split["train"]
     # sha256 of the text, first 8 bytes mod 1000: query 36 gives 7, query 52 gives 50.
     assert 36 in split["dev"]
     assert 52 in split["test"]
@@ -158,7 +217,7 @@ def test_fingerprint_is_the_content_and_what_is_held_out(tmp_path):
         ('{"query": "a", "positive": "b", "negative": " "}', "field 'negative' is empty"),
         (
             '{"query": "a", "positive": "b", "negative": ["c"]}',
-            "field 'negative' is a list; expected a string; several negatives for a query: write",
+            "field 'negative' is a list; expected one value, or the name 'negatives'",
         ),
         (
             '{"query": "a", "positive": "b", "negative": "b "}',

@@ -57,13 +57,12 @@ def test_columns_that_are_not_used_are_logged_once(tmp_path, caplog, kind):
     assert caplog.messages == [f"{path}: {noun} that are not used: id, URL"]
 
 
-SEVERAL = "several negatives for a query: write one row for each negative"
+SEVERAL = "several negatives for a query: give a JSONL file with a list named 'negatives'"
 LABELS = "rows with labels are not trained on: keep the positive pairs as query and positive"
 # Names beside a query -> those that are refused, and the advice.
 REFUSED = [
     ("positive negative_1 negative_2", "negative_1 negative_2", SEVERAL),
     ("positive negative negative_2", "negative_2", SEVERAL),
-    ("positive negatives", "negatives", SEVERAL),
     ("positive Hard_Negatives", "Hard_Negatives", SEVERAL),
     ("pos neg", "pos neg", SEVERAL),
     ("positive label", "label", LABELS),
@@ -102,7 +101,7 @@ def test_names_that_are_not_understood(tmp_path, kind, names, unknown, advice):
     message = refusal(path)
     assert message.startswith(
         f"{path}:1: unknown {noun} {', '.join(map(repr, unknown.split()))}; "
-        "expected query, positive, negative, positive_score, negative_score; "
+        f"expected query, positive, negative{' or negatives' * (kind == 'jsonl')}, positive_score, "
     )
     assert advice in message
 
@@ -111,10 +110,10 @@ def test_a_later_row_with_other_fields(tmp_path):
     path = write(tmp_path / "a.jsonl", [*ROWS, {**ROWS[0], "label": 0}])
     assert refusal(path).startswith(f"{path}:5: unknown field 'label'; expected query, positive, ")
     # A null says nothing; only here, not in the next row of these fields.
-    row = {"query": "a", "positive": "b", "negatives": None, "label": None, "positive_score": None}
+    row = {"query": "a", "positive": "b", "neg": None, "label": None, "positive_score": None}
     assert [t[:3] for t in named(write(path, [row] * 2))] == [("a", "b", None)] * 2
-    write(path, [row, {**row, "negatives": []}])
-    assert refusal(path).startswith(f"{path}:2: unknown field 'negatives'")
+    write(path, [row, {**row, "neg": []}])
+    assert refusal(path).startswith(f"{path}:2: unknown field 'neg'")
 
 
 @pytest.mark.parametrize(

@@ -208,8 +208,8 @@ def test_own_documents_are_no_negatives(tiny, beir, numbered):
     config = tiny.config(data__dataset=str(beir), data__cache=str(beir.parent / "cache"))
     tables = open_tokenized(make_job(config).data, read_folder(str(tiny.encoder)))
     # q0's absent document gives no triplet.
-    assert len(tables.triplets["query"]) == 24 + numbered
-    assert (tables.triplets["positive"] >= 0).all()
+    assert len(tables.examples) == 24 + numbered
+    assert (tables.examples.positive >= 0).all()
     queries, documents = tables.collection.own_documents.T
     assert queries.tolist() == OWN
     known = tables.known.contains(queries, documents)

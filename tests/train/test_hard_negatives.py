@@ -43,8 +43,8 @@ def ranked(tiny, config):
         model.encode(list(texts()))
         for texts in (tables.collection.query_texts, tables.collection.document_contents)
     )
-    similarity = (q @ d.T)[tables.triplets["query"]]
-    return np.argsort(-similarity, axis=1, kind="stable"), similarity, tables.triplets
+    similarity = (q @ d.T)[tables.examples.query]
+    return np.argsort(-similarity, axis=1, kind="stable"), similarity, tables.examples
 
 
 @pytest.mark.parametrize("ceiling", [0.0, 0.95])
@@ -54,10 +54,10 @@ def test_mined_candidates_are_what_the_start_encoder_finds(tiny, own_cache, ceil
     config = tiny.config(
         data__negatives="mined", data__candidates=8, data__mined_ceiling=ceiling, **whole
     )
-    order, similarity, triplets = ranked(tiny, config)
+    order, similarity, examples = ranked(tiny, config)
     left = []
     for own, line, scores, positive in zip(
-        found(config).tolist(), order, similarity, triplets["positive"], strict=True
+        found(config).tolist(), order, similarity, examples.positive, strict=True
     ):
         highest = ceiling * scores[positive] if ceiling else np.inf
         want = [d for d in line.tolist() if d != positive and scores[d] <= highest][:8]
@@ -77,7 +77,7 @@ def test_training_draws_from_mined_candidates(tiny, finished, own_cache, tmp_pat
     train(config, tmp_path / "run", stop=stop_at(1))
     assert metrics(tmp_path / "run", "train")[0]["loss"] != metrics(finished, "train")[0]["loss"]
     batches = load_data(config).batches
-    queries, positives, negatives = batches.rows(0, np.arange(24))
+    (queries, positives, negatives), _ = batches.rows(0, np.arange(24))
     own = found(config)
     some = own[:, 0] >= 0
     assert (negatives[:, None] == own).any(1)[some].all()
@@ -88,7 +88,7 @@ def test_training_draws_from_mined_candidates(tiny, finished, own_cache, tmp_pat
 def test_bm25_negatives(tiny, own_cache):
     config = tiny.config(data__negatives="bm25", **own_cache)
     batches = load_data(config).batches
-    queries, positives, negatives = batches.rows(0, np.arange(24))
+    (queries, positives, negatives), _ = batches.rows(0, np.arange(24))
     assert (queries == positives).all()
     # BM25 sees the places alone, which row numbers follow.
     assert (negatives % 5 == positives % 5).all()
