@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from benchmarks.training_step import timed
 from configs import distributed
-from selfdistill_jax.data.batches import BatchShape, TripletBatch
+from selfdistill_jax.data.batch_shape import BatchShape
+from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.encoder.config import EncoderConfig

@@ -137,6 +137,7 @@ class Tiny:
             "data.document_length": 12,
             "encoder.max_length": 14,
             "encoder.init": str(self.encoder),
+            "train.dtype": "float32",
             "train.steps": 12,
             "train.batch_size": 8,
             "train.learning_rate": 0.02,

@@ -94,7 +94,7 @@ def content_numbers(table: TokenTable, rows: np.ndarray, *, limit: int) -> np.nd
     Example:
       >>> table = TokenTable(np.array([1, 2, 1, 2, 1]), np.array([0, 2, 4, 5]))
       >>> content_numbers(table, np.arange(3), limit=8).tolist()
-      [1, 1, 0]
+      [0, 0, 1]
     """
     ids, lengths = table.flat(rows, limit=limit)
     ends = np.cumsum(lengths)

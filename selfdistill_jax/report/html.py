@@ -44,9 +44,14 @@ def write_html(path: Path, run: FinishedRun, text: str) -> None:
     train = [r for r in run.records if r["kind"] == "train"]
     dev = [r for r in run.records if r["kind"] == "dev"]
     with rc_context(_STYLE):
-        figures = [
-            ("Margins and targets over training", _MARGIN_NOTE, _margins(train)),
-            ("Triplets past their target", "", _curve(train, "past_target", "share of the batch")),
+        figures = []
+        if all("margin_quantiles" in record for record in train):  # queries have negatives
+            past = _curve(train, "past_target", "share of the batch")
+            figures = [
+                ("Margins and targets over training", _MARGIN_NOTE, _margins(train)),
+                ("Margins past their target", "", past),
+            ]
+        figures += [
             ("How alike documents are", _COLLAPSE_NOTE, _likeness(run.config, train)),
             ("Loss", "", _curve(train, "loss", "loss")),
         ]

@@ -3,7 +3,9 @@
 Whatever a machine does not say is None: a run's account is no reason for a run to fail.
 """
 
+import contextlib
 import os
+import platform
 import re
 import resource
 import sys
@@ -16,6 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import write_json
+from selfdistill_jax.json_file import read_json
+
 _IMPORTED = time.monotonic()
 _POWERCAP = Path("/sys/class/powercap")
 
@@ -27,6 +33,9 @@ _SHAPES = {
 }
 # Products in a row of one reading: on an accelerator a launch hides behind the product before it.
 _AT_ONCE = {"cpu": 1, "other": 4}
+# Types that `fastest_dtype` chooses from, and how much faster the second must be: a CPU without
+# 16-bit units computes it as float32, and converts.
+_NAMES, _FASTER = ("float32", "bfloat16"), 1.2
 
 
 def process_seconds(stat: Path = Path("/proc/self/stat")) -> float:
@@ -88,6 +97,39 @@ def matmul_rate(dtype: jnp.dtype, *, seconds: float = 0.3) -> float:
     kind = "cpu" if devices[0].platform == "cpu" else "other"
     shapes, at_once = _SHAPES[kind], _AT_ONCE[kind]
     return max(_rate(*shape, dtype, devices, at_once, seconds / len(shapes)) for shape in shapes)
+
+
+def fastest_dtype(cache: Path) -> str:
+    """Returns "bfloat16" where this machine multiplies it faster than float32, else "float32".
+
+    Args:
+      cache: the folder in which the answer is kept for the next start, by kind of machine.
+    """
+    path, key = cache / "dtypes.json", f"{_machine()}, jax {jax.__version__}"
+    try:
+        known = read_json(path)
+    except InputError:  # not there yet, or damaged
+        known = {}
+    if known.get(key) not in _NAMES:
+        rates = [matmul_rate(jnp.dtype(name), seconds=0.1) for name in _NAMES]
+        known |= {key: _NAMES[int(rates[1] > _FASTER * rates[0])]}
+        with contextlib.suppress(OSError):  # measured again at the next start
+            cache.mkdir(parents=True, exist_ok=True)
+            write_json(path, known)
+    return known[key]
+
+
+def _machine() -> str:
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return f"{device.platform}: {device.device_kind}"
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        fields = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+        units = [flag for flag in fields.get("flags", "").split() if "bf16" in flag]
+        name = " ".join([fields.get("model name", name), *units])
+    return f"cpu: {name}"
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -2,26 +2,27 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from flax import traverse_util
 
-from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.negatives import NEGATIVES
 from selfdistill_jax.data.sources import open_source
 from selfdistill_jax.encoder.apply import BACKENDS, make_encode
 from selfdistill_jax.encoder.config import read_dropout
-from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout
-from selfdistill_jax.encoder.lora import TARGETS
+from selfdistill_jax.encoder.dropout import NO_DROPOUT
 from selfdistill_jax.encoder.model import ATTENTIONS, REMATS
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.train.dataset import DataSettings
 from selfdistill_jax.train.encode_table import TableEncoder
+from selfdistill_jax.train.hardware import fastest_dtype
 from selfdistill_jax.train.loss import (
     TARGET_ENCODERS,
     Loss,
@@ -30,8 +31,17 @@ from selfdistill_jax.train.loss import (
     needs_teacher,
 )
 from selfdistill_jax.train.mesh import make_mesh
-from selfdistill_jax.train.model import ADAPTERS, Model, all_params, lora_params
+from selfdistill_jax.train.model import (
+    ADAPTERS,
+    Model,
+    all_params,
+    check_adapter_targets,
+    check_attention,
+    lora_params,
+    read_encoder,
+)
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
+from selfdistill_jax.train.processes import broadcast_from_first, on_first
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 DROPOUTS = ("none", "source")
@@ -96,7 +106,10 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
     """
     _check(config, jax.device_count())
     mesh = make_mesh(fsdp=config.train.fsdp)
-    train, data = config.train, config.data
+    train, data, cache = config.train, config.data, cache_folder(config.data.cache)
+    dtype = train.dtype if train.dtype != "auto" else _fastest_dtype(cache)
+    settings = config.to_dict()
+    settings["train"]["dtype"] = dtype  # as it is computed: another machine may choose another
     loss = make_loss(
         config.loss.name,
         {key: value for key, value in config.loss.items() if key != "name"},
@@ -112,11 +125,11 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
         decay_rate=train.decay_rate,
     )
     return Job(
-        settings=config.to_dict(),
+        settings=settings,
         mesh=mesh,
         data=DataSettings(
             source=open_source(dataset=data.dataset, triplets=data.triplets),
-            cache=cache_folder(data.cache),
+            cache=cache,
             negatives=data.negatives,
             candidates=data.candidates,
             negatives_per_query=data.negatives_per_query,
@@ -128,7 +141,7 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
             seed=config.seed,
             dropout=config.encoder.dropout != "none",
             needs_teacher=needs_teacher(loss),
-            dtype=train.dtype,
+            dtype=dtype,
         ),
         loss=loss,
         schedule=schedule,
@@ -146,18 +159,34 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
         collapse_stop=train.collapse_stop,
         dev_documents=config.evaluation.dev_documents,
         depth=config.evaluation.depth,
-        dtype=DTYPES[train.dtype],
-        load_model=lambda: _load_model(config),
+        dtype=DTYPES[dtype],
+        load_model=lambda: _load_model(config, dtype),
     )
 
 
-def _load_model(config: ml_collections.ConfigDict) -> Model:
+def _fastest_dtype(cache: Path) -> str:
+    """The first process decides for all."""
+    names = list(DTYPES)
+    index = on_first(lambda: np.array([names.index(fastest_dtype(cache))], np.int32))
+    return names[int(broadcast_from_first(index, (1,))[0])]
+
+
+def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
     """Reads the start encoder and builds the functions that compute it.
 
     Raises:
       InputError: it cannot be found or read, or a setting does not fit it.
     """
-    pretrained = _read_encoder(config)
+    pretrained = read_encoder(
+        config.encoder.init,
+        pooling=config.encoder.pooling,
+        max_length=config.encoder.max_length,
+        prompts={
+            "query": config.encoder.query_prompt,
+            "document": config.encoder.document_prompt,
+        },
+        lengths={"query": config.data.query_length, "document": config.data.document_length},
+    )
     check_dimensions(config.train.dimensions, pretrained.dimensions)
     dropout = NO_DROPOUT
     if config.encoder.dropout == "source":
@@ -165,11 +194,17 @@ def _load_model(config: ml_collections.ConfigDict) -> Model:
         dropout = read_dropout(pretrained.raw_config, where=where)
     attention = config.train.attention
     if attention != "own":
-        _check_attention(config, pretrained, dropout)
+        check_attention(
+            attention,
+            backend=config.encoder.backend,
+            dtype=dtype,
+            dropout=dropout,
+            head_size=pretrained.config.head_size,
+        )
     options: dict[str, Any] = {
         "pooling": pretrained.pooling,
         "dense": pretrained.dense,
-        "dtype": DTYPES[config.train.dtype],
+        "dtype": DTYPES[dtype],
         "backend": config.encoder.backend,
     }
     encode = make_encode(
@@ -227,7 +262,7 @@ def _check(config: ml_collections.ConfigDict, devices: int) -> None:
         if config.data[key] < 3:  # [CLS], one token, [SEP]
             raise InputError(f"config.data.{key} is {config.data[key]}; expected 3 tokens or more")
     for key, known in (
-        ("train.dtype", DTYPES),
+        ("train.dtype", ("auto", *DTYPES)),
         ("train.remat", REMATS),
         ("train.attention", ATTENTIONS),
         ("encoder.backend", BACKENDS),
@@ -241,74 +276,10 @@ def _check(config: ml_collections.ConfigDict, devices: int) -> None:
             raise InputError(
                 f"config.{key} is {value!r}; expected {' or '.join(known)}{nearest(value, known)}"
             )
-    _check_adapter_targets(_names(config.encoder["adapter_targets"]))
-
-
-def _check_adapter_targets(targets: Sequence[str]) -> None:
-    known = ", ".join(TARGETS)
-    for name in targets:
-        if name not in TARGETS:
-            raise InputError(
-                f"config.encoder.adapter_targets has {name!r}; expected some of {known}"
-                f"{nearest(name, TARGETS)}"
-            )
-    if not targets or len(set(targets)) < len(targets):
-        raise InputError(
-            f"config.encoder.adapter_targets is {targets}; expected some of {known}, each once"
-        )
+    check_adapter_targets(_names(config.encoder["adapter_targets"]))
 
 
 def _names(given: Sequence[str]) -> tuple[str, ...]:
     """Splits names at commas: ``--config.encoder.adapter_targets=query,value`` is one string."""
     names = [name.strip() for some in given for name in str(some).split(",")]
     return tuple(name for name in names if name)
-
-
-def _read_encoder(config: ml_collections.ConfigDict) -> Pretrained:
-    """Reads the start encoder, with the run's pooling, prompts and maximum length.
-
-    Raises:
-      InputError: it cannot be found or read, or the lengths asked for are longer than it reads.
-    """
-    encoder = read_folder(config.encoder.init, pooling=config.encoder.pooling)
-    positions, longest = encoder.config.max_positions, config.encoder.max_length
-    if longest > positions:
-        raise InputError(
-            f"config.encoder.max_length is {longest}; {config.encoder.init} has {positions} "
-            "positions"
-        )
-    given = {"query": config.encoder.query_prompt, "document": config.encoder.document_prompt}
-    encoder = encoder._replace(
-        max_length=longest or min(encoder.max_length, positions),
-        prompts=encoder.prompts.replaced(**{k: v for k, v in given.items() if v != "source"}),
-    )
-    for key in ("query_length", "document_length"):
-        if config.data[key] > encoder.max_length:
-            raise InputError(
-                f"config.data.{key} is {config.data[key]}; {config.encoder.init} reads "
-                f"{encoder.max_length} tokens (config.encoder.max_length, at most {positions})"
-            )
-    return encoder
-
-
-def _check_attention(config, encoder: Pretrained, dropout: Dropout) -> None:
-    key = f"config.train.attention is {config.train.attention!r}"
-    if config.encoder.backend == "cpu":
-        raise InputError(f"{key}; take 'own', or config.encoder.backend='plain'")
-    if dropout.attention:
-        raise InputError(
-            f"{key}, which drops no weights; take 'own', or config.encoder.dropout='none'"
-        )
-    if config.train.attention != "cudnn":
-        return
-    size = encoder.config.head_size
-    for wrong, found in (
-        (jax.default_backend() != "gpu", f"devices are {jax.default_backend()}"),
-        (config.train.dtype != "bfloat16", f"config.train.dtype is {config.train.dtype!r}"),
-        (size % 8 or size > 128, f"heads have {size} numbers"),
-    ):
-        if wrong:
-            raise InputError(
-                f"{key}, and {found}; cuDNN needs an NVIDIA GPU, 'bfloat16', and heads of a "
-                "multiple of 8 up to 128"
-            )

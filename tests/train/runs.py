@@ -69,11 +69,13 @@ def assert_same_run(one, other):
     assert texts[0] == texts[1]
 
 
-def vectors_of(encoder, batch):
-    """Queries, positives and negatives ``[B, D]`` of a batch of any number of parts."""
+def vectors_of(encoder, batch, negatives=1):
+    """Queries, positives and negatives of a batch of any number of parts."""
     encode = jax.jit(make_encode(encoder.config, pooling=encoder.pooling))
+    kinds = 2 + negatives
     parts = [
-        np.split(encode(encoder.params, jax.tree.map(lambda x, i=i: x[i], batch.texts)), 3)
+        np.split(encode(encoder.params, jax.tree.map(lambda x, i=i: x[i], batch.texts)), kinds)
         for i in range(len(batch.texts.blocks))
     ]
-    return [np.concatenate(kind) for kind in zip(*parts, strict=True)]
+    q, p, *n = (np.concatenate(kind) for kind in zip(*parts, strict=True))
+    return [q, p, n[0] if negatives == 1 else np.stack(n, axis=1)]

@@ -294,3 +294,25 @@ def test_energy_of_a_gpu_that_is_lost(tmp_path, gpus):
     energy = Energy(tmp_path)
     gpus[:] = [NVMLError("GPU is lost")]
     assert (energy.joules(), energy.source) == (None, None)
+
+
+def test_the_faster_type_is_measured_once(tmp_path, monkeypatch):
+    rates = {jnp.float32: 1e9, jnp.bfloat16: 1.5e9}
+    asked = []
+
+    def rate(dtype, *, seconds):
+        asked.append(dtype)
+        return rates[dtype.type]
+
+    monkeypatch.setattr(hardware, "matmul_rate", rate)
+    assert hardware.fastest_dtype(tmp_path / "cache") == "bfloat16"
+    rates[jnp.bfloat16] = 1.1e9  # no faster than what converting it costs
+    assert hardware.fastest_dtype(tmp_path / "cache") == "bfloat16"
+    assert len(asked) == 2
+    assert hardware.fastest_dtype(tmp_path / "other") == "float32"
+    monkeypatch.setattr(hardware, "_machine", lambda: "another")
+    assert hardware.fastest_dtype(tmp_path / "cache") == "float32"
+    (tmp_path / "cache" / "dtypes.json").write_text("{")
+    assert hardware.fastest_dtype(tmp_path / "cache") == "float32"
+    (tmp_path / "file").write_text("")  # a cache that cannot be written
+    assert hardware.fastest_dtype(tmp_path / "file") == "float32"

@@ -1,6 +1,7 @@
 """What a run learns from: the loss of its config, its target, its batches, its data."""
 
 import json
+from functools import partial
 from importlib import import_module
 
 import numpy as np
@@ -58,7 +59,40 @@ def test_every_config_runs_its_loss(tiny, tmp_path, name, options):
     batch = load_data(config).batches[0]
     vectors = vectors_of(encoder, batch)
     loss, everything = LOSSES[config.loss.name], base.LOSSES[config.loss.name] | options
+    if config.loss.name in ("softmax", "distributed", "adaptive", "static"):
+        loss = partial(loss, positive_ids=batch.positive_ids, negative_ids=batch.negative_ids)
     np.testing.assert_allclose(first, loss(*vectors, **everything), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["softmax", "distributed", "adaptive", "kl"])
+def test_several_negatives_of_a_query(tiny, triplets, tmp_path, name):
+    """From the file to the loss: the first step's, by hand."""
+    rows = [json.loads(line) for line in triplets.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        own = [row.pop("negative"), *(rows[number - k]["positive"] for k in (7, 11))]
+        row |= {"negatives": own, "positive_score": 1.0, "negative_scores": [0.5, 0.25, 0.0]}
+    file = helpers.write_rows(tmp_path / "groups.jsonl", rows)
+    config = tiny.config(
+        name, data__dataset="", data__triplets=str(file), data__negatives_per_query=3
+    )
+    train(config, tmp_path / "run", stop=stop_at(1))
+    batch = load_data(config).batches[0]
+    q, p, n = vectors_of(load_model(config).pretrained, batch, negatives=3)
+    assert n.shape == (8, 3, 16)
+    given = {"positive_ids": batch.positive_ids, "negative_ids": batch.negative_ids}
+    if name == "kl":
+        given = {"teacher_scores": batch.scores}
+    want = LOSSES[name](q, p, n, **base.LOSSES[name] | given)
+    found = metrics(tmp_path / "run", "train")[0]
+    np.testing.assert_allclose(found["loss"], want, rtol=1e-5)
+    margins = np.einsum("bd,bd->b", q, p)[:, None] - np.einsum("bd,bkd->bk", q, n)
+    np.testing.assert_allclose(found["margin_mean"], margins.mean(), rtol=1e-4)
+
+
+def test_a_margin_needs_a_negative(tiny, tmp_path):
+    message = r"^config\.loss: n has 0 negatives a query; this loss needs 1 or more"
+    with pytest.raises(InputError, match=message):
+        train(tiny.config(data__negatives_per_query=0), tmp_path / "other")
 
 
 def test_first_dimensions_are_trained_beside_the_whole(tiny, tmp_path):
@@ -68,8 +102,10 @@ def test_first_dimensions_are_trained_beside_the_whole(tiny, tmp_path):
         "Its first 5, 3 dimensions were trained" in (tmp_path / "model" / "README.md").read_text()
     )
     encoder = load_model(config).pretrained
-    vectors = vectors_of(encoder, load_data(config).batches[0])
-    want = sum(LOSSES["softmax"](*(v[:, :size] for v in vectors)) for size in (16, 5, 3))
+    batch = load_data(config).batches[0]
+    vectors = vectors_of(encoder, batch)
+    ids = {"positive_ids": batch.positive_ids, "negative_ids": batch.negative_ids}
+    want = sum(LOSSES["softmax"](*(v[:, :size] for v in vectors), **ids) for size in (16, 5, 3))
     np.testing.assert_allclose(metrics(tmp_path, "train")[0]["loss"], want, rtol=1e-5)
     train(config, tmp_path, stop=stop_at(3))  # its own folder goes on
 
