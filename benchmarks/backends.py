@@ -25,7 +25,7 @@ SIDES = ("cpu", "plain")
 def _use_one_array(backend: str) -> None:
     """Makes the plain side lay texts out as on accelerators."""
     from selfdistill_jax.retrieval import encode_corpus
-    from selfdistill_jax.train import dataset
+    from selfdistill_jax.train.data import dataset
 
     if backend == "plain":
         for module in (encode_corpus, dataset):
@@ -45,7 +45,7 @@ def encode(*, backend: str, model: str, dataset: str, dtype: str, texts: int):
     import jax.numpy as jnp
 
     from selfdistill_jax.checkpoints.model_folder import read_folder
-    from selfdistill_jax.data.sources import open_source
+    from selfdistill_jax.data.sources.registry import open_source
     from selfdistill_jax.encoder import apply
     from selfdistill_jax.retrieval import bi_encoder
 

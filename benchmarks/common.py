@@ -68,7 +68,7 @@ def _serve(pipe, setup: Setup, arguments: dict[str, Any]) -> None:
         run()
         pipe.send(time.perf_counter() - begin)
     # Here, since it imports jax, which a benchmark may have to set up first.
-    from selfdistill_jax.train.hardware import host_peak_gb
+    from selfdistill_jax.train.monitoring.hardware import host_peak_gb
 
     pipe.send(host_peak_gb())
 

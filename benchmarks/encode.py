@@ -31,7 +31,7 @@ from benchmarks.common import Worker, alternate, print_table, summary, write
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.checkpoints.hub import locate
 from selfdistill_jax.checkpoints.model_folder import read_folder
-from selfdistill_jax.data.beir import BeirFolder
+from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.data.tokenizer import Tokenizer
 
 

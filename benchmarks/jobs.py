@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from selfdistill_jax.data.beir import BeirFolder
+from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.errors import InputError
 

@@ -27,7 +27,7 @@ from benchmarks.real_step import RealStep, build
 from selfdistill_jax.checkpoints.hub import locate
 from selfdistill_jax.checkpoints.model_folder import read_folder
 from selfdistill_jax.encoder.flops import training_flops
-from selfdistill_jax.train.hardware import matmul_rate
+from selfdistill_jax.train.monitoring.hardware import matmul_rate
 
 KINDS = (
     "products of layers",

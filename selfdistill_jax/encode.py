@@ -24,9 +24,9 @@ from absl import flags
 from selfdistill_jax import BiEncoder, io, locks
 from selfdistill_jax.cli import options
 from selfdistill_jax.cli.run import run_command
-from selfdistill_jax.data.beir import read_document
 from selfdistill_jax.data.collection import Document
-from selfdistill_jax.data.jsonl import check_id, digest, field, read_jsonl
+from selfdistill_jax.data.sources.beir import read_document
+from selfdistill_jax.data.sources.jsonl import check_id, digest, field, read_jsonl
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress, show_log
 from selfdistill_jax.retrieval.quantize import PRECISIONS, RANGED, check_dimensions, read_ranges

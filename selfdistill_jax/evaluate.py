@@ -19,7 +19,7 @@ from selfdistill_jax import BiEncoder, io, locks
 from selfdistill_jax.cli import options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.data.sources import open_source
+from selfdistill_jax.data.sources.registry import open_source
 from selfdistill_jax.data.store import Collection, open_collection
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import show_log

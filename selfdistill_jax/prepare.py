@@ -15,7 +15,7 @@ from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
-from selfdistill_jax.train.dataset import Data, load_data
+from selfdistill_jax.train.data.dataset import Data, load_data
 from selfdistill_jax.train.job import Job, make_job
 
 _LOOKED_AT = 10  # batches

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from selfdistill_jax.train.run_log import read_metrics
+from selfdistill_jax.train.monitoring.run_log import read_metrics
 from tests.tiny import content, metrics
 
 CONFIG = "--config=configs/distributed.py"

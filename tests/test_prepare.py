@@ -5,7 +5,7 @@ import pytest
 
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train import hard_negatives
+from selfdistill_jax.train.data import hard_negatives
 from tests import tiny as helpers
 from tests.tiny import load_data, prepare
 

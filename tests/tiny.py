@@ -16,10 +16,10 @@ from selfdistill_jax.encoder.apply import init_params
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.main import train_and_report
 from selfdistill_jax.prepare import prepare as prepare_job
-from selfdistill_jax.train import dataset
+from selfdistill_jax.train.data import dataset
 from selfdistill_jax.train.job import make_job
 from selfdistill_jax.train.model import Model
-from selfdistill_jax.train.run_log import METRICS
+from selfdistill_jax.train.monitoring.run_log import METRICS
 
 train = train_and_report
 

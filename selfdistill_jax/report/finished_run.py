@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.json_file import entry, read_json
 from selfdistill_jax.retrieval.evaluation import MEASURES
+from selfdistill_jax.train.monitoring.run_log import read_metrics
 from selfdistill_jax.train.run_folder import FINISHED
-from selfdistill_jax.train.run_log import read_metrics
 
 Values = Mapping[str, Mapping[str, Mapping[str, float]]]  # system -> measure -> query id -> value
 

@@ -9,8 +9,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from selfdistill_jax.io import check_room, full_disk
+from selfdistill_jax.train.evaluation.selection import Selection
 from selfdistill_jax.train.processes import on_first
-from selfdistill_jax.train.selection import Selection
 from selfdistill_jax.train.step import TrainState
 
 # Bytes of a checkpoint's small files, each of whole blocks: 0.1 MB measured.

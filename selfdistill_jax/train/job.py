@@ -14,15 +14,14 @@ from flax import traverse_util
 
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.negatives import NEGATIVES
-from selfdistill_jax.data.sources import open_source
+from selfdistill_jax.data.sources.registry import open_source
 from selfdistill_jax.encoder.apply import BACKENDS, make_encode
 from selfdistill_jax.encoder.config import read_dropout
 from selfdistill_jax.encoder.dropout import NO_DROPOUT
 from selfdistill_jax.encoder.model import ATTENTIONS, REMATS
 from selfdistill_jax.errors import InputError, nearest
-from selfdistill_jax.train.dataset import DataSettings
-from selfdistill_jax.train.encode_table import TableEncoder
-from selfdistill_jax.train.hardware import fastest_dtype
+from selfdistill_jax.train.data.dataset import DataSettings
+from selfdistill_jax.train.evaluation.encode_table import TableEncoder
 from selfdistill_jax.train.loss import (
     TARGET_ENCODERS,
     Loss,
@@ -40,6 +39,7 @@ from selfdistill_jax.train.model import (
     lora_params,
     read_encoder,
 )
+from selfdistill_jax.train.monitoring.hardware import fastest_dtype
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
 from selfdistill_jax.train.processes import broadcast_from_first, on_first
 

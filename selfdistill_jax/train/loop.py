@@ -10,14 +10,14 @@ import numpy as np
 
 from selfdistill_jax.progress import LOG, Progress
 from selfdistill_jax.train.checkpoint import Checkpoints
-from selfdistill_jax.train.collapse import CollapseAlarm
 from selfdistill_jax.train.compile_ahead import AheadOfTimeStep
-from selfdistill_jax.train.hardware import process_seconds
+from selfdistill_jax.train.evaluation.selection import Selection, Selector
 from selfdistill_jax.train.job import Job
-from selfdistill_jax.train.run_log import RunLog, check_finite
-from selfdistill_jax.train.selection import Selection, Selector
+from selfdistill_jax.train.monitoring.collapse import CollapseAlarm
+from selfdistill_jax.train.monitoring.hardware import process_seconds
+from selfdistill_jax.train.monitoring.run_log import RunLog, check_finite
+from selfdistill_jax.train.monitoring.throughput import RunStats
 from selfdistill_jax.train.step import TrainState
-from selfdistill_jax.train.throughput import RunStats
 
 
 class Outcome(NamedTuple):

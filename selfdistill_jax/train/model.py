@@ -13,7 +13,7 @@ from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.encoder.dropout import Dropout
 from selfdistill_jax.encoder.lora import TARGETS, apply_lora, init_lora
 from selfdistill_jax.errors import InputError, nearest
-from selfdistill_jax.train.encode_table import TableEncoder
+from selfdistill_jax.train.evaluation.encode_table import TableEncoder
 
 # In a run's folder: the whole encoder, and the LoRA adapter alone.
 MODEL, ADAPTER = "model", "adapter"

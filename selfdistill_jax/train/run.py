@@ -10,15 +10,18 @@ import jax
 from selfdistill_jax.encoder.flops import training_flops
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.eval_set import make_eval_set
-from selfdistill_jax.train.best_model import BestModel
 from selfdistill_jax.train.checkpoint import Checkpoints
 from selfdistill_jax.train.compile_ahead import AheadOfTimeStep
-from selfdistill_jax.train.dataset import load_data
-from selfdistill_jax.train.evaluator import Evaluator
-from selfdistill_jax.train.hardware import matmul_rate
+from selfdistill_jax.train.data.dataset import load_data
+from selfdistill_jax.train.evaluation.best_model import BestModel
+from selfdistill_jax.train.evaluation.evaluator import Evaluator
+from selfdistill_jax.train.evaluation.selection import Selector
 from selfdistill_jax.train.job import Job
 from selfdistill_jax.train.loop import run_steps
 from selfdistill_jax.train.mesh import put_state
+from selfdistill_jax.train.monitoring.hardware import matmul_rate
+from selfdistill_jax.train.monitoring.run_log import RunLog
+from selfdistill_jax.train.monitoring.throughput import RunStats
 from selfdistill_jax.train.processes import is_first, on_first, wait
 from selfdistill_jax.train.run_folder import (
     check_run,
@@ -27,10 +30,7 @@ from selfdistill_jax.train.run_folder import (
     mark_finished,
     start_run,
 )
-from selfdistill_jax.train.run_log import RunLog
-from selfdistill_jax.train.selection import Selector
 from selfdistill_jax.train.step import TrainState, make_step, start_state
-from selfdistill_jax.train.throughput import RunStats
 
 
 def train(

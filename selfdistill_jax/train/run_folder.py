@@ -18,7 +18,7 @@ from selfdistill_jax.checkpoints.model_folder import Pretrained, fingerprint
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import NO_ROOM, reason, write_json
 from selfdistill_jax.locks import LOCK, locked_folder
-from selfdistill_jax.train.dataset import Data
+from selfdistill_jax.train.data.dataset import Data
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers",

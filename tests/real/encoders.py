@@ -28,7 +28,7 @@ from selfdistill_jax import BiEncoder
 from selfdistill_jax.checkpoints.hub import locate
 from selfdistill_jax.checkpoints.model_folder import read_folder
 from selfdistill_jax.checkpoints.parameter_names import to_tensors
-from selfdistill_jax.data.pydocs import PyDocs
+from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.encoder.cpu.bert import Bert
 from selfdistill_jax.losses import distributed_margin

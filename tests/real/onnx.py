@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 
 from selfdistill_jax import BiEncoder
-from selfdistill_jax.data.pydocs import PyDocs
+from selfdistill_jax.data.sources.pydocs import PyDocs
 
 PAGE = Path(__file__).parents[2] / "docs" / "vectors.md"
 LIMIT = 1e-4

@@ -9,7 +9,7 @@ import pytest
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.checkpoints.hub import locate
 from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
-from selfdistill_jax.data.pydocs import PyDocs
+from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.encoder.pooling import POOLINGS
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval import encode_corpus

@@ -10,13 +10,13 @@ import pytrec_eval
 
 from selfdistill_jax import BiEncoder, compare, evaluate, search
 from selfdistill_jax.checkpoints.model_folder import read_folder
-from selfdistill_jax.data.beir import BeirFolder
+from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.data.store import open_collection
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.eval_set import evaluate_bm25, make_eval_set
 from selfdistill_jax.retrieval.trec import read_run
+from selfdistill_jax.train.data.tokenized_collection import open_tokenized
 from selfdistill_jax.train.job import make_job
-from selfdistill_jax.train.tokenized_collection import open_tokenized
 from tests.tiny import write_rows
 
 

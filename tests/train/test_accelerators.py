@@ -10,7 +10,7 @@ import pytest
 from selfdistill_jax import losses
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.retrieval import encode_corpus
-from selfdistill_jax.train import dataset
+from selfdistill_jax.train.data import dataset
 from selfdistill_jax.train.mesh import make_mesh, put_batch
 from selfdistill_jax.train.step import make_step, start_state
 from tests.tiny import load_data, load_model, metrics, train

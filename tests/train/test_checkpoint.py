@@ -6,8 +6,8 @@ import optax
 import pytest
 
 from selfdistill_jax.train.checkpoint import Checkpoints
+from selfdistill_jax.train.evaluation.selection import Selection
 from selfdistill_jax.train.mesh import make_mesh, put_state
-from selfdistill_jax.train.selection import Selection
 from selfdistill_jax.train.step import TrainState
 
 OPTIMIZER = optax.adamw(1e-3)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train import dataset, processes
+from selfdistill_jax.train import processes
+from selfdistill_jax.train.data import dataset
 from tests.tiny import load_data
 
 

@@ -9,7 +9,8 @@ import pytest
 from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
 from selfdistill_jax.checkpoints.sentence_transformers import Prompts
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train import evaluator, job
+from selfdistill_jax.train import job
+from selfdistill_jax.train.evaluation import evaluator
 from tests.tiny import content, metrics, train
 from tests.train.runs import (
     Killed,

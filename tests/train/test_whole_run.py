@@ -6,13 +6,13 @@ import jax
 import pytest
 
 from selfdistill_jax.checkpoints.model_folder import read_folder
-from selfdistill_jax.data.beir import BeirFolder
+from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.report.finished_run import read_finished_run
 from selfdistill_jax.report.html import write_html
 from selfdistill_jax.retrieval.encode_corpus import open_tokenizer
 from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
-from selfdistill_jax.train import evaluator
+from selfdistill_jax.train.evaluation import evaluator
 from tests import tiny as helpers
 from tests.tiny import content, metrics, train
 from tests.train.runs import Killed, checkpointed, killed, same

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from selfdistill_jax.checkpoints.model_folder import read_folder
-from selfdistill_jax.train import evaluator
-from selfdistill_jax.train.collapse import CollapseAlarm
+from selfdistill_jax.train.evaluation import evaluator
+from selfdistill_jax.train.monitoring.collapse import CollapseAlarm
 from tests import tiny as helpers
 from tests.tiny import metrics, train
 

@@ -11,10 +11,10 @@ from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.encode_corpus import block_tokens, on_accelerator
-from selfdistill_jax.train.hard_negatives import find_candidates
+from selfdistill_jax.train.data.hard_negatives import find_candidates
+from selfdistill_jax.train.data.tokenized_collection import DataSettings, open_tokenized
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.processes import all_equal, first_then_rest
-from selfdistill_jax.train.tokenized_collection import DataSettings, open_tokenized
 
 
 class Data(NamedTuple):

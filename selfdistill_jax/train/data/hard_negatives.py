@@ -16,6 +16,7 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.bm25 import BM25
 from selfdistill_jax.retrieval.search import search
+from selfdistill_jax.train.data.tokenized_collection import DataSettings, TokenizedCollection
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.processes import (
     all_equal,
@@ -25,7 +26,6 @@ from selfdistill_jax.train.processes import (
     is_first,
     on_first,
 )
-from selfdistill_jax.train.tokenized_collection import DataSettings, TokenizedCollection
 
 _VERSION = 2
 _LABEL = "Negatives"

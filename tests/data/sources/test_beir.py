@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query
+from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 

@@ -8,7 +8,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train.run_log import METRICS, RunLog, check_finite, read_metrics
+from selfdistill_jax.train.monitoring.run_log import METRICS, RunLog, check_finite, read_metrics
 
 
 def write(workdir, steps, *, begin=0):

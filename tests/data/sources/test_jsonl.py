@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill_jax.data.jsonl import check_lookalikes, digest, field, read_jsonl, read_lines
+from selfdistill_jax.data.sources.jsonl import (
+    check_lookalikes,
+    digest,
+    field,
+    read_jsonl,
+    read_lines,
+)
 from selfdistill_jax.errors import InputError
 
 

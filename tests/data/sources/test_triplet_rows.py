@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tests.data.test_triplet_file import ROWS, named, refusal, write
+from tests.data.sources.test_triplet_file import ROWS, named, refusal, write
 
 COLUMNS = {
     "query": ["q a", "q b"],

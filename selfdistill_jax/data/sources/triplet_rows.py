@@ -3,48 +3,24 @@
 import itertools
 import json
 import math
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfdistill_jax.data.jsonl import field, read_jsonl, read_lines
-from selfdistill_jax.data.tsv import read_tsv
+from selfdistill_jax.data.sources.jsonl import field, read_jsonl, read_lines
+from selfdistill_jax.data.sources.triplet_columns import (
+    IDS,
+    LISTS,
+    SCORES,
+    TEXTS,
+    find_columns,
+    is_header,
+    known_name,
+)
+from selfdistill_jax.data.sources.tsv import read_tsv
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand, reason
 from selfdistill_jax.progress import LOG
-
-TEXTS = ("query", "positive", "negative")
-IDS = ("query_id", "positive_id", "negative_id")
-# In JSONL, a list in place of the negative, and of its score.
-_LISTS = {
-    "negative": "negatives",
-    "negative_id": "negative_ids",
-    "negative_score": "negative_scores",
-}
-_SCORES = ("positive_score", "negative_score")
-_ALIASES = {"anchor": "query"}  # the name that sentence-transformers uses
-_IGNORED = frozenset((
-    "id", "_id", "idx", "index", "source", "dataset", "lang", "language", "url", "metadata", "meta",
-    "comment",
-))  # fmt: skip
-_LABELS = frozenset(("label", "labels", "score", "scores", "similarity", "relevance"))
-# Words in names of columns, here and in other tools' files. A first record of only such names is a
-# header, if one that is refused: read as data it would become a triplet.
-_WORDS = _IGNORED | _LABELS | frozenset((
-    *TEXTS, *_ALIASES, "hard", "pos", "neg", "q", "p", "n", "d", "qid", "pid", "nid", "did",
-    "question", "answer", "passage", "document", "doc", "context", "text", "sentence", "premise",
-    "hypothesis", "title", "body", "content", "abstract", "queries", "positives", "negatives",
-    "questions", "answers", "passages", "documents", "docs", "texts", "input", "output", "target",
-    "response", "prompt", "instruction", "corpus", "user",
-))  # fmt: skip
-# `sentence1` and `negative_1` are such names, but `q1` and `doc1` are ids.
-_NAME = re.compile(r"([a-z]+(?:[_-][a-z]+)*)(?:_\d+|(?<=[a-z]{4})\d+)?|_id")
-_SEVERAL = re.compile(r".*neg(?:s|atives)?|.*neg.*\d")  # negatives, neg, negative_1, hard_neg2
-_LABEL_ADVICE = "rows with labels are not trained on: keep the positive pairs as query and positive"
-_SEVERAL_ADVICE = (
-    "several negatives for a query: give a JSONL file with a list named 'negatives' in each row"
-)
 
 
 def check_file(path: str | Path) -> Path:
@@ -85,7 +61,7 @@ def has_ids(path: Path) -> bool:
     """
     if _kind(path) == ".tsv":
         _, cells = next(read_tsv(path), (0, []))
-        names = cells if _is_header(cells) else []
+        names = cells if is_header(cells) else []
     else:
         _, line = next(read_lines(path), (0, ""))
         try:
@@ -93,7 +69,7 @@ def has_ids(path: Path) -> bool:
         except (ValueError, RecursionError):
             return False
         names = row if isinstance(row, dict) else []
-    known = {_known(name) for name in names}
+    known = {known_name(name) for name in names}
     return bool(known & {*IDS}) and TEXTS[0] not in known
 
 
@@ -115,87 +91,6 @@ def read_rows(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
     return _tsv(path, names) if _kind(path) == ".tsv" else _jsonl(path, names)
 
 
-def _known(name: str) -> str:
-    name = name.strip().lower()
-    return _ALIASES.get(name, name)
-
-
-def _is_header(cells: Sequence[str]) -> bool:
-    names = [_known(cell) for cell in cells]
-    return (
-        # A text may be the single word "query", but hardly "query_id".
-        not {*IDS, *_SCORES}.isdisjoint(names)
-        or sum(name in TEXTS for name in names) >= 2
-        or all(map(_is_name, names))
-        or names == [str(i) for i in range(len(names))]  # pandas, for columns without names
-    )
-
-
-def _is_name(name: str) -> bool:
-    found = _NAME.fullmatch(name)
-    return bool(found) and all(word in _WORDS for word in re.split("[_-]", found[1] or "id"))
-
-
-def _columns(
-    fields: Sequence[str], names: Sequence[str], kind: str, where: str
-) -> tuple[dict[str, str], list[str]]:
-    """Returns the file's own spelling of each name that it has, and the fields to ignore.
-
-    Args:
-      fields: the cells of a TSV header or the fields of a JSONL row.
-      names: `TEXTS` or `IDS`.
-      kind: "column" or "field", for messages.
-      where: file and line, for messages.
-
-    Raises:
-      InputError: a name is unknown, given twice, or missing though required.
-    """
-    single = (*names, *_SCORES)
-    lists = {name: _LISTS[name] for name in single if name in _LISTS and kind == "field"}
-    found, ignored, unknown = {}, [], []
-    for given in fields:
-        name = _known(given)
-        if name in single or name in lists.values():
-            if name in found:
-                raise InputError(
-                    f"{where}: {kind}s {found[name]!r} and {given!r} are both read as {name}; "
-                    "remove one of them"
-                )
-            found[name] = given
-        elif name in _IGNORED or (name in (*IDS, _LISTS[IDS[2]]) and names == TEXTS):
-            ignored.append(given)
-        else:
-            unknown.append(given)
-    spelt = (f"{name} or {lists[name]}" if name in lists else name for name in single)
-    expected = f"expected {', '.join(spelt)}"
-    if unknown:
-        raise InputError(
-            f"{where}: unknown {kind}{'s' * (len(unknown) > 1)} "
-            f"{', '.join(map(repr, unknown))}; {expected}; {_advice(unknown, kind)}"
-        )
-    for name in names[:2]:
-        if name not in found:
-            present = ", ".join(map(repr, fields)) or "none"
-            raise InputError(
-                f"{where}: {kind} {name!r} is missing; add it ({kind}s there: {present})"
-            )
-    return found, ignored
-
-
-def _advice(unknown: Sequence[str], kind: str) -> str:
-    names = {name.strip().lower() for name in unknown}
-    several = {name for name in names if _SEVERAL.fullmatch(name)}
-    advice = []
-    # `neg` holds a list in some tools' files and one text in others'.
-    if names - several - _LABELS or "neg" in names:
-        advice.append(f"rename the {kind}s to be read, and remove the rest")
-    if several:
-        advice.append(_SEVERAL_ADVICE)
-    if names & _LABELS:
-        advice.append(_LABEL_ADVICE)
-    return "; ".join(advice)
-
-
 def _log_ignored(path: Path, ignored: Collection[str], kind: str) -> None:
     if ignored:
         LOG.info("%s: %ss that are not used: %s", path, kind, ", ".join(ignored))
@@ -209,7 +104,7 @@ def _jsonl(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
         if found is None:
             # A null says nothing, and a field that is always null may have any name.
             given = [name for name, value in row.items() if value is not None or name in names]
-            found, others = _columns(given, names, "field", f"{path}:{line}")
+            found, others = find_columns(given, names, "field", f"{path}:{line}")
             ignored |= dict.fromkeys(others)
             if len(given) == len(row):  # else another row of these fields may have no null
                 layouts[tuple(row)] = found
@@ -217,9 +112,9 @@ def _jsonl(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
             field(row, found.get(name, name), str, path=path, line=line) for name in names[:2]
         )
         negatives = _one_or_list(row, found, names[2], str, path=path, line=line)
-        named = found.get(_SCORES[0], _SCORES[0])
+        named = found.get(SCORES[0], SCORES[0])
         score = field(row, named, float, default=math.nan, path=path, line=line)
-        scores = _one_or_list(row, found, _SCORES[1], float, path=path, line=line)
+        scores = _one_or_list(row, found, SCORES[1], float, path=path, line=line)
         if math.isnan(score) == bool(scores):
             raise _one_score(path, line)
         if scores and len(scores) != max(len(negatives), 1):
@@ -239,11 +134,11 @@ def _one_or_list(
     Args:
       row: of the file.
       found: the file's own spelling of names.
-      name: of the field for one value, a key of `_LISTS`.
+      name: of the field for one value, a key of `LISTS`.
       kind: ``str`` or ``float``.
       path, line: of the row, for messages.
     """
-    one, many = (found.get(key, key) for key in (name, _LISTS[name]))
+    one, many = (found.get(key, key) for key in (name, LISTS[name]))
     where = f"{path}:{line}: field"
     if row.get(one) is not None and row.get(many) is not None:
         raise InputError(f"{where}s {one!r} and {many!r} are both there; remove one of them")
@@ -274,11 +169,11 @@ def _tsv(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
         return
     line, cells = first
     width = len(cells)
-    if _is_header(cells):
-        found, ignored = _columns(cells, names, "column", f"{path}:{line}")
+    if is_header(cells):
+        found, ignored = find_columns(cells, names, "column", f"{path}:{line}")
         _log_ignored(path, ignored, "column")
         places = {name: cells.index(given) for name, given in found.items()}
-        if len({*_SCORES} & {*places}) == 1:
+        if len({*SCORES} & {*places}) == 1:
             raise _one_score(path, line)
     elif names == IDS:
         raise InputError(f"{path}:{line}: no header; expected a first line of {', '.join(IDS)}")
@@ -291,7 +186,7 @@ def _tsv(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
         places = dict(zip(names, range(width), strict=False))
         records = itertools.chain([first], records)
     texts = [(name, places[name]) for name in names if name in places]
-    scores = [(name, places[name]) for name in _SCORES if name in places]
+    scores = [(name, places[name]) for name in SCORES if name in places]
     for line, cells in records:
         if len(cells) != width:
             raise InputError(

@@ -6,12 +6,12 @@ from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.eval_set import EvalSet
 from selfdistill_jax.retrieval.evaluation import MEASURES
-from selfdistill_jax.train.best_model import BestModel
-from selfdistill_jax.train.evaluator import Evaluator
+from selfdistill_jax.train.evaluation.best_model import BestModel
+from selfdistill_jax.train.evaluation.evaluator import Evaluator
 from selfdistill_jax.train.mesh import to_host
 from selfdistill_jax.train.model import TrainableParams
+from selfdistill_jax.train.monitoring.run_log import RunLog
 from selfdistill_jax.train.processes import is_first
-from selfdistill_jax.train.run_log import RunLog
 
 SELECTION = MEASURES[0]  # the measure on dev by which the best model is chosen
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query
-from selfdistill_jax.data.jsonl import digest
-from selfdistill_jax.data.triplet_rows import TEXTS, check_file, read_rows
+from selfdistill_jax.data.sources.jsonl import digest
+from selfdistill_jax.data.sources.triplet_rows import TEXTS, check_file, read_rows
 from selfdistill_jax.errors import InputError
 
 _VERSION = "triplets-3"  # part of the fingerprint: raise it when the same file is read differently

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from selfdistill_jax.train import throughput as module
-from selfdistill_jax.train.throughput import PHASES, RunStats
+from selfdistill_jax.train.monitoring import throughput as module
+from selfdistill_jax.train.monitoring.throughput import PHASES, RunStats
 
 
 class Clock:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill_jax.data import pydocs
 from selfdistill_jax.data.collection import SPLITS
-from selfdistill_jax.data.pydocs import PyDocs
+from selfdistill_jax.data.sources import pydocs
+from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.errors import InputError
 
 BODY = "It works on a copy unless told otherwise, and it returns a new array of the same length."

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfdistill_jax.data.tsv import read_tsv
+from selfdistill_jax.data.sources.tsv import read_tsv
 from selfdistill_jax.errors import InputError
 
 # Few characters, so that those with a meaning meet each other; U+2028 ends a line for str only.

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfdistill_jax.train import hardware
-from selfdistill_jax.train.hardware import (
+from selfdistill_jax.train.monitoring import hardware
+from selfdistill_jax.train.monitoring.hardware import (
     Energy,
     device_peak_gb,
     host_peak_gb,

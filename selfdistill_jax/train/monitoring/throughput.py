@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
-from selfdistill_jax.train.hardware import Energy, device_peak_gb, host_peak_gb
+from selfdistill_jax.train.monitoring.hardware import Energy, device_peak_gb, host_peak_gb
 
 PHASES = ("compile", "evaluation", "checkpoint", "data")
 _ENERGY_SECONDS = 30.0  # between two readings of counters that wrap around

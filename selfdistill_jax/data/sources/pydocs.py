@@ -22,7 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfdistill_jax.data.collection import SPLITS, Document, Example, Judgement, Query
-from selfdistill_jax.data.docstrings import BODY_CHARACTERS, NO_SENTENCE, shorten, split_docstring
+from selfdistill_jax.data.sources.docstrings import (
+    BODY_CHARACTERS,
+    NO_SENTENCE,
+    shorten,
+    split_docstring,
+)
 from selfdistill_jax.errors import InputError
 
 PACKAGES = ("numpy", "scipy", "jax", "flax", "optax", "matplotlib")

@@ -9,9 +9,9 @@ from safetensors.numpy import load_file, save_file
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
-from selfdistill_jax.train import hard_negatives
+from selfdistill_jax.train.data import hard_negatives
+from selfdistill_jax.train.data.tokenized_collection import open_tokenized
 from selfdistill_jax.train.job import make_job
-from selfdistill_jax.train.tokenized_collection import open_tokenized
 from tests import tiny as helpers
 from tests.tiny import load_data, metrics, train
 from tests.train.runs import stop_at

@@ -1,11 +1,11 @@
 """Opens the collection that a run's two settings name."""
 
-from selfdistill_jax.data.beir import BeirFolder
 from selfdistill_jax.data.collection import Source
-from selfdistill_jax.data.external_triplets import TripletsOf, TripletsOver
-from selfdistill_jax.data.pydocs import PyDocs
-from selfdistill_jax.data.triplet_file import TripletFile
-from selfdistill_jax.data.triplet_rows import IDS, check_file, has_ids
+from selfdistill_jax.data.sources.beir import BeirFolder
+from selfdistill_jax.data.sources.external_triplets import TripletsOf, TripletsOver
+from selfdistill_jax.data.sources.pydocs import PyDocs
+from selfdistill_jax.data.sources.triplet_file import TripletFile
+from selfdistill_jax.data.sources.triplet_rows import IDS, check_file, has_ids
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.io import expand
 

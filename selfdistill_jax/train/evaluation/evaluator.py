@@ -17,11 +17,11 @@ from selfdistill_jax.retrieval.eval_set import (
     make_eval_set,
 )
 from selfdistill_jax.retrieval.evaluation import ScoredRun, write_results
-from selfdistill_jax.train.dataset import Data
+from selfdistill_jax.train.data.dataset import Data
 from selfdistill_jax.train.model import Model
+from selfdistill_jax.train.monitoring.run_log import HINT_LOWER_LR
+from selfdistill_jax.train.monitoring.throughput import RunStats
 from selfdistill_jax.train.processes import on_first
-from selfdistill_jax.train.run_log import HINT_LOWER_LR
-from selfdistill_jax.train.throughput import RunStats
 
 
 class Evaluator:

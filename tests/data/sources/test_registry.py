@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from selfdistill_jax.data.beir import BeirFolder
-from selfdistill_jax.data.external_triplets import TripletsOf, TripletsOver
-from selfdistill_jax.data.pydocs import PyDocs
-from selfdistill_jax.data.sources import open_source
-from selfdistill_jax.data.triplet_file import TripletFile
+from selfdistill_jax.data.sources.beir import BeirFolder
+from selfdistill_jax.data.sources.external_triplets import TripletsOf, TripletsOver
+from selfdistill_jax.data.sources.pydocs import PyDocs
+from selfdistill_jax.data.sources.registry import open_source
+from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.errors import InputError
 
 

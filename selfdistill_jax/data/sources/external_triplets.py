@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query, Source
-from selfdistill_jax.data.jsonl import digest
-from selfdistill_jax.data.triplet_file import Seen, TripletFile
-from selfdistill_jax.data.triplet_rows import IDS, check_file, read_rows
+from selfdistill_jax.data.sources.jsonl import digest
+from selfdistill_jax.data.sources.triplet_file import Seen, TripletFile
+from selfdistill_jax.data.sources.triplet_rows import IDS, check_file, read_rows
 from selfdistill_jax.errors import InputError
 
 _VERSION = "id-triplets-3"  # part of the fingerprint: raise it when a file is read differently
