@@ -10,7 +10,7 @@ PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers test soak soak-damage real-accuracy real-encoders real-onnx lint format lock clean
+.PHONY: help demo setup weights peers test test-flags soak soak-damage real-accuracy real-encoders real-onnx lint format lock clean
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -40,6 +40,11 @@ $(VENV)/peers: $(VENV)/installed
 
 test: setup weights  ## Run the tests, in two processes of 3 GB.
 	$(PYTEST)
+
+# Losses, encoder and step, compiled as users compile them; the whole suite so: make soak.
+test-flags: setup weights  ## Run the numerical tests as users' programs are compiled.
+	XLA_FLAGS= $(PYTEST) tests/losses/test_definitions.py tests/losses/test_mesh.py tests/encoder/test_parity.py \
+		tests/encoder/test_model.py tests/train/test_step.py tests/train/test_whole_run.py
 
 soak: setup weights  ## Run the tests as users' programs are compiled: slower.
 	XLA_FLAGS= $(PYTEST)

@@ -1,1 +1,1 @@
-"""What is measured, never asserted; each module prints a table and writes JSON."""
+"""Benchmarks. Each module prints a table and writes JSON; none asserts a time."""

@@ -3,8 +3,8 @@
     python benchmarks/backends.py --dataset=pydocs --output=backends.json
 
 Both compute the same function of the same parameters. Each gets the layout of packed texts that
-suits it: the engine rows of three lengths in blocks of a cache's size, the plain encoder rows of
-one length in one array. Each side is a process of its own, and they run in turn.
+suits it: the engine gets rows of three lengths in blocks that fit a CPU's cache, the plain encoder
+rows of one length in one array. Each side is a separate process, and the sides run in turn.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SIDES = ("cpu", "plain")
 
 
 def _use_one_array(backend: str) -> None:
-    """Makes the plain side lay texts out as on accelerators."""
+    """Gives the plain side the layout of texts for accelerators."""
     from selfdistill_jax.retrieval import encode_corpus
     from selfdistill_jax.train.data import dataset
 
@@ -41,7 +41,7 @@ def step(*, backend: str, **settings: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def encode(*, backend: str, model: str, dataset: str, dtype: str, texts: int):
-    """For `common.Worker`: the vectors of the collection's first documents, without tokenising."""
+    """For `common.Worker`: encodes the collection's first documents, tokenised beforehand."""
     import jax.numpy as jnp
 
     from selfdistill_jax.checkpoints.model_folder import read_folder

@@ -1,4 +1,4 @@
-"""What benchmarks share: processes that run in turn, their memory, the machine, the table."""
+"""Parts that benchmarks share: processes that run in turn, their memory, the machine, tables."""
 
 import argparse
 import datetime
@@ -18,10 +18,10 @@ from typing import Any
 from benchmarks.precision import PRECISIONS, faster
 from selfdistill_jax.errors import InputError
 
-# As `make demo` sets it: huge pages, or half of the time at large sizes is the kernel's.
+# As in `make demo`: without huge pages the kernel takes half of the time at large sizes.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 
-# What the sides of comparisons need installed.
+# Packages that the sides of comparisons need.
 NEEDS = {
     "ours": (),
     "released": ("torch", "transformers"),
@@ -31,11 +31,11 @@ Setup = Callable[..., tuple[Callable[[], Any], dict[str, Any]]]
 
 
 class Worker:
-    """A process of its own, so that its memory is its own.
+    """Runs one side in a separate process, so that its memory can be measured alone.
 
     Args:
-      setup: module-level function; ``setup(**arguments)`` gives what is to be timed, a function
-        without arguments that returns when its work is done, and facts for the record.
+      setup: module-level function; ``setup(**arguments)`` returns the function to time, which has
+        no arguments and returns when its work is done, and facts for the record.
       arguments: picklable.
     """
 
@@ -53,7 +53,7 @@ class Worker:
         return self._pipe.recv()
 
     def close(self) -> float:
-        """Ends the process; returns the most memory it held, in GB."""
+        """Ends the process; returns its peak memory in GB."""
         self._pipe.send("end")
         peak = self._pipe.recv()
         self._process.join()
@@ -67,14 +67,14 @@ def _serve(pipe, setup: Setup, arguments: dict[str, Any]) -> None:
         begin = time.perf_counter()
         run()
         pipe.send(time.perf_counter() - begin)
-    # Here, since it imports jax, which a benchmark may have to set up first.
+    # Imported here: it imports jax, which a benchmark may have to configure first.
     from selfdistill_jax.train.monitoring.hardware import host_peak_gb
 
     pipe.send(host_peak_gb())
 
 
 def alternate(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each worker's calls, taken in turn: what disturbs the machine disturbs all."""
+    """Seconds of each worker's calls, in turn, so that other load affects all workers."""
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     for number in range(rounds + 1):
         for name, worker in workers.items():
@@ -85,7 +85,7 @@ def alternate(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[floa
 
 
 def memory_gb() -> float:
-    """Memory of this machine."""
+    """Memory of this machine in GB."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
@@ -113,8 +113,8 @@ def machine() -> dict[str, Any]:
 
 
 def print_table(rows: Sequence[Sequence[Any]]) -> None:
-    """Prints rows; the first one is the head."""
-    # Only here: it must not import jax before a benchmark has set that up.
+    """Prints rows as a table; the first row is the head."""
+    # Imported here: it imports jax, which a benchmark may have to configure first.
     from selfdistill_jax.retrieval.text_table import format_table
 
     head, *rest = ([str(cell) for cell in row] for row in rows)
@@ -130,7 +130,7 @@ def write(path: str, result: Mapping[str, Any]) -> None:
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, sides: Iterable[str]
 ) -> argparse.Namespace:
-    """Adds what comparisons with peers have in common, and reads the command line."""
+    """Adds the flags that comparisons with peers share, and parses the command line."""
     add = parser.add_argument
     add("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="folder or hub id")
     add("--sides", default=",".join(sides), help="which ones, separated by commas")
@@ -147,7 +147,7 @@ def parse(
 
 
 def precisions(options: argparse.Namespace) -> dict[str, str]:
-    """Side -> the precision asked for, or its faster one."""
+    """Side -> the requested precision, or the faster one."""
     found = {}
     for side in options.sides:
         asked = options.ours_precision if side == "ours" else options.peers_precision
@@ -156,12 +156,12 @@ def precisions(options: argparse.Namespace) -> dict[str, str]:
 
 
 def without_path(name: str) -> str:
-    """A folder's own name; a hub id as it is."""
+    """The last part of a folder's path; a hub id unchanged."""
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """For the record: what was compared on what, without this machine's paths."""
+    """Settings of a comparison for the record, without paths of this machine."""
     packages = sorted({name for side in options.sides for name in NEEDS[side]})
     return {
         "dataset": without_path(options.dataset),
@@ -172,7 +172,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(measure: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
-    """Measures; wrong input and missing libraries are one line."""
+    """Runs ``measure``; wrong input and missing libraries exit with a one-line message."""
     try:
         check_libraries(options.sides)
         measure(options)

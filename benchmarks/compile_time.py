@@ -1,10 +1,10 @@
-"""Seconds until a training step is compiled, as the encoder becomes deeper.
+"""Compile time of a training step for encoders of different depth.
 
     python -m benchmarks.compile_time --layers 2 6 12
 
-Steps of all-MiniLM-L6-v2's width in one process, with nothing kept from before, in turn: lowering
-and compiling as `selfdistill_jax.main` does, without what it runs beside. "to the least" is the
-median over that of the first depth.
+Lowers and compiles steps of all-MiniLM-L6-v2's width in one process, in turn and with empty caches,
+as `selfdistill_jax.main` does, but without work in parallel. "to the least" is the median divided
+by the median of the first depth.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from selfdistill_jax.losses import distributed_margin
 from selfdistill_jax.train.mesh import make_mesh, put_batch
 from selfdistill_jax.train.step import TrainState, make_step
 
-# What each is of this width; ModernBERT's layers differ from one another.
+# Settings of each architecture at this width; `config_of` adds ModernBERT's settings by layer.
 KINDS = {
     "bert": {},
     "mpnet": {"architecture": "mpnet", "type_vocab_size": 0, "relative_buckets": 32},
@@ -47,7 +47,7 @@ def config_of(kind: str, layers: int) -> EncoderConfig:
 
 
 def seconds(config: EncoderConfig) -> float:
-    """Of tracing, lowering and compiling a step, anew."""
+    """Seconds to trace, lower and compile a step, with empty caches."""
     jax.clear_caches()
     optimizer, mesh = optax.adamw(5e-5), make_mesh()
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
@@ -70,7 +70,7 @@ def main() -> None:
     add("--output", default="", help="JSON file to write")
     options = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
-    seconds(config_of("bert", 1))  # the first time brings libraries that the others find there
+    seconds(config_of("bert", 1))  # the first compilation loads libraries
     found = {(kind, layers): [] for kind in options.kinds for layers in options.layers}
     for _ in range(options.rounds):
         for kind, layers in found:

@@ -1,12 +1,13 @@
-"""Vectors of a corpus: `BiEncoder.encode` against `SentenceTransformer.encode`.
+"""Encoding of a corpus: `BiEncoder.encode` against `SentenceTransformer.encode`.
 
     python benchmarks/encode.py --dataset=DIR --texts=2000 --output=encode.json
 
-Texts (title and text of a BEIR folder's documents) in, unit vectors out, tokenising included; both
-cut at the same length. Each side, in its faster precision, is a process of its own, and they run in
-turn, models loaded and warm. sentence-transformers gets the fastest of some batch sizes, found
-beforehand on a quarter of the texts; ours has none to choose. "tokens" are useful ones: what is
-left of the texts after the cut, special tokens included, without padding.
+The time covers tokenising the texts (title and text of a BEIR folder's documents) and computing
+unit vectors; both sides cut texts at the same length. Each side is a separate process, in its
+faster precision. The sides run in turn, with models loaded and warm. sentence-transformers gets the
+fastest
+of several batch sizes, measured beforehand on a quarter of the texts; ours has no batch size.
+"tokens" are useful tokens: those of the cut texts, special tokens included, without padding.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def sentence_transformers(
     from benchmarks.torch_sides import fastest_attention
 
     if torch.cuda.is_available():
-        # What XLA does with float32 products on a GPU.
+        # The precision of float32 products in XLA on a GPU.
         torch.set_float32_matmul_precision("high")
     attention = fastest_attention(precision)
     loaded = SentenceTransformer(
@@ -72,13 +73,13 @@ SIDES = {"ours": ours, "sentence_transformers": sentence_transformers}
 
 
 def corpus(folder: str, limit: int) -> list[str]:
-    """The first texts of a BEIR folder, all of them with a limit of 0."""
+    """The first ``limit`` texts of a BEIR folder; all texts if it is 0."""
     contents = (document.content for document in BeirFolder(folder).documents())
     return list(itertools.islice(contents, limit or None))
 
 
 def fastest_batch_size(sizes: Sequence[int], texts: Sequence[str], **arguments: Any) -> int:
-    """Of sentence-transformers, on a quarter of the texts, spread over all."""
+    """The fastest batch size of sentence-transformers, measured on every fourth text."""
     if len(sizes) == 1:
         return sizes[0]
     workers = {
@@ -98,12 +99,12 @@ def compare(
     texts: int,
     tokens: int,
 ) -> dict[str, Any]:
-    """What each side did and, where both ran, how many times as fast ours is.
+    """Rates of each side and, if both ran, the speed-up of ours.
 
     Args:
-      seconds: side -> of each round.
-      facts: side -> ``vectors`` and what is passed on.
-      texts, tokens: encoded in a round.
+      seconds: side -> seconds of each round.
+      facts: side -> ``vectors``, and values that the result includes unchanged.
+      texts, tokens: number of texts and tokens encoded in a round.
     """
     found: dict[str, Any] = {}
     for side, taken in seconds.items():

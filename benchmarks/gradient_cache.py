@@ -1,10 +1,11 @@
-"""Memory and time of a training step whose batch goes through the encoder in micro-batches.
+"""Memory and time of a training step that encodes its batch in micro-batches.
 
     python -m benchmarks.gradient_cache --batch_size=512 --micro_batches=8
 
-Two processes run the same step of all-MiniLM-L6-v2's size in turn, one with the whole batch at
-once. "peak" is the most memory of each process, all libraries included (call it twice: the first
-time compiling is in it); "step" is what the step itself holds, state and temporaries.
+Two processes run the same step of all-MiniLM-L6-v2's size in turn: one encodes the whole batch at
+once, the other in micro-batches. "peak" is the peak memory of each process, libraries included. Run
+the benchmark twice: the first peak also includes compiling. "step" is the memory of the step
+itself, state and temporaries.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""One run of one side of `benchmarks.versus`: the same triplets for all, a process of its own."""
+"""A single run of one side of `benchmarks.versus`, in a separate process on shared triplets."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ from selfdistill_jax.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIMIZER = {"learning_rate": 5e-5, "weight_decay": 0.01, "clip_norm": 1.0}
-# `python -m selfdistill_jax.main`, which then writes down what the device held at most.
+# Runs `python -m selfdistill_jax.main`, then writes the peak memory of the device.
 COMMAND = """
 import json, runpy, sys
 path = sys.argv.pop(1)
@@ -39,12 +39,13 @@ def make_triplets(folder: str, count: int, seed: int) -> list[dict[str, str]]:
     """Rows of query, positive and negative texts from a BEIR folder.
 
     Args:
-      folder: with ``qrels/train.tsv``.
-      count: rows; the training pairs come in a random order, and in another one when all are used.
-      seed: of the order and the negatives.
+      folder: a BEIR folder with ``qrels/train.tsv``.
+      count: number of rows; training pairs are in random order, and repeat in another random order
+        when all have been used.
+      seed: seed of the order and the negatives.
 
     Raises:
-      InputError: the folder is wrong, has no training pairs, or nothing to draw negatives from.
+      InputError: the folder is invalid, has no training pairs, or has no possible negatives.
     """
     source = BeirFolder(folder)
     documents = [document.content for document in source.documents()]
@@ -52,7 +53,7 @@ def make_triplets(folder: str, count: int, seed: int) -> list[dict[str, str]]:
     pairs = [(queries[t.query], documents[t.positive]) for t in source.examples()]
     if not pairs:
         raise InputError(f"{folder}: no training pairs; expected them in qrels/train.tsv")
-    # By their texts: a copy of a positive under another id is no negative.
+    # Compared by text: a copy of a positive under another id is no negative.
     positives: dict[str, set[str]] = {}
     for query, positive in pairs:
         positives.setdefault(query, set()).add(positive)
@@ -71,12 +72,12 @@ def make_triplets(folder: str, count: int, seed: int) -> list[dict[str, str]]:
 
 
 def useful_tokens(tokenizer: Tokenizer, rows: Sequence[Mapping[str, str]], lengths) -> int:
-    """Tokens of all rows, special ones included, after the cut.
+    """Number of tokens of all rows after the cut, special tokens included.
 
     Args:
-      tokenizer: of the encoder.
-      rows: as of `make_triplets`.
-      lengths: column name -> tokens it is cut at.
+      tokenizer: the encoder's tokenizer.
+      rows: rows of `make_triplets`.
+      lengths: column name -> maximum number of tokens.
     """
     return sum(
         len(ids)
@@ -86,12 +87,12 @@ def useful_tokens(tokenizer: Tokenizer, rows: Sequence[Mapping[str, str]], lengt
 
 
 class Timing(NamedTuple):
-    """When a run's steps were, in seconds from the start of its process.
+    """Times of a run's steps, in seconds from the start of its process.
 
     Attributes:
-      began: the first step.
-      first: its end.
-      ends: of all steps, for the time between them.
+      began: the begin of the first step.
+      first: the end of the first step.
+      ends: the ends of all steps; only their differences are used.
     """
 
     began: float
@@ -106,13 +107,13 @@ def figures(
     batch_size: int,
     tokens_per_step: float,
 ) -> dict[str, float]:
-    """What a run is compared by.
+    """The figures by which runs are compared.
 
     Args:
-      timing: of four steps or more.
-      job_seconds: from the process's start to its end.
+      timing: times of four steps or more.
+      job_seconds: seconds from the start of the process to its end.
     """
-    # Without the last: ours notes a step when the next one has been dispatched.
+    # Without the last step: ours records a step when the next one has been dispatched.
     step = statistics.median(np.diff(timing.ends)[1:-1].tolist())
     return {
         "triplets_per_second": batch_size / step,
@@ -124,12 +125,12 @@ def figures(
 
 
 class Job:
-    """What all runs share; `run` does one of them in a folder of its own.
+    """Data and settings that all runs share; `run` executes one run in an empty folder.
 
     Args:
-      options: of the command line.
+      options: options of the command line.
       model: the encoder's folder.
-      folder: a temporary one.
+      folder: a temporary folder.
     """
 
     def __init__(self, options: argparse.Namespace, model: Path, folder: Path):
@@ -143,7 +144,7 @@ class Job:
         tokens = useful_tokens(Tokenizer(model), rows, lengths)
         self.tokens_per_triplet = tokens / len(rows)
         self._triplets = write_rows(folder / "triplets.jsonl", rows)
-        # Where nothing is judged, nothing is evaluated.
+        # A dataset without judgements, so that nothing is evaluated.
         self._unjudged = folder / "unjudged"
         (self._unjudged / "qrels").mkdir(parents=True)
         write_rows(self._unjudged / "corpus.jsonl", [{"_id": "d", "text": "none"}])
@@ -151,10 +152,10 @@ class Job:
         (self._unjudged / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n")
 
     def run(self, side: str, precision: str, steps: int) -> dict[str, Any]:
-        """Figures of one run, and facts about how it ran.
+        """Returns the figures of one run, and facts about it.
 
         Raises:
-          InputError: it failed; the message has the end of what it printed.
+          InputError: the run failed; the message has the end of its output.
         """
         output = self._folder / "run"
         output.mkdir()
@@ -162,8 +163,8 @@ class Job:
         if self._options.cache == "cold":
             shutil.rmtree(cache, ignore_errors=True)
         command = (self._ours if side == "ours" else self._peer)(side, precision, steps, output)
-        # Without the caches that this process may have been given, and with Python's own: all
-        # imports compiled anew take 6 s of a start.
+        # Without the compilation cache of this process, and with Python's bytecode cache: compiling
+        # all imports again would add 6 s to a start.
         kept = {
             k: v
             for k, v in os.environ.items()
@@ -176,7 +177,7 @@ class Job:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
             )
-            # Its memory is of the largest of its processes, should it start others.
+            # The memory is that of the largest process, if the run starts others.
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.monotonic() - clocks["peer"]
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -251,16 +252,16 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
     return path
 
 
-# What the run's account says of how it ran, beside what all sides are compared by.
+# Entries of the run's account that are reported for ours only.
 _OF_ACCOUNT = ("padding_share", "model_flops_utilization", "data_wait_share", "compile_seconds")
 
 
 def of_ours(path: Path, start: float) -> tuple[Timing, list[float], dict[str, Any]]:
-    """Of a run's ``metrics.jsonl``: its timing, the losses and facts about how it ran.
+    """Timing, losses and facts from the ``metrics.jsonl`` of a run.
 
     Args:
       path: the file.
-      start: when the process was started, by the wall clock, which the records have.
+      start: wall-clock time at the start of the process; the records have wall-clock times too.
     """
     records = [json.loads(line) for line in path.read_text().splitlines()]
     (account,) = (record for record in records if record["kind"] == "account")

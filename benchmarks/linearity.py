@@ -1,15 +1,22 @@
-"""Time and memory of a training step as the batch grows, against the tokens in it.
+"""Time and memory of a training step by the number of tokens in its batch.
 
     python -m benchmarks.linearity --batch_sizes 32 128 512 1024 --dtype=bfloat16 --dataset=FOLDER
 
-Steps of an encoder on the first batch of a BEIR folder's training pairs, or without a folder of
-all-MiniLM-L6-v2's size on random tokens; a process for each size. A round goes through the
-sizes upwards and back, and at each as many tokens are trained on as the largest batch has: one step
-of 1,024 triplets, 32 of 32. Single steps would compare two seconds with seventy, while a shared
-machine drifts by a fifth within minutes. "to the mean" is the time a useful token takes over the
-round's mean of all sizes, its median over the rounds; "kept" is what the formula of
-docs/performance.md says, "temporaries" what the compiled step says it needs, both of all devices,
-"peak" the most memory of the process, libraries and state included.
+With --dataset, the steps train an encoder on the first batch of a BEIR folder's training pairs;
+without it, an encoder of all-MiniLM-L6-v2's size on random tokens. Each size has a separate
+process.
+A round visits the sizes in ascending and then in descending order, and trains each size on the
+number
+of tokens of the largest batch: one step of 1,024 triplets, 32 steps of 32. Single steps would
+compare
+two seconds with seventy, and the speed of a shared machine drifts by a fifth within minutes.
+
+"to the mean" is the time of a useful token divided by the mean of all sizes in that round, as a
+median
+over the rounds. "kept" is the memory by the formula of docs/performance.md and "temporaries" the
+memory
+that the compiled step reports, both for all devices. "peak" is the peak memory of the process,
+libraries and state included.
 """
 
 import argparse
@@ -23,11 +30,11 @@ from benchmarks.precision import PRECISIONS
 
 
 def there_and_back(workers: Mapping[str, Any], tokens: Mapping[str, int]) -> dict[str, float]:
-    """Size -> seconds a token took, in one round.
+    """Size -> seconds per token in one round.
 
     Args:
-      workers: size -> what has ``run()``, seconds of one step.
-      tokens: size -> of one step.
+      workers: size -> a worker whose ``run()`` returns the seconds of one step.
+      tokens: size -> number of tokens of one step.
     """
     steps = {size: max(tokens.values()) // count for size, count in tokens.items()}
     seconds = dict.fromkeys(workers, 0.0)
@@ -37,7 +44,7 @@ def there_and_back(workers: Mapping[str, Any], tokens: Mapping[str, int]) -> dic
 
 
 def compare(rounds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """Size -> microseconds a token and their ratio to the mean of the round's sizes."""
+    """Size -> microseconds per token, and the ratio to the mean of all sizes in the round."""
     means = [statistics.mean(one.values()) for one in rounds]
     return {
         size: {

@@ -1,11 +1,13 @@
-"""Time and memory of the distributed loss and its gradient, by both methods, as the batch grows.
+"""Time and memory of the distributed loss and its gradient by batch size, for both methods.
 
     python -m benchmarks.loss_scaling --output=loss_scaling.json
 
-Every point is a process of its own; its peak memory holds the inputs, their gradients (together 24
-bytes a number) and all libraries. A point whose inputs and gradients cannot fit this machine, or
-that would take longer than --limit seconds by what half the batch took, is left out and said so.
-"share" is that of the loss in a training step of all-MiniLM-L6-v2's size at the default sizes.
+Every point is a separate process; its peak memory includes the inputs, their gradients (together 24
+bytes a number) and all libraries. A point is left out, and listed as such, if its inputs and
+gradients
+do not fit this machine, or if it would take longer than --limit seconds, estimated from half the
+batch. "share" is the share of the loss in a training step of all-MiniLM-L6-v2's size at the default
+sizes.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from benchmarks.common import Worker, alternate, memory_gb, print_table, summary
 from configs import base
 from selfdistill_jax.losses import distributed_margin
 
-# How the time grows when the batch is doubled.
+# Growth of the time when the batch is doubled.
 GROWTH = {"gather": 4, "moments": 2}
 
 
@@ -35,7 +37,7 @@ def setup(*, batch_size: int, dimensions: int, method: str) -> tuple[Any, dict[s
         jax.value_and_grad(lambda *x: distributed_margin(*x, method=method), (0, 1, 2))
     )
     compiled = function.lower(q, p, n).compile()
-    repeats = max(1, 2**14 // batch_size)  # so that a call is long enough to be timed
+    repeats = max(1, 2**14 // batch_size)  # so that a call is long enough to measure
 
     def run() -> None:
         for _ in range(repeats):
@@ -66,9 +68,9 @@ def measure(batch_size: int, dimensions: int, method: str, rounds: int) -> dict[
 def left_out(
     batch_size: int, dimensions: int, method: str, before: dict[str, Any] | None, limit: float
 ) -> str:
-    """Why a point is not measured; empty if it is."""
+    """The reason why a point is not measured; empty if it is measured."""
     arrays = 24 * batch_size * dimensions / 1e9
-    # Beside inputs and gradients the moments hold 0.9 times as much (measured), gather less.
+    # Beside inputs and gradients, moments needs 0.9 times their memory (measured), gather less.
     needed = arrays * (1.9 if method == "moments" else 1.3)
     if needed > 0.9 * memory_gb():
         return f"needs about {needed:.0f} GB"

@@ -1,9 +1,9 @@
-"""Which precision is the faster one for a library on this machine.
+"""Finds the precision in which a library is faster on this machine.
 
     python -m benchmarks.precision torch
 
-Told by a matrix product, not by a trial: without 16-bit units in the processor torch multiplies
-bfloat16 at 2 GFLOP/s (Zen 3, torch 2.13), so that one step of a trial would take half an hour.
+Measures a matrix product, not a training step: on a processor without 16-bit units torch multiplies
+bfloat16 at 2 GFLOP/s (Zen 3, torch 2.13), and one training step would take half an hour.
 """
 
 import json
@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 PRECISIONS = ("bfloat16", "float32")
-# On a GPU large enough to tell; on a CPU the slowest takes a second.
+# Large enough for a clear result on a GPU; on a CPU the slowest product takes a second.
 _SIZES = {"cpu": 768, "gpu": 8192}
-# Of both in turn: three products of 1 ms each took a machine of 190 GFLOP/s in float32 and 370 in
-# bfloat16 for faster in float32, one time in four.
+# For both precisions in turn. With only three products of 1 ms each, a machine with 190 GFLOP/s in
+# float32 and 370 in bfloat16 appeared faster in float32 one time in four.
 _SECONDS = 2.0
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 def faster(side: str) -> str:
-    """For a side of a comparison: "ours", or one of torch's. Measured in a process of its own."""
+    """The faster precision of a side: "ours", or a side that uses torch. Runs in a new process."""
     library = "jax" if side == "ours" else "torch"
     command = [sys.executable, "-m", "benchmarks.precision", library]
     done = subprocess.run(command, cwd=_ROOT, check=True, capture_output=True, text=True)
@@ -72,7 +72,7 @@ def _torch() -> tuple[int, Callable[[str], Callable[[], Any]]]:
     cuda = torch.cuda.is_available()
     size = _SIZES["gpu" if cuda else "cpu"]
     if cuda:
-        torch.set_float32_matmul_precision("high")  # as the sides have it
+        torch.set_float32_matmul_precision("high")  # as in the sides
 
     def make(precision: str) -> Callable[[], Any]:
         a = torch.randn(size, size, device="cuda" if cuda else "cpu")

@@ -1,4 +1,4 @@
-"""A training step of an encoder on a BEIR folder's training pairs, and batches for it."""
+"""Builds a training step of an encoder, and batches from a BEIR folder's training pairs."""
 
 from typing import Any, NamedTuple
 
@@ -22,16 +22,16 @@ from selfdistill_jax.train.step import TrainState, make_step, start_state
 
 
 class RealStep(NamedTuple):
-    """What `build` gives.
+    """The result of `build`.
 
     Attributes:
-      config: of the encoder.
-      step: jitted; takes its state's buffers.
-      state: to begin with.
-      batches: on the devices.
-      shape: of the batches.
-      useful_tokens, computed_tokens: of a batch, the mean.
-      devices: how many.
+      config: the encoder's config.
+      step: the jitted step, which donates the buffers of its state.
+      state: the initial state.
+      batches: batches on the devices.
+      shape: the shape of the batches.
+      useful_tokens, computed_tokens: mean numbers of tokens in a batch.
+      devices: number of devices.
     """
 
     config: EncoderConfig
@@ -55,12 +55,13 @@ def build(
     backend: str = "auto",
     count: int = 4,
 ) -> RealStep:
-    """The step that a run of ``configs/distributed.py`` would take, on devices as it has.
+    """Builds the step of a run of ``configs/distributed.py``, with the devices of such a run.
 
     Args:
-      model, dataset: folder or hub id; BEIR folder with ``qrels/train.tsv``.
-      batch_size, query_length, document_length, dtype, backend: of the config.
-      count: batches to make.
+      model: folder or hub id.
+      dataset: BEIR folder with ``qrels/train.tsv``.
+      batch_size, query_length, document_length, dtype, backend: settings of the config.
+      count: number of batches to make.
     """
     split_cpu_into_devices(batch_size)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
@@ -93,6 +94,6 @@ def build(
 
 
 def setup(**settings: Any) -> tuple[Any, dict[str, Any]]:
-    """For `common.Worker`: one step on the first batch; settings as of `build`."""
+    """For `common.Worker`: one step on the first batch; takes the settings of `build`."""
     made = build(count=1, **settings)
     return timed(made.step, made.state, made.batches[0], made.config, settings["dtype"])

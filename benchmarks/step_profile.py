@@ -1,11 +1,12 @@
-"""Where the time of a training step goes, by kinds of operations, and how far it is from its limit.
+"""Time of a training step by kinds of operations, compared with its upper bound.
 
     python -m benchmarks.step_profile --dataset=DIR --dtype=bfloat16 --output=profile.json
 
-Runs steps of an encoder on a BEIR folder's training pairs and random negatives, and one more under
-`jax.profiler`. An operation's time is its own, without those it contains, and shares are of all
-devices' time: what is missing to it is time in which a device waited. Kinds are told by the names
-that operations have in a CPU's compiled program; a GPU's kernels have others.
+Runs steps of an encoder on a BEIR folder's training pairs and random negatives, and one more step
+under `jax.profiler`. The time of an operation excludes the operations within it. Shares are
+relative to
+the time of all devices; the remaining share is time in which a device waited. Kinds are derived
+from the names of operations in a CPU's compiled program; the kernels of a GPU have other names.
 """
 
 import argparse
@@ -39,7 +40,7 @@ KINDS = (
 
 
 class Event(NamedTuple):
-    """An operation that ran: its name, and nanoseconds of its begin and of its duration."""
+    """An executed operation: its name, and its start and duration in nanoseconds."""
 
     name: str
     start: float
@@ -47,7 +48,7 @@ class Event(NamedTuple):
 
 
 def own_times(events: Iterable[Event]) -> dict[str, float]:
-    """Seconds of each operation without those within it; events of one thread.
+    """Seconds of each operation without the operations within it, from the events of one thread.
 
     >>> own_times([Event("a", 0, 1e9), Event("b", 2e8, 3e8), Event("b", 6e8, 1e8)])
     {'a': 0.6, 'b': 0.4}
@@ -65,7 +66,7 @@ def own_times(events: Iterable[Event]) -> dict[str, float]:
 
 
 def paths(program: str) -> dict[str, str]:
-    """Operation -> where in the source it comes from (its ``op_name``), of a compiled program."""
+    """Operation -> its place in the source (``op_name``), from the text of a compiled program."""
     found = {}
     for line in program.splitlines():
         if made := re.match(r"\s*(?:ROOT )?%?([\w.\-]+) = ", line):
@@ -75,26 +76,26 @@ def paths(program: str) -> dict[str, str]:
 
 
 def kind_of(name: str, path: str) -> str:
-    """Of `KINDS`.
+    """The kind of an operation, one of `KINDS`.
 
     >>> kind_of("ynn_fusion.3", "jit(step)/while/body/Layer_0/inner/dot_general")
     'products of layers'
     >>> kind_of("wrapped_convert", "jit(step)/while/body/Layer_0/attention/cond/branch/convert")
     'attention but for products'
     """
-    # Operations that only move a product's operands bear its path as well.
+    # Operations that only move the operands of a product have the same path.
     moves = re.match(r"(copy|transpose|bitcast|wrapped|convert)", name)
     product = "dot_general" in path and not moves
     if "attention/cond" in path:
         return KINDS[1] if product else KINDS[2]
     if "while/body" in path or not path:
         return KINDS[0] if product else KINDS[3]
-    # Outside of the loops: zeroing what is kept for the backward pass.
+    # Outside of the loops: zeroing the arrays for values that the backward pass needs.
     return KINDS[3] if "broadcast_in_dim" in path and "jvp()/" in path else KINDS[4]
 
 
 def seconds_of_kinds(folder: Path, names: Mapping[str, str]) -> dict[str, float]:
-    """Kind -> seconds of all devices, from a trace of `jax.profiler`."""
+    """Kind -> seconds summed over all devices, from a trace of `jax.profiler`."""
     (file,) = folder.rglob("*.xplane.pb")
     seconds = dict.fromkeys(KINDS, 0.0)
     for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
@@ -107,7 +108,7 @@ def seconds_of_kinds(folder: Path, names: Mapping[str, str]) -> dict[str, float]
 
 
 def profile(made: RealStep, steps: int) -> tuple[float, float, dict[str, float]]:
-    """Median seconds of a step, those of the profiled one, and what it spent them on."""
+    """Median seconds of a step, seconds of the profiled step, and its seconds by kind."""
     program = made.step.lower(made.state, made.batches[0]).compile()
     state = made.state
 

@@ -1,10 +1,10 @@
-"""The peers that `benchmarks.versus` measures, each run as a program of its own.
+"""The peers that `benchmarks.versus` measures, each run as a separate program.
 
     python -m benchmarks.torch_sides released '{"model": "FOLDER", "triplets": "FILE", ...}'
 
-Both minimise the released code's distributed margin loss (arXiv 2407.21515) with AdamW, write
-``OUTPUT/model`` and, in ``OUTPUT/record.json``, when the first step began and each ended.
-Nothing of JAX or of selfdistill_jax is imported.
+Both minimise the released code's distributed margin loss (arXiv 2407.21515) with AdamW, and write
+``OUTPUT/model`` and ``OUTPUT/record.json``, which has the begin of the first step and the end of
+every step. This module imports neither JAX nor selfdistill_jax.
 """
 
 import json
@@ -21,14 +21,15 @@ from torch.utils.data import DataLoader
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-# Tokenising is under 1 % of a step on a CPU, whose cores loader processes would take.
+# On a CPU tokenising takes under 1 % of a step, and loader processes would compete for its cores.
 LOADERS = min(8, os.cpu_count() or 1) if CUDA else 0
 
 
 class Clock:
-    """When steps ended, by CLOCK_MONOTONIC, which all processes of a machine share, and their loss.
+    """End times and losses of steps, by CLOCK_MONOTONIC, which all processes of a machine share.
 
-    On a GPU events are recorded and read at the end: waiting for each step would slow them all.
+    On a GPU events are recorded and read at the end: waiting for each step would slow down
+    training.
     """
 
     def __init__(self):
@@ -38,11 +39,11 @@ class Clock:
         self._losses: list[torch.Tensor] = []
 
     def begin(self) -> None:
-        """To be called before a step; the first is noted."""
+        """Call before each step; records the time of the first call."""
         self.began = self.began or time.monotonic()
 
     def see(self, loss: torch.Tensor) -> torch.Tensor:
-        """To be given each step's loss, which is returned."""
+        """Records a step's loss and returns it."""
         self._losses.append(loss.detach())
         return loss
 
@@ -50,7 +51,7 @@ class Clock:
         return [loss.item() for loss in self._losses]
 
     def tick(self) -> None:
-        """To be called after an update."""
+        """Call after each update."""
         if not CUDA:
             self._marks.append(time.monotonic())
             return
@@ -77,7 +78,7 @@ def margin_loss(q: torch.Tensor, p: torch.Tensor, n: torch.Tensor) -> torch.Tens
 
 
 def without_dropout(settings: dict[str, Any]) -> dict[str, float]:
-    """What is changed of the encoder's config: architectures name their shares differently."""
+    """Config values that disable dropout; their names depend on the architecture."""
     if settings["dropout"]:
         return {}
     from transformers import AutoConfig
@@ -87,9 +88,13 @@ def without_dropout(settings: dict[str, Any]) -> dict[str, float]:
 
 
 def fastest_attention(precision: str) -> str:
-    """Of sentence-transformers. With flash-attention it lays texts end to end and pads nothing;
-    that takes 16 bits and the package flash-attn. On a CPU sdpa takes 0.6 of eager attention's time
-    at a batch of 128 (more at one of 16)."""
+    """The fastest attention for sentence-transformers.
+
+    With flash-attention it concatenates texts without padding, which needs a 16-bit precision and
+    the
+    package flash-attn. On a CPU sdpa takes 0.6 of eager attention's time at a batch of 128 (more
+    at a batch of 16).
+    """
     from transformers.utils import is_flash_attn_2_available
 
     flash = CUDA and precision == "bfloat16" and is_flash_attn_2_available()
@@ -99,8 +104,10 @@ def fastest_attention(precision: str) -> str:
 def released(settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock) -> dict[str, Any]:
     """The released method's step: all texts padded to the maximum, three passes, mixed precision.
 
-    What differs from the published code makes it faster or comparable: no Lightning and no logging
-    around it, bfloat16 for float16, AdamW for 8-bit Adam, mean pooling for the first token's.
+    The differences from the published code make it faster or comparable: no Lightning and no
+    logging,
+    bfloat16 instead of float16, AdamW instead of 8-bit Adam, mean pooling instead of the first
+    token.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -109,7 +116,7 @@ def released(settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock)
         settings["model"], dtype=torch.float32, **without_dropout(settings)
     )
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # nothing of it is used
+        model.pooler = None  # unused
     model.to(DEVICE).train()
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -161,7 +168,7 @@ def released(settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock)
 def sentence_transformers(
     settings: dict[str, Any], rows: list[dict[str, str]], clock: Clock
 ) -> dict[str, Any]:
-    """sentence-transformers' own trainer with that loss, set up to be as fast as it gets."""
+    """sentence-transformers' own trainer with the same loss, in its fastest configuration."""
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -176,9 +183,9 @@ def sentence_transformers(
             self.model = model
 
         def forward(self, features, labels=None):
-            # Each column padded to its own longest text: merging the two columns of documents, as
-            # the library's losses do, was no faster on a CPU, nor was `torch.compile` (20.0 s a
-            # step of 128 instead of 19.8, and a minute more until the first).
+            # Each column is padded to its own longest text. Merging the two columns of documents,
+            # as the library's losses do, was no faster on a CPU. Neither was `torch.compile` (20.0
+            # s for a step of 128 instead of 19.8, and a minute more until the first step).
             vectors = [self.model(each)["sentence_embedding"] for each in features]
             for each, longest in zip(features, longest_texts, strict=True):
                 longest.append(int(each["input_ids"].shape[-1]))
@@ -214,7 +221,7 @@ def sentence_transformers(
         use_cpu=not CUDA,
         dataloader_num_workers=LOADERS,
         dataloader_pin_memory=torch.cuda.is_available(),
-        logging_nan_inf_filter=False,  # reads each step's loss, which a GPU would be waited for
+        logging_nan_inf_filter=False,  # would read each step's loss and wait for the GPU
         eval_strategy="no",
         save_strategy="no",
         logging_strategy="no",
@@ -235,7 +242,7 @@ def sentence_transformers(
     return {
         "attention": attention,
         "unpadded": unpadded,
-        # Laid end to end they have no width.
+        # Concatenated texts are not padded to a length.
         "longest_texts": None if unpadded else [max(longest) for longest in longest_texts],
     }
 
@@ -249,7 +256,7 @@ SIDES: dict[str, Callable[[dict[str, Any], list[dict[str, str]], Clock], dict[st
 def main() -> None:
     settings = json.loads(sys.argv[2])
     if CUDA:
-        # What XLA does with float32 products on a GPU.
+        # The precision of float32 products in XLA on a GPU.
         torch.set_float32_matmul_precision("high")
     with open(settings["triplets"], encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]

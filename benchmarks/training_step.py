@@ -1,4 +1,4 @@
-"""A whole training step on made-up tokens: an encoder of any size, without weights or data."""
+"""A complete training step on random tokens, without pretrained weights or data."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ MINILM = EncoderConfig(30522, 384, 6, 12, 1536, 512)
 def batch(
     size: int, query_length: int, document_length: int, vocabulary: int, *, parts: int = 1
 ) -> TripletBatch:
-    """Random tokens; every text is as long as its kind can be."""
+    """A batch of random tokens in which every text has its maximum length."""
     rng = np.random.default_rng(0)
     texts = []
     for _ in range(parts):
@@ -44,8 +44,10 @@ def batch(
 
 
 def kept_bytes(config: EncoderConfig, tokens: int, *, bytes_a_number: int = 4) -> int:
-    """What a step keeps of so many tokens for its backward pass, padding included: the formula of
-    docs/performance.md."""
+    """Bytes that a step stores for the backward pass of ``tokens`` tokens, padding included.
+
+    The formula is in docs/performance.md, "Memory of a step".
+    """
     d, f, h = config.hidden_size, config.intermediate_size, config.num_heads
     inner = 2 * f if config.gated else f
     return config.num_layers * tokens * (bytes_a_number * (7 * d + inner) + 4 * h)
@@ -59,10 +61,10 @@ def setup(
     micro_batches: int = 1,
     dtype: str = "float32",
 ) -> tuple[Any, dict[str, Any]]:
-    """For `common.Worker`: one step of all-MiniLM-L6-v2's size, compiled, on devices as a run has.
+    """For `common.Worker`: one compiled step of all-MiniLM-L6-v2's size, with the devices of a run.
 
-    Compiled programs are kept as a run keeps them; called again, nothing is compiled, which alone
-    takes some 0.3 GB that the process keeps.
+    Uses the compilation cache of a run, so a second call compiles nothing. Compiling leaves about
+    0.3 GB in the memory of the process.
     """
     split_cpu_into_devices(batch_size // micro_batches)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
@@ -81,28 +83,28 @@ def setup(
 def timed(
     step: Any, state: TrainState, rows: TripletBatch, config: EncoderConfig, dtype: str
 ) -> tuple[Any, dict[str, Any]]:
-    """For `common.Worker`: one step on a batch that lies on the devices.
+    """For `common.Worker`: one step on a batch that is already on the devices.
 
     Args:
-      step: of `make_step`; takes the state's buffers.
-      state: to begin with.
+      step: the result of `make_step`; it donates the buffers of the state.
+      state: the initial state.
       rows: the batch.
-      config: of the encoder.
-      dtype: of the step.
+      config: the encoder's config.
+      dtype: the dtype of the step.
     """
     compiled = step.lower(state, rows).compile()
     memory = compiled.memory_analysis()
     devices = len(rows.texts.ids.devices())
-    computed = rows.texts.ids[0].size  # of a device, all at once where it has one part
+    computed = rows.texts.ids[0].size  # of one part on one device
     kept = kept_bytes(config, computed, bytes_a_number=jnp.dtype(dtype).itemsize)
-    found: dict[str, Any] = {  # memory is of all devices together
+    found: dict[str, Any] = {  # memory of all devices together
         "devices": devices,
         "temporary_gb": devices * memory.temp_size_in_bytes / 1e9,
         "useful_tokens": rows.useful_tokens,
         "kept_gb": devices * kept / 1e9,
         "state_gb": devices * sum(x.nbytes for x in jax.tree.leaves(state)) / 1e9,
     }
-    state, metrics = compiled(state, rows)  # the values to compare: of the first step
+    state, metrics = compiled(state, rows)  # values of the first step
     found |= {name: float(metrics[name]) for name in ("loss", "gradient_norm")}
 
     def run() -> None:

@@ -1,24 +1,32 @@
-"""A whole training job: this package against the released method's step and sentence-transformers.
+"""Complete training jobs: this package, the released method's step and sentence-transformers.
 
     python benchmarks/versus.py --dataset=DIR --steps=30 --batch_size=128 --output=versus.json
 
-All sides train on the same triplets, made of a BEIR folder's training pairs and random negatives,
-from the same encoder with the same loss, AdamW and batch, each run a process of its own, in turn:
+All sides train the same encoder on the same triplets (a BEIR folder's training pairs with random
+negatives), with the same loss, AdamW and batch size. Each run is a separate process, and the sides
+run in turn:
 
     ours                   the command `python -m selfdistill_jax.main`, nothing evaluated
     released               the released code's step: every text padded to its maximum
     sentence_transformers  its own trainer: texts padded to the longest of their column
 
-For each: triplets and useful tokens a second (the median step from the third to the last but one;
-padding is no useful token), seconds from the start of the process to its first step, to the end of
-that ("update") and, as "job", to its exit with the model on disk, and the most memory it held.
+The table has, for each side:
 
-Dropout is off on all sides, or on, as the encoder's config.json says (--dropout). Ratios say how
-many times as fast ours is: above 1, ours is faster; each is the median of the rounds' ratios, not
-the ratio of the medians in the table. The JSON also has each side's first and last loss, and facts:
-which attention and how many threads it used, or what the run's own account says. On a GPU install
-flash-attn as well, with which sentence-transformers pads nothing. On several GPUs set
-CUDA_VISIBLE_DEVICES to one: ours and sentence-transformers would use all.
+    triplets/s, tokens/s   of the median step, from the third to the last but one; without padding
+    first step             seconds from the start of the process to the begin of its first step
+    update                 seconds to the end of the first step
+    job                    seconds to the exit of the process, with the model on disk
+    peak                   peak memory
+
+Dropout is off on all sides; --dropout sets it on all sides to the rates of the encoder's
+config.json.
+Ratios are speed-ups of ours: above 1, ours is faster. Each is the median of the rounds' ratios,
+not the
+ratio of the medians in the table. The JSON also has each side's first and last loss, and facts: the
+attention and number of threads of the peers, and parts of the account of our run.
+
+On a GPU install flash-attn too: with it sentence-transformers pads nothing. On several GPUs set
+CUDA_VISIBLE_DEVICES to one GPU, since ours and sentence-transformers would use all.
 """
 
 import argparse
@@ -37,12 +45,12 @@ from benchmarks.jobs import OPTIMIZER, Job
 from selfdistill_jax.checkpoints.hub import locate
 
 SIDES = ("ours", "released", "sentence_transformers")
-# Figures that are seconds: there the side that has less is the faster one.
+# Figures in seconds, for which less is faster.
 SECONDS = ("first_step_seconds", "first_update_seconds", "job_seconds")
 
 
 def summaries(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Median, least, most and all values of each figure that was measured; facts of the last."""
+    """Median, minimum, maximum and all values of each measured figure; facts of the last run."""
     figures = {
         name: {**summary(values), "rounds": values}
         for name in runs[0]
@@ -52,7 +60,7 @@ def summaries(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def speedups(runs: Mapping[str, Sequence[Mapping[str, Any]]], figure: str) -> dict[str, float]:
-    """Peer -> how many times as fast ours is by a figure: the median of the rounds' ratios."""
+    """Peer -> speed-up of ours by a figure, as the median of the rounds' ratios."""
     found = {}
     for side in runs.keys() - {"ours"} if "ours" in runs else ():
         ratios = [a[figure] / b[figure] for a, b in zip(runs["ours"], runs[side], strict=True)]

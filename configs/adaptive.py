@@ -1,4 +1,4 @@
-"""Self-distillation: see selfdistill_jax.losses.adaptive_margin."""
+"""Trains by self-distillation with the loss selfdistill_jax.losses.adaptive_margin."""
 
 from configs import base
 

@@ -1,92 +1,99 @@
-"""Every setting of a run, once, with its default; the other configs change a few of them."""
+"""Defines every setting of a run with its default; the other configs change a few of them."""
 
 import ml_collections
 
-# What each loss takes besides the embeddings; every key is passed to the function of that name.
+# Name of a loss -> options and their defaults, which are passed to its function in
+# selfdistill_jax.losses.
 LOSSES = {
     "distributed": {
-        "error": "l2",  # l2: x², l1: |x|, soft: log(1 + e^−x)
-        "over": "negatives",  # negatives, or positives as the paper's released code has it
-        "stop_gradient": False,  # treat the target as a constant
-        "method": "auto",  # gather (all pairs, in blocks), moments (l2's closed form), auto
+        "error": "l2",  # penalty on margin − target x: l2 is x², l1 |x|, soft log(1 + e^−x)
+        "over": "negatives",  # documents that set targets: negatives, or positives (paper's code)
+        "stop_gradient": False,  # True: no gradient through the target
+        "method": "auto",  # gather (all pairs), moments (closed form of l2), auto (the faster one)
     },
     "adaptive": {
-        "error": "l2",
-        "in_batch": False,  # compare with the negatives of the whole batch
-        "broadcast": "triplet",  # triplet, or released: the broadcasting of the paper's code
-        "stop_gradient": False,
-        "method": "auto",  # of in_batch
+        "error": "l2",  # penalty, as for distributed
+        "in_batch": False,  # True: compare with the negatives of the whole batch, not only the own
+        "broadcast": "triplet",  # in_batch only: triplet, or released (as the paper's code)
+        "stop_gradient": False,  # True: no gradient through the target
+        "method": "auto",  # in_batch only: gather, moments or auto, as for distributed
     },
     "static": {
-        "margin": 0.2,
-        "error": "l2",
-        "in_batch": False,
-        "broadcast": "triplet",
-        "method": "auto",
+        "margin": 0.2,  # the constant that every margin is trained towards
+        "error": "l2",  # penalty, as for distributed
+        "in_batch": False,  # as for adaptive
+        "broadcast": "triplet",  # as for adaptive
+        "method": "auto",  # as for adaptive
     },
-    "softmax": {"temperature": 0.05, "symmetric": False},  # symmetric: positives choose queries too
-    "triplet": {"margin": 0.2},
-    "pairwise_logistic": {"temperature": 0.05},
-    # These two learn from a teacher's scores in the triplet file; scale brings cosines to them.
-    "margin_mse": {"scale": 20.0},
-    "kl": {"temperature": 1.0, "scale": 20.0},
+    "softmax": {
+        "temperature": 0.05,  # divides similarities; lower values weight hard negatives more
+        "symmetric": False,  # True: also classify the right query of each positive
+    },
+    "triplet": {"margin": 0.2},  # smallest margin without a loss
+    "pairwise_logistic": {"temperature": 0.05},  # divides margins
+    # These two learn a teacher's scores, which the triplet file must contain.
+    "margin_mse": {"scale": 20.0},  # factor that brings cosines to the range of teacher scores
+    "kl": {
+        "temperature": 1.0,  # divides the scores of both before their softmax
+        "scale": 20.0,  # factor that brings cosines to the range of teacher scores
+    },
 }
 
 
 def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
-    config.seed = 0  # of the batches' order, of the negatives drawn, of where an adapter begins
+    config.seed = 0  # seeds the order of examples, drawn negatives, dropout and new adapter weights
 
     config.data = data = ml_collections.ConfigDict()
-    data.dataset = ""  # pydocs or a BEIR folder; "": pydocs, or with triplets their held-out part
-    data.triplets = ""  # a JSONL or TSV file to train on instead of the dataset's own pairs
-    data.negatives = "random"  # or bm25, mined (by the start encoder); where triplets bring none
-    data.negatives_per_query = 1  # the file's own, and drawn ones where it brings fewer
-    data.candidates = 20  # draw a bm25 or mined negative from so many best documents
-    data.mined_ceiling = 0.95  # pass over what is more similar than so much of the positive; 0: not
-    data.query_length = 32  # tokens a query is cut at in training, its prompt among them
-    data.document_length = 96  # tokens a document is cut at in training
-    data.cache = ""  # folder of tables, tokens, negatives; "": the user's cache folder
+    data.dataset = ""  # pydocs or a BEIR folder; "": held-out part of data.triplets, else pydocs
+    data.triplets = ""  # JSONL or TSV file of training triplets; "": the dataset's own pairs
+    data.negatives = "random"  # source of missing negatives: random, bm25, mined (by start model)
+    data.negatives_per_query = 1  # per query and step: the data's own first, then drawn ones
+    data.candidates = 20  # bm25 and mined negatives are drawn from this many top-ranked documents
+    data.mined_ceiling = 0.95  # skip mined ones more similar than this × the positive; 0: skip none
+    data.query_length = 32  # tokens that queries are truncated to in training, prompt included
+    data.document_length = 96  # tokens that documents are truncated to in training, prompt included
+    data.cache = ""  # folder for reusable tables, tokens, negatives; "": user's cache folder
 
     config.encoder = encoder = ml_collections.ConfigDict()
-    encoder.init = "sentence-transformers/all-MiniLM-L6-v2"  # folder or hub id to start from
-    encoder.pooling = "source"  # source (what the folder says), cls, mean, max, last, pooler
-    encoder.max_length = 0  # tokens read of a text after training; 0: as many as the source reads
-    encoder.query_prompt = "source"  # put before queries, like "query: "; source: as the folder has
-    encoder.document_prompt = "source"  # put before documents
-    encoder.backend = "auto"  # plain, cpu (tuned for CPUs), or auto: cpu on CPUs, plain elsewhere
-    encoder.dropout = "none"  # in training: none, or source, as its config.json says
-    encoder.adapter = "none"  # none: all weights; lora: small matrices beside them
-    encoder.adapter_rank = 16  # columns of the one and rows of the other matrix
-    encoder.adapter_alpha = 32  # what they add is scaled by alpha / rank
-    encoder.adapter_targets = ("query", "value")  # also key, output, inner, outer
+    encoder.init = "sentence-transformers/all-MiniLM-L6-v2"  # start model: folder or hub id
+    encoder.pooling = "source"  # cls, mean, max, last, pooler, or source: as the start model
+    encoder.max_length = 0  # tokens per text of the trained model; 0: as the start model
+    encoder.query_prompt = "source"  # put before queries, as "query: "; source: as the start model
+    encoder.document_prompt = "source"  # put before documents; source: as the start model
+    encoder.backend = "auto"  # plain, cpu (tuned for CPUs), auto (cpu on CPUs, plain elsewhere)
+    encoder.dropout = "none"  # in training: none, or source (rates of the start model's config)
+    encoder.adapter = "none"  # none: train all weights; lora: train small added matrices only
+    encoder.adapter_rank = 16  # LoRA rank: columns of the one and rows of the other added matrix
+    encoder.adapter_alpha = 32  # LoRA strength: the matrices' product is scaled by alpha / rank
+    encoder.adapter_targets = ("query", "value")  # adapted layers; also key, output, inner, outer
 
     config.loss = ml_collections.ConfigDict({"name": loss, **LOSSES[loss]})
 
     config.train = train = ml_collections.ConfigDict()
-    train.steps = 30  # optimizer updates
-    train.batch_size = 64  # triplets of an update, over all devices
-    train.fsdp = 1  # devices that share one copy of parameters and moments, to save memory
-    train.micro_batches = 1  # parts of a device's rows, encoded one by one to save memory
-    train.learning_rate = 5e-5  # the highest one
-    train.warmup_steps = 3  # from 0 up to it
-    train.decay = "cosine"  # constant, linear or cosine to 0; exponential with decay_rate
-    train.decay_rate = 0.99999  # factor a step, of the exponential decay
-    train.weight_decay = 0.01  # on matrices only
-    train.clip_norm = 1.0  # global norm a gradient is clipped at; 0: never
-    train.remat = "products"  # kept for the backward pass: products; inputs: a tenth of the memory
-    train.attention = "own"  # own (for packed rows); xla, cudnn: jax.nn.dot_product_attention by it
-    train.dtype = "auto"  # of products: float32, bfloat16, or auto: what is faster here
-    train.dimensions = ()  # beside whole vectors train their first 256, 128, …; (): whole ones only
-    train.target = "model"  # whose documents set the margins: model, detached, ema, start
-    train.target_decay = 0.99  # what of the ema stays at each step
-    train.collapse_cosine = 0.95  # warn when a batch's documents are as alike as that on average
-    train.collapse_stop = False  # end the training there
-    train.checkpoint_every = 10  # steps
-    train.evaluate_every = 15  # steps, on the dev split
-    train.patience = 0  # stop after so many evaluations without a new best; 0: never
+    train.steps = 30  # number of optimizer updates
+    train.batch_size = 64  # triplets per update, over all devices together
+    train.fsdp = 1  # devices that share one copy of parameters and Adam moments, to save memory
+    train.micro_batches = 1  # parts of a device's batch, encoded one after another to save memory
+    train.learning_rate = 5e-5  # highest learning rate, reached after warm-up
+    train.warmup_steps = 3  # steps of linear rise from 0 to the highest learning rate
+    train.decay = "cosine"  # after warm-up: constant, linear or cosine to 0, or exponential
+    train.decay_rate = 0.99999  # exponential decay: factor of the learning rate per step
+    train.weight_decay = 0.01  # AdamW's pull of weights towards 0; on matrices only
+    train.clip_norm = 1.0  # larger gradients are scaled down to this global norm; 0: never
+    train.remat = "products"  # saved for backward pass: products, or inputs (a tenth of the memory)
+    train.attention = "own"  # own (for packed rows), or xla, cudnn of jax.nn.dot_product_attention
+    train.dtype = "auto"  # of matrix products: float32, bfloat16, or auto (the faster one here)
+    train.dimensions = ()  # also train vectors cut to these sizes, as (256, 128); (): whole only
+    train.target = "model"  # encoder behind the targets: model, detached (no gradient), ema, start
+    train.target_decay = 0.99  # target "ema": share of the moving average kept at each step
+    train.collapse_cosine = 0.95  # warn of collapse if a batch's documents' mean cosine exceeds it
+    train.collapse_stop = False  # True: end the training at that warning
+    train.checkpoint_every = 10  # steps between checkpoints
+    train.evaluate_every = 15  # steps between evaluations on the dev split
+    train.patience = 0  # stop after this many evaluations without a new best; 0: never
 
     config.evaluation = evaluation = ml_collections.ConfigDict()
-    evaluation.dev_documents = 1500  # so many at most are searched on dev; 0: all
-    evaluation.depth = 100  # documents retrieved for each query
+    evaluation.dev_documents = 1500  # search at most this many documents on dev; 0: all
+    evaluation.depth = 100  # documents retrieved per query
     return config

@@ -1,4 +1,4 @@
-"""The contrastive baseline: see selfdistill_jax.losses.softmax."""
+"""Trains the contrastive baseline with the loss selfdistill_jax.losses.softmax."""
 
 from configs import base
 

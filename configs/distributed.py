@@ -1,10 +1,10 @@
-"""Self-distillation: see selfdistill_jax.losses.distributed_margin."""
+"""Trains by self-distillation with the loss selfdistill_jax.losses.distributed_margin."""
 
 from configs import base
 
 
 def get_config(setup: str = ""):
-    """``configs/distributed.py``, and ``configs/distributed.py:msmarco``: as the paper trains."""
+    """Returns the default settings, or the paper's for ``configs/distributed.py:msmarco``."""
     config = base.get_config("distributed")
     if setup == "msmarco":
         _as_the_paper(config)
@@ -14,8 +14,8 @@ def get_config(setup: str = ""):
 
 
 def _as_the_paper(config) -> None:
-    """The released code's settings, for MS MARCO passages and DistilBERT (docs/data.md)."""
-    config.data.dataset = "msmarco"  # BEIR's folder of that name
+    """Applies the released code's settings for MS MARCO passages and DistilBERT (docs/data.md)."""
+    config.data.dataset = "msmarco"  # path of BEIR's folder of that name
     config.data.query_length, config.data.document_length = 20, 200
     config.encoder.init = "distilbert-base-uncased"
     config.encoder.pooling = "cls"
@@ -32,4 +32,4 @@ def _as_the_paper(config) -> None:
     config.train.dtype = "bfloat16"
     config.train.checkpoint_every = config.train.evaluate_every = 500
     config.train.patience = 16
-    config.evaluation.dev_documents = 100_000  # dev judges 7,400: among these alone all is easy
+    config.evaluation.dev_documents = 100_000  # the 7,400 that dev judges are too easy alone

@@ -1,4 +1,4 @@
-"""A constant margin: see selfdistill_jax.losses.static_margin."""
+"""Trains the baseline with a constant margin and the loss selfdistill_jax.losses.static_margin."""
 
 from configs import base
 

@@ -1,4 +1,4 @@
-"""Distillation from a teacher's scores, to compare with: see selfdistill_jax.losses.margin_mse."""
+"""Trains the baseline that learns a teacher's scores, by selfdistill_jax.losses.margin_mse."""
 
 from configs import base
 

@@ -4,22 +4,22 @@
 # Usage: launch/local.sh [--processes=N] [--devices=D] [--python=PATH] [--dry_run]
 #                        [--] [TRAINING ARGS...]
 #
-#   --processes=N  processes to start (default 1). One is plain training; more talk through
-#                  jax.distributed on a free port of this machine, and every line they print
-#                  begins with the process's number.
-#   --devices=D    D virtual CPU devices in every process (default: the devices JAX finds).
+#   --processes=N  processes to start (default 1). Several processes communicate through
+#                  jax.distributed on a free port of this machine, and every line of their
+#                  output begins with the number of the process.
+#   --devices=D    D virtual CPU devices in every process (default: the devices that JAX finds).
 #   --python=PATH  the Python to train with (default: .venv/bin/python of this repository).
-#   --dry_run      print the commands, one a line, and start nothing.
+#   --dry_run      print the commands, one per line, and start nothing.
 #   --help         print this text; `-- --help` prints the training command's own.
 #
-# Everything else, and all that follows --, goes to `python -m selfdistill_jax.main`; with nothing
-# to pass on it is --config=configs/distributed.py. Paths are relative to the current folder; a
-# --config that is not found there is looked for in this repository.
+# All other arguments, and all arguments after --, go to `python -m selfdistill_jax.main`; without
+# any, the argument is --config=configs/distributed.py. Paths are relative to the current folder; a
+# --config that is not found there is looked up in this repository.
 #
-# The exit status is process 0's. When a process fails, the others are ended: they get SIGTERM and,
-# 10 seconds later (GRACE_SECONDS in the environment changes it), SIGKILL; if process 0 was ended
-# that way, the failed one's status counts. SIGINT, SIGTERM and SIGHUP are passed on to every
-# process, with the same grace.
+# The exit status is that of process 0. When a process fails, the others get SIGTERM and, 10 seconds
+# later (GRACE_SECONDS in the environment changes this), SIGKILL; if this ended process 0, the exit
+# status is that of the failed process. SIGINT, SIGTERM and SIGHUP are passed on to every process,
+# with the same grace period.
 #
 #   launch/local.sh --processes=2 --devices=4 --config=configs/distributed.py
 
@@ -31,7 +31,7 @@ processes=1 devices='' python=$root/.venv/bin/python dry_run='' training=() conf
 say() { printf 'local.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
 
-# Shell-quotes one word, readably, on one line.
+# Prints one word, quoted for a shell, on one line.
 quote() {
   local apostrophe="'" escaped="'\\''"
   case $1 in
@@ -41,7 +41,7 @@ quote() {
   esac
 }
 
-# The config file as named, or else the one of that name in this repository (NAME.py[:ARGUMENT]).
+# Prints the path of a config (NAME.py[:ARGUMENT]): as given, or else in this repository.
 config_path() {
   local file=${1%%:*}
   [[ -e $file || ! -e $root/$file ]] || printf '%s/' "$root"
@@ -79,7 +79,7 @@ if [[ -z $dry_run ]]; then
     die "no Python at $python: run 'make setup' in $root, or give --python=PATH"
 fi
 
-# A port below the range the system hands out by itself, on which nobody answers.
+# Prints a port on which no process answers, below the range that the system assigns.
 free_port() {
   local port
   for _ in {1..100}; do
@@ -126,7 +126,7 @@ prefix() {
   while IFS= read -r line || [[ -n $line ]]; do printf '[%s] %s\n' "$1" "$line"; done
 }
 
-# A process and all that it started: a group of its own (see `set -m` below).
+# Each process and its children form a process group (see `set -m` below).
 signal_group() { kill "-$1" -- "-$2" 2>/dev/null || true; }
 group_lives() { kill -0 -- "-$1" 2>/dev/null; }
 
@@ -137,7 +137,7 @@ end_running() {
   for i in "${!pids[@]}"; do [[ -n ${statuses[i]:-} ]] || signal_group "$1" "${pids[i]}"; done
 }
 
-# On every way out: nothing that was started here outlives this script.
+# Runs on every exit, so that no started process outlives this script.
 # shellcheck disable=SC2317 # called by the trap
 clean_up() {
   local pid
@@ -149,9 +149,9 @@ trap clean_up EXIT
 trap 'end_running INT' INT
 trap 'end_running TERM' TERM HUP
 
-# Job control gives every process its own group, so that a signal reaches it once, from here, with
-# its children; without it bash would have background processes ignore SIGINT. With a terminal on
-# stderr, turning it on would stop a script that was itself started in the background.
+# Job control gives every process its own group, so that a signal from this script reaches it and
+# its children exactly once; without job control, background processes of bash ignore SIGINT. With a
+# terminal on stderr, `set -m` would stop a script that was itself started in the background.
 { set -m; } 2>/dev/null
 for ((i = 0; i < processes; i++)); do
   [[ -z $ending ]] || break
@@ -164,14 +164,14 @@ for ((i = 0; i < processes; i++)); do
 done
 set +m
 
-# Bash 3.2 has no `wait -n`, so the processes are looked at five times a second.
+# Bash 3.2 has no `wait -n`, so the loop checks the processes five times a second.
 while ((${#statuses[@]} < ${#pids[@]})); do
   sleep 0.2 || true
   for i in "${!pids[@]}"; do
     if [[ -n ${statuses[i]:-} ]] || kill -0 "${pids[i]}" 2>/dev/null; then continue; fi
     statuses[i]=0
     wait "${pids[i]}" 2>/dev/null || statuses[i]=$?
-    signal_group TERM "${pids[i]}"  # what it started and left behind
+    signal_group TERM "${pids[i]}"  # its remaining children
     if ((statuses[i] == 0)) || [[ -n $ending ]]; then continue; fi
     say "process $i ended with status ${statuses[i]}; ending the others"
     [[ -n ${statuses[0]:-} ]] || blame=$i
@@ -185,5 +185,5 @@ for pid in ${pids[@]+"${pids[@]}"}; do
   while group_lives "$pid" && ((SECONDS < deadline)); do sleep 0.1 || true; done
   signal_group KILL "$pid"
 done
-wait  # for the last lines to be printed
+wait  # until the last lines are printed
 exit "${statuses[blame]:-130}"  # 130: interrupted before process 0 was started

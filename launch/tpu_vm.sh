@@ -4,30 +4,30 @@
 # Usage: launch/tpu_vm.sh --name=NAME --zone=ZONE [OPTIONS] COMMAND [-- TRAINING ARGS...]
 #
 # Commands, in the order in which `all` runs them:
-#   create   make the machine, or take the one of that name if it is there and READY
-#   sync     bring this repository, at one commit, to ~/selfdistill_jax on every worker
+#   create   create the machine, or use an existing one of that name if its state is READY
+#   sync     copy this repository, at one commit, to ~/selfdistill_jax on every worker
 #   install  on every worker: uv, a Python, requirements.lock with its hashes, and jax[tpu]
 #   run      start training on every worker, detached, and follow worker 0's log. A lost connection
-#            or Ctrl-C does not stop it; `run` again follows the run that is under way
+#            or Ctrl-C does not stop the training; a second `run` follows the run in progress
 #   fetch    copy the run's folder and log from worker 0 to OUTPUT/NAME and OUTPUT/NAME.log
-#   delete   delete the machine and what is on its disk
-#   all      the six above; when one fails or is interrupted the machine is kept, since it may hold
-#            the only copy of a result, and the command that ends its cost is printed
+#   delete   delete the machine and its disk
+#   all      the six above; when one fails or is interrupted the machine is not deleted, since it
+#            may hold the only copy of a result, and the command that deletes it is printed
 #
-#   --name=NAME        the machine's name; the run is runs/NAME there
-#   --zone=ZONE        such as us-west4-a
+#   --name=NAME        the name of the machine; the run is runs/NAME there
+#   --zone=ZONE        zone, such as us-west4-a
 #   --type=TYPE        accelerator type (default v5litepod-8, one v5e host with 8 chips)
 #   --version=VERSION  TPU software version (default: the one for TYPE's generation, v2 to v6e)
-#   --project=PROJECT  (default: gcloud's own setting)
-#   --spot             a Spot machine: cheaper, and may be taken away at any time
-#   --commit=COMMIT    what to bring (default HEAD; uncommitted changes are refused unless given)
+#   --project=PROJECT  Google Cloud project (default: gcloud's own setting)
+#   --spot             a Spot machine: cheaper, but Google can take it away at any time
+#   --commit=COMMIT    commit to copy (default HEAD; without it uncommitted changes are refused)
 #   --keep             `all` does not delete the machine at the end
-#   --output=DIR       where `fetch` copies to (default runs)
-#   --dry_run          print the gcloud commands, one a line, and run none of them
+#   --output=DIR       destination of `fetch` (default runs)
+#   --dry_run          print the gcloud commands, one per line, and run none of them
 #   --help             print this text
 #
-# Training arguments go to `python -m selfdistill_jax.main`; with none it is
-# --config=configs/distributed.py. --distributed and --workdir are given by this script.
+# Training arguments go to `python -m selfdistill_jax.main`; the default is
+# --config=configs/distributed.py. This script adds --distributed and --workdir.
 
 set -euo pipefail
 
@@ -40,7 +40,7 @@ say() { printf 'tpu_vm.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
 fail() { say "$*"; exit 1; }
 
-# Shell-quotes every word, readably, and joins them to one line.
+# Prints all words on one line, quoted for a shell.
 quote() {
   local word line='' apostrophe="'" escaped="'\\''"
   for word in "$@"; do
@@ -76,7 +76,7 @@ while (($#)); do
   shift
 done
 
-# What can be found wrong is found before anything costs money.
+# Checks that need no machine come first, before anything costs money.
 [[ -n $command ]] || die "no command: expected create, sync, install, run, fetch, delete or all"
 [[ $name =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] ||
   die "--name=$name: expected small letters, digits and hyphens, beginning with a letter"
@@ -108,7 +108,7 @@ fi
 
 place=("--zone=$zone")
 [[ -z $project ]] || place+=("--project=$project")
-# In every worker's home folder, and in that the run's folder; log, pid and status lie beside it.
+# The repository in every worker's home folder; the run in it, with log, pid and status beside it.
 repository=selfdistill_jax job=runs/$name
 
 tpu() {
@@ -132,21 +132,21 @@ do_create() {
 do_sync() {
   local ref=refs/launch/$name file=selfdistill_jax-$name.bundle
   bundle=$(git -C "$root" rev-parse --absolute-git-dir)/$file
-  if [[ -z $dry_run ]]; then  # a bundle carries commits by name, so this one gets a name meanwhile
+  if [[ -z $dry_run ]]; then  # a bundle needs a ref, so the commit gets a temporary one
     git -C "$root" update-ref "$ref" "$sha"
     git -C "$root" bundle create --quiet "$bundle" "$ref"
     git -C "$root" update-ref -d "$ref"
   fi
   tpu scp "$bundle" "$name:" --worker=all
-  # runs/ and .venv/ are ignored by git, so they outlast the cleaning.
+  # git ignores runs/ and .venv/, so `git clean` does not remove them.
   on_worker all "git -c init.defaultBranch=main init --quiet $repository && cd $repository &&\
  git fetch --quiet ../$file $ref && git checkout --quiet --force --detach $sha &&\
  git clean --quiet -fd && rm ../$file"
 }
 
 do_install() {
-  # jax[tpu] is the lock's jax with the libtpu that this jax asks for. The images' own Python is too
-  # old, so uv brings one; newer images let pip install for a user only when told that it is meant.
+  # jax[tpu] is the lock's jax with the libtpu that it requires. The images' own Python is too old,
+  # so uv installs one; on newer images pip needs PIP_BREAK_SYSTEM_PACKAGES to install for a user.
   local uv="python3 -m uv" into="--quiet --python .venv/bin/python"
   on_worker all "cd $repository &&\
  PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv==$uv_version &&\
@@ -158,7 +158,7 @@ do_install() {
 
 do_run() {
   local train start ended="exit \"\$(cat $job.status || echo 1)\"" process="\"\$(cat $job.pid)\""
-  # tpu,cpu: without a TPU this stops, where JAX would go on alone with a warning on the CPU.
+  # With tpu,cpu a missing TPU is an error; by default JAX would only warn and use the CPU.
   train="PYTHONUNBUFFERED=1 JAX_PLATFORMS=tpu,cpu .venv/bin/python -m selfdistill_jax.main\
  --distributed --workdir=$job $(quote "${training[@]}"); echo \$? >$job.status"
   start="cd $repository && mkdir -p runs &&\

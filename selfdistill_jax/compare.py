@@ -1,11 +1,12 @@
-"""Compares TREC runs: every measure's mean, and paired tests of each run against the first.
+"""Compares TREC runs by the mean of each measure, and by paired tests against the first run.
 
     python -m selfdistill_jax.compare --qrels=test.tsv a.trec b.trec ...
 
-The qrels are TREC's (query-id 0 document-id relevance) or BEIR's (query-id, corpus-id, score, with
-tabs). Files may end in .gz. Every query with a relevant document counts; where a run has no result
-for it, as 0. As in evaluate, a document of the query's own id is left out, unless the qrels judge
-such a document relevant. The p values are two-sided and not corrected for the number of runs.
+The qrels are in TREC's format (query-id 0 document-id relevance) or BEIR's (query-id, corpus-id and
+score, separated by tabs). Files may end in .gz. Every query with a relevant document counts; a run
+without results for it scores 0. As in evaluate, a document with the query's own id is left out,
+unless the qrels judge such a document relevant. The p values are two-sided and not corrected for
+the number of runs.
 """
 
 from collections import Counter
@@ -27,7 +28,7 @@ options.define_path("qrels", "File of relevance judgements.", _FLAGS)
 _MEASURES = flags.DEFINE_list(
     "measures",
     "nDCG@10,MRR@10,Recall@100",
-    "Measures, separated by commas: nDCG@k, MRR@k, Recall@k, P@k, MAP@k.",
+    "Measures to compute, separated by commas: nDCG@k, MRR@k, Recall@k, P@k, MAP@k.",
     flag_values=_FLAGS,
 )
 _MARKDOWN = flags.DEFINE_bool("markdown", False, "Print Markdown tables.", flag_values=_FLAGS)
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
     if not _MEASURES.value:
         raise InputError("--measures is empty; give one or more, such as nDCG@10")
     if not paths:
-        raise InputError("no runs; give one TREC run file or more behind the flags")
+        raise InputError("no runs given; name at least one TREC run file after the flags")
     qrels = read_qrels(_FLAGS.qrels)
     systems = {}
     for name, path in _names(paths).items():
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> None:
         if own and not count_own_relevant(qrels):
             run = without_own(run)
             print(
-                f"{name}: {own:,} of {len(run):,} queries found the document of their own id; it "
-                "is left out, as in BEIR."
+                f"{name}: {own:,} of {len(run):,} queries found the document with their own id; "
+                "these results are left out, as in BEIR."
             )
         systems[name] = evaluate(qrels, run, _MEASURES.value)
         judged = next(iter(systems[name].values())).keys()
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
                 "expected a run of the same queries, with the same ids"
             )
         if missing:
-            print(f"{name} has no result for {missing} of {len(judged)} queries: 0 for each.")
+            print(f"{name} has no results for {missing} of {len(judged)} queries, which score 0.")
     first, *others = systems
     print(f"{len(judged)} of {len(qrels)} judged queries have a relevant document and count.\n")
     print(results_table(systems, baseline=first if others else None, markdown=_MARKDOWN.value))
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> None:
 
 
 def _names(paths: list[str]) -> dict[str, str]:
-    """Short names of the runs: the file's, or the whole path where two files share it."""
+    """Returns the path of each run by a short name: its file name, or its path if names clash."""
     short = {path: Path(path).name.removesuffix(".gz").removesuffix(".trec") for path in paths}
     if len(short) < len(paths):
         twice = next(path for path, count in Counter(paths).items() if count > 1)

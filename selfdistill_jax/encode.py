@@ -4,14 +4,14 @@
         --output=vectors.npy
 
 Each line of the input is an object with "text" and optionally "title" and "_id", as in a BEIR
-corpus. Row i of the output, float32 and of unit length, belongs to line i; the ids (or the line
-numbers) go beside it into vectors.ids.txt. Texts are encoded 16,384 at a time; stopped, the same
-command goes on where it was.
+corpus. Row i of the output is the float32 unit vector of line i; the ids (or the line numbers) are
+written to vectors.ids.txt in the same folder. Texts are encoded 16,384 at a time. If the command is
+stopped, the same command resumes after the last complete batch of texts.
 
-For search engines, --dimensions=128 cuts vectors and scales them to unit length again, and
---precision writes 8 bits or 1 bit a number, as sentence-transformers does. The range that int8 and
-uint8 divide is each dimension's among the first 16,384 texts, and goes beside the output into
-vectors.ranges.npy: give that by --ranges for queries.
+For search engines, --dimensions=128 truncates vectors and rescales them to unit length, and
+--precision writes 8 bits or 1 bit per number, as sentence-transformers does. int8 and uint8 divide
+each dimension's range among the first 16,384 texts. These ranges are written to vectors.ranges.npy;
+pass that file as --ranges when encoding queries.
 """
 
 import itertools
@@ -32,24 +32,28 @@ from selfdistill_jax.progress import LOG, Progress, show_log
 from selfdistill_jax.retrieval.quantize import PRECISIONS, RANGED, check_dimensions, read_ranges
 from selfdistill_jax.retrieval.vectors import VectorFile
 
-_SHARD = 16384  # texts: on two cores two minutes of work, which is lost at most
-_FEW = 100  # texts that say little of where all others will lie; sentence-transformers' number
+_SHARD = 16384  # texts: two minutes of work on two cores, the most an interruption can lose
+_FEW = 100  # fewer texts give unreliable ranges; sentence-transformers' number
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
 options.define_adapter(_FLAGS)
 options.define_dimensions(_FLAGS)
-options.define_path("input", "File of texts, JSONL, may end in .gz.", _FLAGS)
-options.define_path("output", "File of vectors, .npy.", _FLAGS)
+options.define_path("input", "JSONL file of texts; gzipped if the name ends in .gz.", _FLAGS)
+options.define_path("output", "File of vectors to write; its name ends in .npy.", _FLAGS)
 flags.DEFINE_enum(
     "kind", "document", ("document", "query", "text"),
-    "What the texts are: the model's prompt for it is put before each, if it has one.",
+    "Kind of the texts; the model's prompt for that kind, if any, is put before each.",
     flag_values=_FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
-    "precision", "float32", list(PRECISIONS), "How a number is written.", flag_values=_FLAGS
+    "precision",
+    "float32",
+    list(PRECISIONS),
+    "Format of the numbers: float32, 8 bits or 1 bit.",
+    flag_values=_FLAGS,
 )
 options.define_path(
-    "ranges", "File of ranges for int8 and uint8, instead of these texts' own, .npy.", _FLAGS
+    "ranges", "The .npy file of ranges for int8 and uint8; by default they are of --input.", _FLAGS
 )
 
 
@@ -62,8 +66,8 @@ def main(argv: list[str]) -> None:
         raise InputError(f"--output={output}: expected a name that ends in .npy")
     if texts.exists() and not texts.is_file():
         raise InputError(
-            f"--input={texts}: not a regular file; it is read several times, which a pipe cannot "
-            "be; write the texts to a file first"
+            f"--input={texts}: not a regular file; it is read several times, which a pipe does not "
+            "allow; write the texts to a file first"
         )
     # Two processes would overwrite each other's rows.
     with locks.locked_output(output, "--output"):
@@ -73,13 +77,13 @@ def main(argv: list[str]) -> None:
 def _encode(texts: Path, output: Path) -> None:
     ids, found = (output.with_name(f"{output.stem}.{end}") for end in ("ids.txt", "ranges.npy"))
     options.refuse_existing(output)
-    if not VectorFile.begun(output):  # else they are of the interrupted command
+    if not VectorFile.begun(output):  # otherwise the interrupted command wrote them
         options.refuse_existing(ids)
     precision, given = _FLAGS.precision, [_FLAGS.ranges] if _FLAGS.ranges else []
     calibrates = precision in RANGED and not given
     if calibrates and not VectorFile.begun(output):
         options.refuse_existing(found)
-    names = [row.id for row in stream_texts(texts)]  # each row is checked before any is encoded
+    names = [row.id for row in stream_texts(texts)]  # checks all rows before encoding
     _check_ranges(precision, given=bool(given), texts=len(names))
     model = BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter or "")
     check_dimensions(_FLAGS.dimensions, model.encoder.dimensions)
@@ -109,19 +113,28 @@ def _encode(texts: Path, output: Path) -> None:
 
 def _check_ranges(precision: str, *, given: bool, texts: int) -> None:
     if given and precision not in RANGED:
-        raise InputError(f"--ranges: {precision} has none; give --precision={' or '.join(RANGED)}")
+        raise InputError(
+            f"--ranges: not used with --precision={precision}; leave --ranges out, or give "
+            f"--precision={' or '.join(RANGED)}"
+        )
     if given or precision not in RANGED or texts >= _FEW:
         return
     if texts == 1:
-        raise InputError(f"--precision={precision}: one text spans no ranges; give --ranges")
-    LOG.warning("Ranges of %d texts, which others may exceed; give --ranges of more", texts)
+        raise InputError(
+            f"--precision={precision}: one text is not enough to set ranges; give the --ranges of "
+            "a larger file, written when it was encoded"
+        )
+    LOG.warning(
+        "Ranges are from only %d texts, and other texts may exceed them; give --ranges from more",
+        texts,
+    )
 
 
 def stream_texts(path: Path) -> Iterator[Document]:
-    """The rows of a JSONL file of texts.
+    """Yields the rows of a JSONL file of texts.
 
     Raises:
-      InputError: a row is malformed, or there is none.
+      InputError: a row is malformed, or the file has no rows.
     """
     seen: set[str] = set()
     for line, row in read_jsonl(path):
@@ -130,7 +143,7 @@ def stream_texts(path: Path) -> Iterator[Document]:
         seen.add(id_)
         yield read_document(id_, row, **at)
     if not seen:
-        raise InputError(f'{path}: no rows; expected one object with "text" a line')
+        raise InputError(f'{path}: no rows; expected one object with "text" per line')
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""The one exception that means "what you gave is wrong": commands answer it with one line."""
+"""Defines `InputError`, which commands report in one line instead of a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """A file, option or value from outside cannot be used.
+    """Reports a file, option or value given by the user that cannot be used.
 
-    The message is a single line for the person at the terminal: what is wrong, where (file and
-    line, or key), what was expected, what to do. Commands print it after ``error:`` and exit
-    with 2; everything else that escapes is a defect of this package and keeps its traceback.
+    The message is a single line for the user: what is wrong, where (file and line, or key), what
+    was expected, and what to do. Commands print it after ``error:`` and exit with status 2. Any
+    other exception is a defect of this package and keeps its traceback.
     """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a name that is not known.
+    """Returns a suggestion to append to a message about an unknown name, or an empty string.
 
     >>> nearest("bn25", ["random", "bm25"]), nearest("x", ["random", "bm25"])
     ("; did you mean 'bm25'?", '')

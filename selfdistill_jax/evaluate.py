@@ -3,14 +3,14 @@
     python -m selfdistill_jax.evaluate --model=runs/distributed/model --dataset=DIR[,DIR...] \\
         --output=DIR [--split=test] [--baseline=MODEL]
 
-Prints a table a collection; writes TREC runs, the values of every query and the tests into
-OUTPUT/<collection>/. With --baseline, another encoder is evaluated too and the first is tested
-against it, else against BM25. The collection "pydocs" is built in. With --dimensions, vectors are
-cut before the search, which shows what that costs.
+Prints one table per collection, and writes TREC runs, the values of every query and the tests into
+OUTPUT/<collection>/. The encoder is tested against BM25, or, with --baseline, against another
+encoder, which is evaluated too. The collection "pydocs" is built in. With --dimensions, vectors
+are truncated before the search, which shows the loss in quality.
 
-Figures are counted as BEIR counts them: a document with the query's own id is no result (unless the
-split judges such a document relevant), and judged documents that the corpus lacks count as not
-found. Unlike BEIR, queries without a relevant document are left out of the mean.
+The values follow BEIR's rules: a document with the query's own id is left out of the results
+(unless the split judges such a document relevant), and judged documents that the corpus lacks count
+as not found. Unlike in BEIR, queries without a relevant document are left out of the mean.
 """
 
 from absl import flags
@@ -32,11 +32,20 @@ _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
 options.define_adapter(_FLAGS)
 options.define_dimensions(_FLAGS)
-flags.DEFINE_string("dataset", None, "BEIR folders, separated by commas.", flag_values=_FLAGS)
-options.define_path("output", "Folder for runs and values.", _FLAGS)
-flags.DEFINE_string("split", "test", "train, dev or test.", flag_values=_FLAGS)
-flags.DEFINE_string("baseline", None, "Another encoder to test against.", flag_values=_FLAGS)
-flags.DEFINE_integer("k", 1000, "Documents for each query.", lower_bound=1, flag_values=_FLAGS)
+flags.DEFINE_string(
+    "dataset", None, "BEIR folders or pydocs, separated by commas.", flag_values=_FLAGS
+)
+options.define_path("output", "Folder for runs and values; one subfolder per collection.", _FLAGS)
+flags.DEFINE_string("split", "test", "Split to evaluate: train, dev, test.", flag_values=_FLAGS)
+flags.DEFINE_string(
+    "baseline",
+    None,
+    "Another encoder to test --model against, instead of BM25.",
+    flag_values=_FLAGS,
+)
+flags.DEFINE_integer(
+    "k", 1000, "Documents to retrieve per query.", lower_bound=1, flag_values=_FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
@@ -44,19 +53,19 @@ def main(argv: list[str]) -> None:
     options.refuse_rest(argv)
     options.required(_FLAGS, "model", "dataset", "output")
     collections = []
-    for dataset in options.split_datasets(_FLAGS.dataset):  # all, before the first hour of encoding
+    for dataset in options.split_datasets(_FLAGS.dataset):  # checks all before hours of encoding
         collection = open_collection(open_source(dataset=dataset), cache_folder())
         if _FLAGS.split not in collection.splits:
             raise InputError(
-                f"{dataset}: no split {_FLAGS.split!r}; it has {', '.join(collection.splits)}"
+                f"{dataset}: no split {_FLAGS.split!r}; its splits: {', '.join(collection.splits)}"
             )
         folder = _FLAGS.output / collection.name
         if (folder / f"results.{_FLAGS.split}.json").exists():
-            raise InputError(f"{folder}: holds results already; give another --output")
+            raise InputError(f"{folder}: already contains results; give another --output")
         if folder in [other for _, other in collections]:
             raise InputError(
-                f"{dataset}: another dataset of that name is given, and both would be written to "
-                f"{folder}; evaluate it with an --output of its own"
+                f"{dataset}: another given dataset has the same name, and both would be written to "
+                f"{folder}; evaluate this one separately, with another --output"
             )
         io.try_output(folder / f"results.{_FLAGS.split}.json", "--output")
         collections.append((collection, folder))
@@ -66,7 +75,7 @@ def main(argv: list[str]) -> None:
     for model in models.values():
         check_dimensions(_FLAGS.dimensions, model.encoder.dimensions)
     cut = f", cut to {_FLAGS.dimensions} dimensions" if _FLAGS.dimensions else ""
-    # What tells these results from others of the same names.
+    # Recorded to distinguish these results from others with the same names.
     facts = {
         name: {
             "dimensions": _FLAGS.dimensions or model.encoder.dimensions,

@@ -1,7 +1,7 @@
-"""Writes files and folders whole or not at all, and says in one line why the file system refuses.
+"""Writes files and folders atomically, and explains file system errors in one line.
 
-Everything this package writes goes through here, so that a crash, a full disk or a second process
-leaves the old content or the new one, never half of it.
+All output of this package is written by these functions, so that a crash, a full disk or a second
+process leaves either the old content or the new content, never a part of it.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from typing import IO, Any
 from selfdistill_jax.errors import InputError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Bytes of a cached folder's own name; file systems allow 255, suffixes included.
+# Bytes of a cached folder's name without suffixes; file systems allow 255 with suffixes.
 _LONGEST_NAME = 100
-_LONGEST_SUFFIX = ".part.json"  # that is added to an output's name while it is written
+_LONGEST_SUFFIX = ".part.json"  # longest one added to an output's name during writing
 _REASONS = {
     errno.ENOSPC: "no space left on the device",
     errno.EDQUOT: "the disk quota is used up",
@@ -30,7 +30,7 @@ _REASONS = {
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "is a folder; expected a file",
     errno.ENOENT: "no such file or folder",
-    errno.EEXIST: "a file of that name is already there",
+    errno.EEXIST: "a file of that name already exists",
     errno.EIO: "the device reports an input/output error",
     errno.EFBIG: "the file is too large for the file system or the process's limit",
     errno.ELOOP: "a loop of symbolic links",
@@ -43,7 +43,7 @@ def expand(path: str | Path) -> Path:
     """Returns the path with a leading ``~`` replaced by the home folder.
 
     Raises:
-      InputError: the home folder is unknown, or the path is no text that can name a file.
+      InputError: the home folder is unknown, or the path is not a valid file name.
 
     Example:
       >>> expand("runs/mine")
@@ -51,7 +51,7 @@ def expand(path: str | Path) -> Path:
     """
     text = str(path)
     if "\0" in text:
-        raise InputError(f"{text!r}: holds a null character, which no file name can")
+        raise InputError(f"{text!r}: contains a null character; remove it from the path")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -66,14 +66,14 @@ def expand(path: str | Path) -> Path:
 
 
 def reason(error: OSError) -> str:
-    """Returns why the file system refused, in plain words."""
+    """Returns the reason of a file system error, in plain words."""
     return _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
 
 
 def full_disk(error: BaseException) -> OSError | None:
     """Returns an OSError if a full disk caused a library's error, else None.
 
-    array_record and tensorstore report it as an error of their own with the system's words in it.
+    array_record and tensorstore raise errors of their own that contain the system's message.
 
     Example:
       >>> full_disk(RuntimeError("write() failed: No space left on device"))
@@ -90,15 +90,15 @@ def full_disk(error: BaseException) -> OSError | None:
 
 @contextlib.contextmanager
 def explained(path: str | Path, purpose: str, advice: str) -> Generator[None]:
-    """Turns an `OSError` of the block into one line.
+    """Replaces an `OSError` raised in the block by an `InputError` with a one-line message.
 
     Args:
-      path: the file or folder to name; where the error names one below it, that one is shown.
-      purpose: of the file, such as "the run's folder".
-      advice: what to do about it.
+      path: file or folder to name in the message, unless the error names a path below it.
+      purpose: role of the file, such as "the run's folder".
+      advice: remedy to suggest to the user.
 
     Raises:
-      InputError: instead of the `OSError`.
+      InputError: the block raised an `OSError`.
 
     Example:
       >>> with explained("/proc/x", "the output", "give another --output"):
@@ -117,18 +117,18 @@ def explained(path: str | Path, purpose: str, advice: str) -> Generator[None]:
 
 
 def try_output(path: Path, purpose: str) -> None:
-    """Writes a trial byte beside an output file, before hours of work go into its content.
+    """Checks that an output file can be written, by writing a trial byte beside it.
 
-    Nothing is left behind, and no folder that was not there.
+    Call it before hours of computation. It removes the trial file and the folders that it made.
 
     Args:
-      path: the file that will be written.
-      purpose: of the file, such as "the run", for the message.
+      path: output file that will be written later.
+      purpose: role of the file, such as "the run", for the message.
 
     Raises:
-      InputError: its folder cannot be made, or no file of that name can be written.
+      InputError: the file's folder cannot be made, or no file of that name can be written.
     """
-    with explained(path, purpose, "give a path that can be written"):
+    with explained(path, purpose, "give a writable path"):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "", str(path))
         with made_folder(path.parent):
@@ -146,48 +146,48 @@ def _trial(path: Path) -> None:
 
 @contextlib.contextmanager
 def made_folder(path: Path) -> Generator[None]:
-    """Makes a folder and its parents; at the end removes those of them that are still empty.
+    """Makes a folder and its parents; at the end removes the new ones that are still empty.
 
     Raises:
-      OSError: one of them cannot be made.
+      OSError: a folder cannot be made.
     """
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # it holds something now
+        with contextlib.suppress(OSError):  # the folder is not empty any more
             for folder in new:
                 folder.rmdir()
 
 
 def allocate(path: Path, size: int) -> None:
-    """Reserves room on the disk for a file, so that writing it cannot fail half-way.
+    """Reserves disk space for a file, so that writing it cannot fail half-way.
 
-    A memory map of a file without room would end the process by a signal (SIGBUS).
+    Without it, writing to a memory map on a full disk would end the process by a signal (SIGBUS).
 
     Args:
-      path: an existing file.
-      size: bytes from its begin.
+      path: existing file.
+      size: number of bytes to reserve, from the start of the file.
 
     Raises:
-      OSError: there is no room.
+      OSError: the disk has too little space.
     """
-    if size and hasattr(os, "posix_fallocate"):  # not on macOS
+    if size and hasattr(os, "posix_fallocate"):  # missing on macOS
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, size)
 
 
 def check_room(folder: Path, size: int, purpose: str) -> None:
-    """Checks that a folder's file system has room, by reserving it for a moment.
+    """Checks that a folder's file system has enough space, by reserving it for a moment.
 
     Args:
-      folder: an existing folder.
-      size: bytes that will be written.
-      purpose: of them, for the message.
+      folder: existing folder.
+      size: number of bytes that will be written.
+      purpose: role of the data, for the message.
 
     Raises:
-      InputError: it has not.
+      InputError: the file system has too little space, or the folder cannot be written.
     """
     trial = folder / f".room-{os.getpid()}"
     advice = f"{size / 1e6:,.1f} MB are needed; free some space and run the same command again"
@@ -202,13 +202,13 @@ def check_room(folder: Path, size: int, purpose: str) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Generator[IO[bytes]]:
-    """Opens a file that takes its name when the block ends without an error.
+    """Opens a temporary file that is renamed to ``path`` if the block ends without an error.
 
     Args:
-      path: replaced if it exists.
+      path: file to write; an existing one is replaced.
 
     Raises:
-      OSError: it cannot be written; the old file is left as it was.
+      OSError: the file cannot be written; an existing one is left unchanged.
     """
     temporary = _beside(path)
     try:
@@ -220,27 +220,27 @@ def new_file(path: Path) -> Generator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file; a crash leaves the old file or the new one."""
+    """Writes a UTF-8 file; a crash leaves either the old file or the new one."""
     with new_file(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON as `write_text` does."""
+    """Writes a JSON file; a crash leaves either the old file or the new one."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 @contextlib.contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Generator[Path]:
-    """Gives a temporary folder that becomes ``path`` when the block ends without an error.
+    """Yields a temporary folder that is renamed to ``path`` if the block ends without an error.
 
     Args:
-      path: the folder to make.
-      replace: put it in place of a folder that is already there. Without it that folder stays:
-        two processes that fill the same cache write the same content, and the first one wins.
+      path: folder to make.
+      replace: whether to replace an existing folder. Otherwise an existing folder stays: two
+        processes that fill the same cache write the same content, and the first one wins.
 
     Raises:
-      OSError: the folder cannot be written; nothing of it is left behind.
+      OSError: the folder cannot be written; the temporary folder is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
@@ -260,7 +260,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Generator[Path]:
 
 
 def _take_place(new: Path, path: Path) -> None:
-    old = path.with_name(f".{path.name}.old")  # a crash between the two renames leaves it
+    old = path.with_name(f".{path.name}.old")  # left by a crash between the renames
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         os.rename(path, old)
@@ -269,9 +269,9 @@ def _take_place(new: Path, path: Path) -> None:
 
 
 def short_name(name: str) -> str:
-    """Returns a name for a cached folder, cut so that suffixes still fit the file system.
+    """Returns a name for a cached folder, cut so that suffixes still fit the file system's limit.
 
-    What follows it (a fingerprint) tells two names apart that begin alike.
+    Callers append a fingerprint, which distinguishes names that begin alike.
 
     >>> len(short_name("é" * 200).encode())
     100

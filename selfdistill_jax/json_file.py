@@ -1,4 +1,4 @@
-"""Reads JSON files with checks of their keys and types."""
+"""Reads JSON files and checks their keys and types."""
 
 import json
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ _NAMES: dict[type, str] = {
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Returns the content of a JSON file of a model's folder.
+    """Returns the content of a JSON file in a model's folder.
 
     Args:
-      path: of the file.
-      kind: of its content, ``dict`` or ``list``.
+      path: path of the file.
+      kind: expected type of the content, ``dict`` or ``list``.
 
     Raises:
-      InputError: it is not there, not JSON, or holds something else.
+      InputError: the file is missing, unreadable or not JSON, or its content has another type.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -38,7 +38,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({reason(error)})") from None
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise InputError(f"{path}: not valid JSON ({error}); fetch the file again") from None
     if not isinstance(value, kind):
         raise InputError(f"{path}: holds {_NAMES[type(value)]}; expected {_NAMES[kind]}")
@@ -46,17 +46,17 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def entry(raw: Mapping[str, Any], key: str, kind: type, *, where: Path | str, default: Any = ...):
-    """Returns a checked entry of a JSON object.
+    """Returns the value of a key of a JSON object after checking its type.
 
     Args:
-      raw: the object.
-      key: of the entry.
-      kind: of its value; ``float`` takes whole numbers too.
-      where: the file, for the message.
-      default: returned where the key is missing or null; without it the key is required.
+      raw: JSON object.
+      key: key to look up.
+      kind: expected type of the value; ``float`` accepts whole numbers too.
+      where: file of the object, for the message.
+      default: value to return if the key is missing or null; without it the key is required.
 
     Raises:
-      InputError: the key is missing, or its value is of another kind.
+      InputError: the key is missing, or its value has another type.
 
     Example:
       >>> entry({"dim": 8}, "dim", int, where="config.json")

@@ -1,4 +1,4 @@
-"""Lets one process at a time write into a folder or a file."""
+"""Locks folders and files, so that one process at a time writes to them."""
 
 import contextlib
 import fcntl
@@ -15,18 +15,18 @@ LOCK = ".lock"  # name of the lock file in a locked folder
 
 @contextlib.contextmanager
 def lock(path: Path, what: str) -> Generator[None]:
-    """Holds a file's lock: of two processes that ask, the second is refused.
+    """Holds the lock of a file during the block; a second process that wants it is refused.
 
-    The operating system drops the lock when its holder ends, however it ends, so a lock is never
-    left behind. Where the file system has no locks there is none.
+    The operating system releases the lock when its holder ends, however it ends, so that no stale
+    lock is left. On a file system without locks, the block runs unlocked.
 
     Args:
-      path: of the lock file, which is removed at the end; it names the holder.
-      what: is locked, for the message: "runs/mine".
+      path: lock file, which names the holder and is removed at the end.
+      what: name of the locked folder or file, such as "runs/mine", for the message.
 
     Raises:
-      InputError: another process holds it.
-      OSError: the file cannot be written.
+      InputError: another process holds the lock.
+      OSError: the lock file cannot be written.
     """
     while True:
         file = path.open("a+")
@@ -37,10 +37,10 @@ def lock(path: Path, what: str) -> Generator[None]:
             holder = file.read().strip() or "unknown"
             file.close()
             raise InputError(
-                f"{what}: another process is writing there ({holder}); wait for its end, or give "
-                "another folder"
+                f"{what}: another process is writing to it ({holder}); wait until that one "
+                "ends, or give another path"
             ) from None
-        except OSError:  # no locks on this file system
+        except OSError:  # the file system has no locks
             break
         # The holder before us may have removed the file between our open and our lock.
         with contextlib.suppress(FileNotFoundError):
@@ -59,15 +59,15 @@ def lock(path: Path, what: str) -> Generator[None]:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path, purpose: str, advice: str) -> Generator[None]:
-    """Makes a folder if need be and holds its `lock`, so that one process writes there at a time.
+    """Makes a folder if it is missing and holds its `lock` during the block.
 
     Args:
-      folder: to write into; removed at the end if it is empty then and was not there before.
-      purpose: of the folder, for the message where it cannot be written.
-      advice: what to do then.
+      folder: folder to write into; removed at the end if it is new and still empty.
+      purpose: role of the folder, for the message if it cannot be written.
+      advice: remedy to suggest in that message.
 
     Raises:
-      InputError: another process holds it, or the folder cannot be written.
+      InputError: another process holds the lock, or the folder cannot be written.
     """
     with contextlib.ExitStack() as held:
         with explained(folder, purpose, advice):
@@ -78,14 +78,14 @@ def locked_folder(folder: Path, purpose: str, advice: str) -> Generator[None]:
 
 @contextlib.contextmanager
 def locked_output(path: Path, purpose: str) -> Generator[None]:
-    """Does for an output file what `locked_folder` does for a folder, after `try_output`.
+    """Checks an output file by `try_output`, makes its folder and holds the file's `lock`.
 
     Raises:
-      InputError: another process writes the file, or it cannot be written.
+      InputError: another process holds the lock, or the file cannot be written.
     """
     try_output(path, purpose)
     with contextlib.ExitStack() as held:
-        with explained(path, purpose, "give a path that can be written"):
+        with explained(path, purpose, "give a writable path"):
             held.enter_context(made_folder(path.parent))
             held.enter_context(lock(path.with_name(f".{path.name}.lock"), str(path)))
         yield

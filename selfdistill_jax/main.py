@@ -2,8 +2,8 @@
 
     python -m selfdistill_jax.main --config=configs/distributed.py [--config.train.steps=100 ...]
 
-The same command again goes on with a run that was stopped, and prints the result of a finished one.
-Every setting stands in configs/base.py and is changed by --config.<key>=<value>.
+The same command resumes a stopped run, and prints the result of a finished one. All settings are
+listed in configs/base.py; --config.<key>=<value> changes one.
 """
 
 import gc
@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Before transformers is imported: it would say at every start that PyTorch is not there.
+# Set before transformers is imported, which would otherwise warn at every start without PyTorch.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 if __name__ == "__main__":
-    # Of what imports make nothing is garbage, and looking for it takes 0.4 s of the start.
+    # Imports create no garbage, and the collector's search for it takes 0.4 s of the start.
     gc.disable()
 
 import jax
@@ -40,22 +40,30 @@ _FLAGS = flags.FLAGS
 
 def _define() -> None:
     config_flag.define()
-    options.define_path("workdir", "The run's folder; runs/<config's name> by default.")
-    flags.DEFINE_bool("restart", False, "Move an old run in the folder aside and begin anew.")
-    flags.DEFINE_bool("distributed", False, "Start jax.distributed: one run of several processes.")
-    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0; found on TPU pods.")
-    flags.DEFINE_integer("num_processes", None, "Processes of the run; found on TPU pods.")
-    flags.DEFINE_integer("process_id", None, "Number of this one; found on TPU pods.")
+    options.define_path("workdir", "Folder of the run; runs/<name of the config> by default.")
+    flags.DEFINE_bool(
+        "restart", False, "Move an existing run in the folder aside, then start over."
+    )
+    flags.DEFINE_bool("distributed", False, "Train in several processes, by jax.distributed.")
+    flags.DEFINE_string(
+        "coordinator_address", None, "HOST:PORT of process 0; automatic on TPU pods."
+    )
+    flags.DEFINE_integer("num_processes", None, "Number of processes; automatic on TPU pods.")
+    flags.DEFINE_integer(
+        "process_id", None, "This process's number, from 0; automatic on TPU pods."
+    )
 
 
 def main(argv: list[str]) -> int | None:
     if len(argv) > 1:
-        raise InputError(f"unexpected argument {argv[1]!r}; every setting is a flag")
+        raise InputError(
+            f"unexpected argument {argv[1]!r}; settings are given as --config.<key>=<value>"
+        )
     show_log()
     _start_distributed()
     _keep_compiled()
     config = _FLAGS.config
-    if not _FLAGS.distributed:  # else this machine may be others' as well
+    if not _FLAGS.distributed:  # otherwise other processes may run on this machine too
         split_cpu_into_devices(config.train.batch_size // max(config.train.micro_batches, 1))
     workdir = _FLAGS.workdir or Path("runs") / config_flag.run_name(sys.argv)
     stopped = _StopSignal()
@@ -73,14 +81,14 @@ def train_and_report(
     restart: bool = False,
     stop: Callable[[int], bool] = lambda step: False,
 ) -> str | None:
-    """Trains, and writes the run's report.
+    """Trains an encoder and writes the run's report.
 
     Args:
-      config: as of ``configs/base.py``.
+      config: settings with the keys of ``configs/base.py``.
       workdir, restart, stop: see `selfdistill_jax.train.run.train`.
 
     Returns:
-      The result as text, empty on all processes but the first; None when it was stopped.
+      The result as text, empty on all processes except the first; None if the run was stopped.
 
     Raises:
       InputError: see `make_job` and `train`.
@@ -98,33 +106,35 @@ def _start_distributed() -> None:
         name: _FLAGS[name].value for name in names if _FLAGS[name].value is not None
     }
     if given and not _FLAGS.distributed:
-        raise InputError(f"--{next(iter(given))} needs --distributed")
+        name = next(iter(given))
+        raise InputError(f"--{name} needs --distributed; add it, or leave out --{name}")
     if not _FLAGS.distributed:
         return
     try:
         jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"--distributed: jax.distributed.initialize failed ({error}); give "
-            "--coordinator_address, --num_processes and --process_id, or leave the flag out to "
-            "train on this machine alone"
+            f"--distributed: jax.distributed.initialize failed ({error}); check "
+            "--coordinator_address, --num_processes and --process_id, or leave out --distributed "
+            "to train on this machine alone"
         ) from None
 
 
 def _keep_compiled() -> None:
-    """Compiled programs are kept in the user's cache: the next start does without compiling."""
+    """Makes JAX store compiled programs in the user's cache, so later starts need not compile."""
     if jax.config.jax_compilation_cache_dir is None:  # ty: ignore[missing-attribute]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 class _StopSignal:
-    """The first Ctrl-C or SIGTERM ends the run after its step, with a checkpoint; the next at once.
+    """Stops the run on Ctrl-C or SIGTERM: after the current step, with a checkpoint.
 
-    After the last step it ends before the next evaluation, and the same command goes on with that.
+    A second signal stops at once. After the last step, the run stops before the next evaluation,
+    and the same command resumes with that evaluation.
 
-    With several processes SIGTERM is left to jax.distributed, whose notice reaches all of them at
-    one step (`Checkpoints.preempted`); a signal seen by one alone would leave the others waiting.
+    With several processes, SIGTERM is left to jax.distributed, which notifies all of them at the
+    same step (`Checkpoints.preempted`): if only one process stopped, the others would wait for it.
     """
 
     def __init__(self):
@@ -136,9 +146,10 @@ class _StopSignal:
     def _arrived(self, number: int, frame) -> None:
         self.signal = number
         for again in (signal.SIGINT, signal.SIGTERM):
-            # Left to the system: within a compiled program Python sees no signal, for minutes.
+            # The system handles the next signal, because Python does not see a signal while a
+            # compiled program runs, which can take minutes.
             signal.signal(again, signal.SIG_DFL)
-        LOG.info("Stopping after this step or evaluation; once more to stop at once")
+        LOG.info("Stopping after this step or evaluation; a second signal stops at once")
 
     def __call__(self, step: int) -> bool:
         return self.signal is not None
@@ -146,7 +157,7 @@ class _StopSignal:
 
 if __name__ == "__main__":
     gc.freeze()
-    gc.set_threshold(50_000, 10, 10)  # tracing the step makes objects by the million
+    gc.set_threshold(50_000, 10, 10)  # tracing the step creates millions of objects
     gc.enable()
     _define()
     run_command(main, parse=config_flag.parse)

@@ -1,8 +1,9 @@
-"""Texts laid end to end into rows of fixed length: what the data side makes and the encoder reads.
+"""Defines `PackedTexts`, the encoder's input: texts packed end to end into rows of fixed length.
 
-The computation runs over blocks of ``T`` tokens. Within a block all rows have one length, so that
-attention, the only place where tokens meet, is taken within rows; everything else sees a flat block
-of tokens. A text lies within one row, and several texts share a row without seeing each other.
+The encoder computes over blocks of ``T`` tokens. All rows of a block have the same length, and
+attention, the only operation that mixes tokens, is computed within rows; every other operation
+treats a block as a flat array of tokens. A text lies within one row; texts that share a row do not
+attend to each other.
 """
 
 import dataclasses
@@ -17,18 +18,18 @@ Array = Any  # numpy on the host, jax.Array within a compiled function
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PackedTexts:
-    """M texts in N blocks of T tokens.
+    """Holds M texts in N blocks of T tokens.
 
     Attributes:
       ids: ``[N, T]`` int32 token ids.
-      texts: ``[N, T]`` int32, the number of the text that a token belongs to; M on padding.
-      positions: ``[N, T]`` int32, a token's place within its text.
-      rows: ``[N]`` int32, which of `row_lengths` a block is cut into.
-      blocks: int32, how many of the N are in use; the others cost no time.
-      starts: ``[M]`` int32, where a text begins among all ``N * T`` tokens.
-      lengths: ``[M]`` int32, its tokens; 0 for a text that is not there.
-      seeds: ``[M]`` uint32 of what dropout drops of a text; None: nothing is dropped.
-      row_lengths: lengths that rows can have; each divides T.
+      texts: ``[N, T]`` int32, the index of each token's text; M on padding.
+      positions: ``[N, T]`` int32, each token's position within its text.
+      rows: ``[N]`` int32, the index in `row_lengths` of each block's row length.
+      blocks: int32, the number of blocks in use; the others cost no time.
+      starts: ``[M]`` int32, the index of each text's first token among all ``N * T`` tokens.
+      lengths: ``[M]`` int32, the number of each text's tokens; 0 for an unused entry.
+      seeds: ``[M]`` uint32, the dropout seed of each text; None turns dropout off.
+      row_lengths: the possible row lengths; each divides T.
     """
 
     ids: Array
@@ -43,11 +44,11 @@ class PackedTexts:
 
 
 def one_text_a_row(ids_MxL: Array, lengths_M: Array) -> PackedTexts:
-    """Padded texts, one a row, as one block.
+    """Returns one block that holds padded texts, one a row.
 
     Args:
-      ids_MxL: ``[M, L]`` int; what lies right of a text's end is ignored.
-      lengths_M: ``[M]`` int, tokens of each text.
+      ids_MxL: ``[M, L]`` int, token ids; those right of a text's end are ignored.
+      lengths_M: ``[M]`` int, number of tokens of each text.
 
     Example:
       >>> one_text_a_row(jnp.ones((3, 8), jnp.int32), jnp.array([8, 5, 2])).texts[0, 8:16]
@@ -58,11 +59,12 @@ def one_text_a_row(ids_MxL: Array, lengths_M: Array) -> PackedTexts:
 
 
 def from_mask(ids_MxL: Array, mask_MxL: Array) -> PackedTexts:
-    """What a tokenizer of `transformers` gives: texts padded on either side, one a row.
+    """Returns one block made from the output of a `transformers` tokenizer, padded on either side.
 
     Args:
       ids_MxL: ``[M, L]`` int, ``input_ids``.
-      mask_MxL: ``[M, L]`` int or bool, ``attention_mask``: not 0 where a text is, in one piece.
+      mask_MxL: ``[M, L]`` int or bool, ``attention_mask``: not 0 on the tokens of a text, which
+        must be contiguous.
 
     Example:
       >>> texts = from_mask(jnp.ones((2, 4), jnp.int32), jnp.array([[0, 0, 1, 1], [1, 1, 1, 1]]))

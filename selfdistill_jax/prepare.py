@@ -1,9 +1,9 @@
-"""Makes what a run needs of its data, ahead of it, and says what the run will be trained on.
+"""Prepares the data of a run in advance, and summarizes it.
 
     python -m selfdistill_jax.prepare --config=configs/distributed.py [--config.data.dataset=DIR]
 
 Takes the settings of selfdistill_jax.main, checks them, and writes tables, tokens and hard
-negatives to the cache, where the run finds them. No step is taken, no run's folder touched.
+negatives to the cache, where the run finds them. It neither trains nor touches a run's folder.
 """
 
 import jax
@@ -18,7 +18,7 @@ from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.data.dataset import Data, load_data
 from selfdistill_jax.train.job import Job, make_job
 
-_LOOKED_AT = 10  # batches
+_LOOKED_AT = 10  # batches, from which tokens and padding are estimated
 
 
 def main(argv: list[str]) -> None:
@@ -33,10 +33,10 @@ def prepare(job: Job) -> str:
     """Builds or opens the tables, tokens and negatives that a run reads.
 
     Args:
-      job: of `make_job`.
+      job: job from `make_job`.
 
     Returns:
-      A text summary of the data that the run would train on.
+      A text summary of the run's training data.
 
     Raises:
       InputError: a setting or the data is wrong.
@@ -54,10 +54,10 @@ def _summary(job: Job, data: Data) -> str:
     }
     lines = (
         f"{collection.name}: {len(own):,} training examples with {count} "
-        f"negative{'s' * (count != 1)} each: {own.sum():,} of their own, "
+        f"negative{'s' * (count != 1)} each: {own.sum():,} given with the data, "
         f"{count * len(own) - own.sum():,} drawn ({job.data.negatives})",
         f"judged queries: {', '.join(f'{s} {n:,}' for s, n in judged.items()) or 'none'}",
-        f"kept in {job.data.cache}",
+        f"cache folder: {job.data.cache}",
     )
     return "\n".join(lines)
 
@@ -76,7 +76,7 @@ def _texts(job: Job, data: Data) -> str:
         tokens = table.lengths(np.iinfo(np.int32).max)[used]
         spread = f"{tokens.mean():.0f}", f"{np.quantile(tokens, 0.95):.0f}", int(tokens.max())
         rows.append([name, f"{len(used):,}", *spread, limit, f"{(tokens > limit).mean():.1%}"])
-    columns = ("in training", "texts", "mean tokens", "95 %", "longest", "cut at", "of them cut")
+    columns = ("in training", "texts", "mean tokens", "95 %", "longest", "limit", "truncated")
     return format_table(rows, columns)
 
 

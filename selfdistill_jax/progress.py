@@ -1,4 +1,4 @@
-"""Progress of a long loop: a bar on a terminal, a plain line now and then in a log."""
+"""Shows the progress of a long loop: a bar on a terminal, otherwise a log line every 15 s."""
 
 import contextlib
 import logging
@@ -9,13 +9,14 @@ from typing import Any
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-# Its own, so that a command can show it without the hundred lines that orbax logs a checkpoint.
+# This package has its own logger, so that commands can show its messages without the hundred lines
+# that orbax logs for each checkpoint.
 LOG = logging.getLogger("selfdistill_jax")
 _LOG_SECONDS = 15
 
 
 def show_log() -> None:
-    """Sends this package's messages to stderr as plain lines, and others' warnings only."""
+    """Prints this package's log to stderr as plain lines, and absl's log from warnings up."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -25,13 +26,13 @@ def show_log() -> None:
 
 
 class Progress:
-    """Counts items of a loop; a context manager.
+    """Counts the items of a loop and shows the count; a context manager.
 
     Args:
-      label: what is done; nothing is shown without.
-      total: items in all; None where nobody knows.
-      unit: what an item is called.
-      start: items already done, when a loop is resumed.
+      label: name of the loop; if empty, nothing is shown.
+      total: number of items; None if it is unknown.
+      unit: name of the items, such as "texts".
+      start: number of items that are already done, if the loop is resumed.
     """
 
     def __init__(self, label: str, total: int | None, *, unit: str, start: int = 0):
@@ -49,7 +50,7 @@ class Progress:
     def going_on(
         cls, progress: "str | Progress", total: int, *, unit: str
     ) -> contextlib.AbstractContextManager["Progress"]:
-        """A new one of that label, or a part of one that its owner closes."""
+        """Returns a new `Progress` with the given label, or the given one, which stays open."""
         if isinstance(progress, str):
             return cls(progress, total, unit=unit)
         return contextlib.nullcontext(progress)
@@ -62,7 +63,7 @@ class Progress:
             self._bar.close()
 
     def update(self, items: int, **values: str) -> None:
-        """Counts ``items`` more; ``values`` are shown beside the count."""
+        """Adds ``items`` to the count; ``values`` are shown beside it."""
         self._done += items
         if self._bar is not None:
             self._bar.set_postfix(values, refresh=False)

@@ -1,9 +1,9 @@
-"""Searches a corpus exactly and writes a TREC run.
+"""Searches a corpus exactly and writes the results as a TREC run.
 
     python -m selfdistill_jax.search --model=runs/distributed/model --corpus=corpus.jsonl \\
         --queries=queries.jsonl --k=1000 --run=out.trec
 
-Corpus and queries are JSONL as in a BEIR folder: "_id", "text" and optionally "title".
+Corpus and queries are JSONL files as in BEIR: objects with "_id", "text" and optionally "title".
 """
 
 from pathlib import Path
@@ -22,10 +22,12 @@ _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
 options.define_adapter(_FLAGS)
 options.define_dimensions(_FLAGS)
-options.define_path("corpus", "File of documents, JSONL.", _FLAGS)
-options.define_path("queries", "File of queries, JSONL.", _FLAGS)
-options.define_path("run", "TREC run to write.", _FLAGS)
-flags.DEFINE_integer("k", 1000, "Documents for each query.", lower_bound=1, flag_values=_FLAGS)
+options.define_path("corpus", "JSONL file of documents.", _FLAGS)
+options.define_path("queries", "JSONL file of queries.", _FLAGS)
+options.define_path("run", "TREC run file to write.", _FLAGS)
+flags.DEFINE_integer(
+    "k", 1000, "Documents to retrieve per query.", lower_bound=1, flag_values=_FLAGS
+)
 
 
 def main(argv: list[str]) -> None:

@@ -82,14 +82,14 @@ def test_evaluate_refuses_two_datasets_of_one_name(start, tiny, model, tmp_path)
     other = shutil.copytree(tiny.collection, tmp_path / "tiny")
     given = [f"--model={model}", f"--dataset={tiny.collection},{other}"]
     result = start(evaluate, *given, f"--output={tmp_path}/out")
-    assert fails(result, f"{other}: another dataset of that name is given, and both ")
+    assert fails(result, f"{other}: another given dataset has the same name, and both ")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_model_is_never_saved_over_something_else(model, tmp_path):
     encoder = BiEncoder.load(str(model))
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match=f"^{tmp_path}: holds something else than a model"):
+    with pytest.raises(InputError, match=f"^{tmp_path}: exists and is not a model folder"):
         encoder.save(tmp_path)
     assert list(content(tmp_path)) == ["thesis.tex"]
     for _ in range(2):  # a new folder, then over the model there
@@ -102,7 +102,7 @@ def test_a_module_that_is_not_computed_is_refused(model, tmp_path):
     modules = json.loads((folder / "modules.json").read_text())
     modules.insert(2, {"idx": 2, "path": "2_LSTM", "type": "sentence_transformers.models.LSTM"})
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(InputError, match=f"^{folder}/modules.json: has a module LSTM"):
+    with pytest.raises(InputError, match=f"^{folder}/modules.json: the module LSTM is not supp"):
         BiEncoder.load(str(folder))
 
 
@@ -150,7 +150,7 @@ def test_search_is_exact(start, model, tmp_path):
         assert list(run[f"q{i}"]) == [f"d{j}" for j in best]
         np.testing.assert_allclose(list(run[f"q{i}"].values()), scores[i, best], atol=1e-6)
     before = content(tmp_path)
-    assert fails(start(search, *arguments), f"{tmp_path}/out.trec: already there")
+    assert fails(start(search, *arguments), f"{tmp_path}/out.trec: already exists")
     assert content(tmp_path) == before
 
 
@@ -192,7 +192,7 @@ def test_search_and_evaluate_with_cut_vectors(start, tiny, model, tmp_path):
     }  # fmt: skip
     given[1] = "--dimensions=17"
     result = start(evaluate, *given, f"--dataset={tiny.collection}", f"--output={tmp_path}/new")
-    assert fails(result, "dimensions is 17; the encoder's vectors have 1 to 16")
+    assert fails(result, "dimensions is 17; expected 1 to 16, the size of the encoder's vectors")
     assert not (tmp_path / "new").exists()
 
 
@@ -201,7 +201,7 @@ def test_search_refuses_an_id_twice(start, model, tmp_path):
     queries = write_rows(tmp_path / "queries.jsonl", [{"_id": "a", "text": "the"}])
     arguments = [f"--model={model}", f"--corpus={path}", f"--queries={queries}"]
     result = start(search, *arguments, f"--run={tmp_path}/out.trec")
-    assert fails(result, f"{path}:2: _id 'a' stands there twice")
+    assert fails(result, f"{path}:2: _id 'a' occurs twice")
 
 
 def test_evaluate_gives_the_numbers_of_the_run(start, tiny, finished, model, tmp_path):
@@ -259,7 +259,9 @@ def test_evaluate_of_another_split_and_of_two_collections(start, tiny, finished,
         assert results["means"]["model"]["nDCG@10"] == pytest.approx(best, abs=1e-12)
         assert list(results["tests"]) == ["model - bm25"]
     before = content(tmp_path / "out")
-    assert fails(start(evaluate, *arguments), f"{tmp_path}/out/tiny: holds results already; give")
+    assert fails(
+        start(evaluate, *arguments), f"{tmp_path}/out/tiny: already contains results; give"
+    )
     assert content(tmp_path / "out") == before
 
 
@@ -271,8 +273,10 @@ def test_evaluate_of_wrong_input(start, tiny, model, tmp_path):
     shutil.copy(tiny.collection / "qrels" / "train.tsv", tmp_path / "part" / "qrels")
     given = [f"--model={model}", f"--output={tmp_path}/out"]
     missing = start(evaluate, *given, f"--dataset={tiny.collection},{tmp_path}/none")
-    assert fails(missing, f"dataset '{tmp_path}/none': no folder and no embedded collection")
+    assert fails(missing, f"dataset '{tmp_path}/none': neither a folder nor an embedded collection")
     part = start(evaluate, *given, f"--dataset={tmp_path}/part")
-    assert fails(part, f"{tmp_path}/part: no split 'test'; it has train")
-    assert fails(start(evaluate, *given), "--dataset is missing; beir folders")
+    assert fails(part, f"{tmp_path}/part: no split 'test'; its splits: train")
+    assert fails(
+        start(evaluate, *given), "--dataset is missing; give --dataset=VALUE (BEIR folders"
+    )
     assert not (tmp_path / "out").exists()

@@ -54,7 +54,7 @@ def test_measures_and_markdown(folder, capsys):
     arguments = "--qrels=test.tsv", "--measures=P@1,MAP@5", "--markdown"
     _, out, _ = start(capsys, "poor.trec", "part.trec", *arguments)
     assert "| system |    P@1 |  MAP@5 | diff P@1 |      p |" in out
-    assert "part has no result for 3 of 12 queries: 0 for each.\n" in out
+    assert "part has no results for 3 of 12 queries, which score 0.\n" in out
     assert "| part   | 0.7500 | 0.7500 |" in out
 
 
@@ -75,7 +75,7 @@ def test_runs_of_one_name_are_told_apart(folder, capsys):
     ("arguments", "message"),
     [
         (["poor.trec"], "--qrels is missing; give the file of relevance judgements"),
-        (["--qrels=test.tsv"], "no runs; give one TREC run file or more behind the flags"),
+        (["--qrels=test.tsv"], "no runs given; name at least one TREC run file after the flags"),
         (["--qrels=test.tsv", "no.trec"], "no.trec: no such file"),
         (["--qrels=test.tsv", "a.trec", "a.trec"], "a.trec: given twice; name each run once"),
         (["--qrels=test.tsv", "--measures="], "--measures is empty; give one or more, such as nDCG@10"),  # noqa: E501 one line as printed
@@ -105,7 +105,8 @@ def test_a_query_s_own_document_is_left_out(folder, capsys):
     status, out, _ = start(capsys, "--qrels=own.tsv", "own.trec")
     assert status == 0
     assert out.startswith(
-        "own: 2 of 3 queries found the document of their own id; it is left out, as in BEIR.\n"
+        "own: 2 of 3 queries found the document with their own id; these results are left out, as "
+        "in BEIR.\n"
     )
     assert ["own", "0.6667", "0.6667", "0.6667"] in [line.split() for line in out.splitlines()]
 

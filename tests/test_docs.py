@@ -24,7 +24,8 @@ MODULES = [
 
 
 def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.M | re.S)
+    """The Python blocks of a page."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -51,8 +52,28 @@ def test_every_public_loss_has_what_a_docstring_needs():
         assert [word for word in wanted if word not in text] == [], name
 
 
+@pytest.mark.filterwarnings("ignore")  # sentence-transformers' own
+def test_the_readmes_blocks(tiny, finished, tmp_path, monkeypatch):
+    """As they stand, beside a run at the place that they name."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(finished)
+    monkeypatch.chdir(tmp_path)
+    theirs, ours, loss = blocks("README.md")
+    found = {}
+    exec(ours, found)
+    vectors = found["vectors"]
+    assert (vectors.dtype, vectors.shape) == (np.float32, (1, 16))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    exec(loss, found)
+    assert found["loss"] > 0
+    assert found["gradient"].shape == found["q"].shape
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is a peer")
+    exec(theirs, found)
+    np.testing.assert_allclose(found["vectors"], vectors, atol=1e-5)
+
+
 def test_gradient_over_devices():
-    code, _ = blocks("losses.md")
+    code, _ = blocks("docs/losses.md")
     found = {}
     exec(code, found)
     q, p, n, w = (found[name] for name in "qpnw")
@@ -64,7 +85,7 @@ def test_gradient_over_devices():
 
 def test_an_encoder_in_ones_own_code(tiny):
     """The page's lines, with an encoder of a few words."""
-    (code,) = blocks("encoders.md")
+    (code,) = blocks("docs/encoders.md")
     texts = ["mabo hasit", "mabo"]
     both, one = (t.tolist() for t in Tokenizer(tiny.encoder).encode(texts, limit=9))
     ids = [both, [*one, 0]]
@@ -78,7 +99,7 @@ def test_an_encoder_in_ones_own_code(tiny):
 
 
 def test_first_dimensions():
-    code, _ = blocks("vectors.md")
+    code, _ = blocks("docs/vectors.md")
     found = {}
     exec(code, found)
     q, p, n = (found[name] for name in "qpn")
@@ -88,7 +109,7 @@ def test_first_dimensions():
 
 def test_a_loss_of_ones_own(tiny, finished, tmp_path, monkeypatch, capsys):
     """The script as it stands, with a collection that trains in a second."""
-    _, code = blocks("losses.md")
+    _, code = blocks("docs/losses.md")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("selfdistill_jax.progress.show_log", lambda: None)  # of all tests after it
     config = tiny.config(train__steps=2)

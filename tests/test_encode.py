@@ -28,10 +28,10 @@ def test_encode(start, model, tmp_path):
     assert len(list((tmp_path / "new").iterdir())) == 2
     before = content(tmp_path)
     again = start(encode, *arguments)
-    assert fails(again, f"{tmp_path}/new/vectors.npy: already there; remove it or")
+    assert fails(again, f"{tmp_path}/new/vectors.npy: already exists; remove it or")
     # Nor the other of the two files.
     (tmp_path / "new" / "vectors.npy").unlink()
-    assert fails(start(encode, *arguments), f"{tmp_path}/new/vectors.ids.txt: already there")
+    assert fails(start(encode, *arguments), f"{tmp_path}/new/vectors.ids.txt: already exists")
     assert content(tmp_path).items() <= before.items()
 
 
@@ -52,7 +52,7 @@ def test_encode_for_a_search_engine(start, model, tmp_path, precision):
         assert got.shape == (3, 2)
         assert not ranges.exists()
         return
-    assert "Ranges of 3 texts, which others may exceed" in err
+    assert "Ranges are from only 3 texts, and other texts may exceed them" in err
     np.testing.assert_array_equal(np.load(ranges), ranges_of(cut))
     # A query is divided as the documents are.
     one = write_rows(tmp_path / "one.jsonl", ROWS[2:])
@@ -63,7 +63,7 @@ def test_encode_for_a_search_engine(start, model, tmp_path, precision):
     assert not (tmp_path / "q.ranges.npy").exists()
     (tmp_path / "v.npy").unlink()
     (tmp_path / "v.ids.txt").unlink()
-    assert fails(start(encode, *given, f"--output={tmp_path}/v.npy"), f"{ranges}: already there")
+    assert fails(start(encode, *given, f"--output={tmp_path}/v.npy"), f"{ranges}: already exists")
 
 
 @pytest.mark.parametrize("own", [[], ["--precision=uint8", "--dimensions=7"]])
@@ -132,7 +132,7 @@ def test_encode_does_not_go_on_with_something_else(start, model, tmp_path, monke
         settings = tmp_path / "model" / "sentence_bert_config.json"
         settings.write_text('{"max_seq_length": 5}')
     before = content(tmp_path)
-    assert fails(start(encode, *given), f"{tmp_path}/.v.npy.part: the beginning of something else")
+    assert fails(start(encode, *given), f"{tmp_path}/.v.npy.part: left by an interrupted command")
     assert content(tmp_path) == before
     (tmp_path / ".v.npy.part.json").write_text("{")
     assert fails(start(encode, *given), f"{tmp_path}/.v.npy.part.json: damaged (")
@@ -148,7 +148,7 @@ def test_encode_does_not_go_on_with_something_else(start, model, tmp_path, monke
         ('{"_id": "x", "title": "b"}', "{path}:1: field 'text' is missing; add it"),
         ('\n{"text": 7}', "{path}:2: field 'text' is a number; expected a string"),
         ('{"text": "a", "_id": 7}', "{path}:1: field '_id' is a number; expected a string"),
-        ("", '{path}: no rows; expected one object with "text" a line'),
+        ("", '{path}: no rows; expected one object with "text" per line'),
     ],
 )
 def test_malformed_rows(start, model, tmp_path, lines, message):
@@ -162,16 +162,18 @@ def test_malformed_rows(start, model, tmp_path, lines, message):
 def test_wrong_flags(start, model, tmp_path):
     path = write_rows(tmp_path / "texts.jsonl", ROWS)
     given = [f"--model={model}", f"--input={path}", f"--output={tmp_path}/v.npy"]
-    assert fails(start(encode, *given[:2]), "--output is missing; file of vectors, .npy")
+    assert fails(start(encode, *given[:2]), "--output is missing; give --output=VALUE (File")
     assert fails(start(encode, *given, "x"), "unexpected argument 'x'")
     text = f"{tmp_path}/new/v.txt"
     assert fails(start(encode, *given, f"--output={text}"), f"--output={text}: expected a name")
     assert fails(start(encode, *given, "--input=/none"), "/none: no such file")
     assert fails(start(encode, *given, "--model=/none"), "/none: no such folder")
-    assert fails(start(encode, *given, "--dimensions=17"), "dimensions is 17; the encoder's vector")
+    assert fails(
+        start(encode, *given, "--dimensions=17"), "dimensions is 17; expected 1 to 16, the"
+    )
     assert fails(start(encode, *given, "--dimensions=0"), "flag --dimensions=0: 0 is not a pos")
     assert fails(start(encode, *given, "--precision=int4"), "flag --precision=int4: value should")
-    assert fails(start(encode, *given, "--ranges=r.npy"), "--ranges: float32 has none; give ")
+    assert fails(start(encode, *given, "--ranges=r.npy"), "--ranges: not used with --precision=fl")
     ranged = [*given, "--precision=int8", "--ranges=/none.npy"]
     assert fails(start(encode, *ranged), "/none.npy: no such file")
     assert [p.name for p in tmp_path.iterdir()] == ["texts.jsonl"]

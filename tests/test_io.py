@@ -30,7 +30,7 @@ def test_the_home_folder_is_expanded_or_asked_for(monkeypatch, tmp_path):
     assert io.expand("a~/x") == Path("a~/x")
     with pytest.raises(InputError, match="~nobody-here/x: the home folder is unknown; set HOME"):
         io.expand("~nobody-here/x")
-    with pytest.raises(InputError, match="holds a null character"):
+    with pytest.raises(InputError, match="contains a null character"):
         io.expand("a\0b")
     with pytest.raises(InputError, match="the name is not valid UTF-8"):
         io.expand(os.fsdecode(b"a\xff"))
@@ -72,7 +72,7 @@ def test_one_process_writes_at_a_time_and_a_dead_one_holds_nothing(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        held = rf"{folder}: another process is writing there \(process {holder.pid} on "
+        held = rf"{folder}: another process is writing to it \(process {holder.pid} on "
         with pytest.raises(InputError, match=held), locks.locked_folder(folder, "the run", "x"):
             pass
         holder.kill()
@@ -87,7 +87,7 @@ def test_a_trial_leaves_nothing_behind(tmp_path):
     io.try_output(tmp_path / "a" / "b" / "v.npy", "--output")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"--output \(a file of that name is already there"):
+    with pytest.raises(InputError, match=r"--output \(a file of that name already exists"):
         io.try_output(tmp_path / "file" / "v.npy", "--output")
     with pytest.raises(InputError, match="the name is too long"):
         io.try_output(tmp_path / ("n" * 250), "--output")

@@ -172,7 +172,7 @@ WRONG = {
     ),
     "missing collection": (
         {"data.dataset": "/no/such/folder"},
-        "dataset '/no/such/folder': no folder and no embedded collection; expected the path "
+        "dataset '/no/such/folder': neither a folder nor an embedded collection; expected the path "
         "of a BEIR folder or one of: pydocs",
     ),
     "malformed line": (
@@ -225,7 +225,7 @@ def test_wrong_setting(main, tiny, tmp_path, settings, message):
         (["--config=Makefile"], "--config=Makefile: SyntaxError: "),
         (["--config=selfdistill_jax/errors.py"], "--config=selfdistill_jax/errors.py: has no "),
         ([CONFIG, "--restrat"], "unknown flag --restrat; did you mean 'restart'?"),
-        ([CONFIG, "train"], "unexpected argument 'train'; every setting is a flag"),
+        ([CONFIG, "train"], "unexpected argument 'train'; settings are given as --config."),
         ([CONFIG, "--process_id=1"], "--process_id needs --distributed"),
         ([CONFIG, "--distributed"], "--distributed: jax.distributed.initialize failed ("),
     ],
@@ -324,7 +324,7 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     (step,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert 10 <= step < 120
     assert err.splitlines()[-2:] == [
-        "Stopping after this step or evaluation; once more to stop at once",
+        "Stopping after this step or evaluation; a second signal stops at once",
         f"Stopped at step {step}; the same command resumes there",
     ]
     assert metrics(tmp_path)[-1]["step"] == step
@@ -390,5 +390,5 @@ def test_what_stops_the_first_process_stops_the_other(start, tiny, tmp_path):
     ends = [program.wait() for program in programs]
     assert [status for status, _, _ in ends] == [2, 2], ends
     messages = [err.splitlines()[-1] for _, _, err in ends]
-    assert messages[0].startswith(f"error: {tmp_path}: not empty and no run's folder")
-    assert messages[1] == "error: process 0 could not go on; its message says why"
+    assert messages[0].startswith(f"error: {tmp_path}: the folder is not empty and holds no run")
+    assert messages[1] == "error: process 0 failed; see its error message"

@@ -15,12 +15,12 @@ def test_says_what_is_trained_on(tiny, tmp_path):
     text = prepare(tiny.config(data__cache=str(cache), data__document_length=6, train__steps=6))
     summary, texts, batches = text.split("\n\n")
     assert summary.splitlines() == [
-        "tiny: 24 training examples with 1 negative each: 0 of their own, 24 drawn (random)",
+        "tiny: 24 training examples with 1 negative each: 0 given with the data, 24 drawn (random)",
         "judged queries: train 24, dev 8, test 8",
-        f"kept in {cache}",
+        f"cache folder: {cache}",
     ]
     head, _, queries, documents = (line.split() for line in texts.splitlines())
-    assert " ".join(head) == "in training texts mean tokens 95 % longest cut at of them cut"
+    assert " ".join(head) == "in training texts mean tokens 95 % longest limit truncated"
     # [CLS], two subjects, a place, [SEP]
     assert queries == ["queries", "24", "5", "5", "5", "8", "0.0%"]
     # Two subjects, a place, "the" up to twice, "of", which no word is.
@@ -35,7 +35,7 @@ def test_says_what_is_trained_on(tiny, tmp_path):
 def test_the_run_finds_all_of_it(tiny, tmp_path, monkeypatch):
     config = tiny.config(data__negatives="mined", data__cache=str(tmp_path / "cache"))
     text = prepare(config)
-    assert "0 of their own, 24 drawn (mined)" in text
+    assert "0 given with the data, 24 drawn (mined)" in text
     before = helpers.content(tmp_path / "cache")
 
     def again(*_, **__):
@@ -52,7 +52,7 @@ def test_negatives_of_their_own(tiny, tmp_path):
     rows += [{"query": "kelu", "positive": "jurad"}] * 9
     file = helpers.write_rows(tmp_path / "some.jsonl", rows)
     text = prepare(tiny.config(data__triplets=str(file), train__steps=1))
-    assert "12 training examples with 1 negative each: 3 of their own, 9 drawn" in text
+    assert "12 training examples with 1 negative each: 3 given with the data, 9 drawn" in text
 
 
 @pytest.mark.parametrize(

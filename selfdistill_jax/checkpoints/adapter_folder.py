@@ -1,4 +1,4 @@
-"""The folder that Hugging Face's PEFT keeps an adapter of any kind in."""
+"""Reads and writes the folder in which Hugging Face's PEFT stores an adapter of any kind."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from selfdistill_jax.json_file import read_json
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
-# Ours, beside PEFT's: what of the base an adapter was trained with another value of.
+# Our own file beside PEFT's: settings whose values in training differed from the base's.
 SETTINGS = "selfdistill_jax.json"
 
 
@@ -27,17 +27,18 @@ def write_adapter(
     card: str,
     settings: Mapping[str, Any],
 ) -> None:
-    """Writes a folder that ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), path)``
-    opens; it appears whole or not at all.
+    """Writes an adapter's folder, which appears whole or not at all.
+
+    ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), path)`` opens it.
 
     Args:
       path: the new folder; an existing one is replaced.
-      tensors: by PEFT's names.
-      kind: its ``peft_type``.
-      config: keys of that kind.
-      base: folder or hub id of the encoder that it is for.
+      tensors: tensors by PEFT's names.
+      kind: the ``peft_type``.
+      config: the keys of ``adapter_config.json`` for that kind.
+      base: folder or hub id of the encoder that the adapter belongs to.
       card: text of ``README.md``.
-      settings: for `read_settings`.
+      settings: settings that `read_settings` shall return.
     """
     written = {
         "peft_type": kind,
@@ -55,14 +56,14 @@ def write_adapter(
 
 
 def read_adapter(folder: Path, *, kind: str) -> dict[str, Any]:
-    """Reads ``adapter_config.json``.
+    """Returns the content of ``adapter_config.json``.
 
     Args:
-      folder: of an adapter.
-      kind: the ``peft_type`` that it must have.
+      folder: the adapter's folder.
+      kind: the expected ``peft_type``.
 
     Raises:
-      InputError: it is no such folder, or of another kind.
+      InputError: the file is missing or damaged, or the adapter is of another kind.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -74,10 +75,10 @@ def read_adapter(folder: Path, *, kind: str) -> dict[str, Any]:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What a folder's adapter is to be computed with instead of the base's own: some of
-    ``pooling``, ``max_length``, ``query_prompt`` and ``document_prompt``.
+    """Returns the settings that an adapter needs instead of its base's own.
 
-    None of them in a folder of PEFT's, which says nothing of that.
+    They are some of ``pooling``, ``max_length``, ``query_prompt`` and ``document_prompt``; none in
+    a folder that PEFT wrote, because PEFT does not store them.
 
     Raises:
       InputError: the file is damaged.

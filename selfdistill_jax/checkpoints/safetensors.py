@@ -1,4 +1,4 @@
-"""Safetensors files in and out, whole or in shards."""
+"""Reads and writes safetensors files, whole or in shards."""
 
 import json
 import os
@@ -18,28 +18,29 @@ INDEX = f"{WEIGHTS}.index.json"
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Reads a folder's tensors, of one file or of all that its index names.
+    """Returns a folder's tensors, from one file or from all files that its index names.
 
     Raises:
-      InputError: a file is missing, truncated or no safetensors file.
+      InputError: a file is missing, truncated or not a safetensors file.
     """
     if (folder / WEIGHTS).exists():
         return read_file(folder / WEIGHTS)
     if not (folder / INDEX).exists():
-        reason = ""
+        reason = "; a model's folder holds its weights there; fetch the folder again"
         if (folder / "pytorch_model.bin").is_file():
             reason = (
-                "; pytorch_model.bin is a pickle, which can run anything when it is read, and is "
-                "not opened; convert it with "
-                "AutoModel.from_pretrained(folder).save_pretrained(new_folder), or a folder of "
-                "sentence-transformers with SentenceTransformer(folder).save_pretrained(new_folder)"
+                "; pytorch_model.bin is a pickle, which can run any code when it is read, and is "
+                "not opened; convert the folder with "
+                "AutoModel.from_pretrained(folder).save_pretrained(new_folder), or, if it is one "
+                "of sentence-transformers, with "
+                "SentenceTransformer(folder).save_pretrained(new_folder)"
             )
         raise InputError(f"{folder}: no {WEIGHTS}{reason}")
     try:
         of_tensor = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         shards = sorted(set(of_tensor.values()))
         if not all(isinstance(shard, str) and shard for shard in shards):
-            raise TypeError("a file's name is no text")
+            raise TypeError("a file name is not a string")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder / INDEX}: not an index of safetensors files ({error!r}); fetch it again"
@@ -50,17 +51,17 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     missing = sorted(of_tensor.keys() - tensors.keys())
     if missing:
         raise InputError(
-            f"{folder / of_tensor[missing[0]]}: no tensor {missing[0]!r}, which {INDEX} says is "
-            "there; fetch the files again"
+            f"{folder / of_tensor[missing[0]]}: no tensor {missing[0]!r}, but {INDEX} says that "
+            "it is there; fetch the files again"
         )
     return tensors
 
 
 def read_file(path: Path) -> dict[str, np.ndarray]:
-    """Reads one file.
+    """Returns the tensors of one file.
 
     Raises:
-      InputError: it is missing, truncated or no safetensors file.
+      InputError: the file is missing, truncated or not a safetensors file.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -76,15 +77,15 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def as_float32(tensor: np.ndarray, name: str, where: Path | str) -> np.ndarray:
-    """Returns a tensor that vectors are computed with, as float32.
+    """Returns a tensor of weights as float32.
 
     Args:
-      tensor: as read.
-      name: of the tensor, for the message.
+      tensor: the tensor as read.
+      name: its name, for the message.
       where: the file, for the message.
 
     Raises:
-      InputError: it holds NaN or infinity, or whole numbers (a quantised model's).
+      InputError: the tensor has NaN or infinity, or whole numbers (a quantised model's).
     """
     if not (tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"):
         raise InputError(
@@ -96,23 +97,23 @@ def as_float32(tensor: np.ndarray, name: str, where: Path | str) -> np.ndarray:
     if wrong:
         raise InputError(
             f"{where}: {wrong:,} of {value.size:,} numbers of tensor {name!r} are not finite (NaN "
-            "or infinity), and so would be every vector; take an earlier checkpoint of the model"
+            "or infinity), so no vector would be either; use an earlier checkpoint of the model"
         )
     return value
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file marked as PyTorch's layout, as `transformers` insists on.
+    """Writes a safetensors file marked as PyTorch's layout, as `transformers` requires.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     try:
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path, {"format": "pt"})
     except SafetensorError as error:
-        # The Rust library gives the number of the operating system's error in words.
+        # The Rust library gives the operating system's error number only within its message.
         if number := re.search(r"os error (\d+)", str(error)):
             code = int(number[1])
             raise OSError(code, os.strerror(code), str(path)) from None
         raise
-    path.chmod(0o644)  # the library makes it readable by its owner alone
+    path.chmod(0o644)  # the library makes the file readable by its owner alone

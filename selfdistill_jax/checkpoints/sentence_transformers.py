@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder says besides the transformer: pooling, layers, prompts."""
+"""Reads and writes a sentence-transformers folder's pooling, dense layers, limits and prompts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,52 +16,52 @@ from selfdistill_jax.io import write_json
 from selfdistill_jax.json_file import entry, read_json
 from selfdistill_jax.progress import LOG
 
-_NO_LIMIT = 10**9  # tokens; texts are then cut at the model's positions
+_NO_LIMIT = 10**9  # tokens; texts are then cut at the model's number of positions
 _SENTENCE_KINDS = ("bert", "roberta", "distilbert", "camembert", "xlm-roberta")
-# Arguments that sentence-transformers hands to the tokenizer when it opens the folder.
+# Arguments that sentence-transformers passes to transformers when it opens the folder.
 _HIDDEN_SETTINGS = ("tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
 _PROMPTS = "config_sentence_transformers.json"
-# A flag in folders of versions before 6, and the one word of later ones.
+# Pooling -> its flag in folders of versions before 6, and its word in those of later ones.
 _POOLING_NAMES = {
     "cls": ("pooling_mode_cls_token", "cls"),
     "mean": ("pooling_mode_mean_tokens", "mean"),
     "max": ("pooling_mode_max_tokens", "max"),
     "last": ("pooling_mode_lasttoken", "lasttoken"),
 }
-# Of what is put before a document, as sentence-transformers looks for it.
+# Names of a document's prompt, in the order in which sentence-transformers looks for them.
 _OF_DOCUMENTS = ("document", "passage", "corpus")
 
 
 class Prompts(NamedTuple):
-    """What is put before a text.
+    """Holds the prompts that are put before texts.
 
     Attributes:
-      named: name -> prompt, as the folder has them.
-      default: the name of that for texts of no kind, or None.
+      named: name -> prompt, as in the folder.
+      default: name of the prompt for texts that are neither query nor document, or None.
     """
 
     named: Mapping[str, str] = {}
     default: str | None = None
 
     def of(self, kind: str) -> str:
-        """The prompt of a "query", a "document" or of texts of no kind (""); empty for none."""
+        """Returns the prompt of a "query", a "document" or another text (""); empty if none."""
         names = {"query": ("query",), "document": _OF_DOCUMENTS, "": (self.default or "",)}[kind]
         return next((self.named[name] for name in names if name in self.named), "")
 
     def replaced(self, **prompts: str) -> "Prompts":
-        """With other prompts of these names, which come first."""
+        """Returns prompts with these names replaced or added; they come first."""
         return self._replace(
             named={**prompts, **{k: v for k, v in self.named.items() if k not in prompts}}
         )
 
 
 class Modules(NamedTuple):
-    """Behind the transformer.
+    """Holds the modules after the transformer.
 
     Attributes:
-      pooling: of `POOLINGS`.
-      dense: layers behind it.
-      params: of these, see `apply_head`.
+      pooling: one of `POOLINGS`.
+      dense: dense layers after pooling.
+      params: the dense layers' parameters, see `apply_head`.
     """
 
     pooling: str
@@ -70,15 +70,15 @@ class Modules(NamedTuple):
 
 
 def read_modules(layout: Layout, *, pooling: str) -> Modules:
-    """Reads what follows the transformer.
+    """Reads the modules after the transformer.
 
     Args:
-      layout: of the folder; in a plain transformer's folder pooling is CLS, as in the paper, and
-        nothing follows.
-      pooling: ``"source"``, or the pooling to use whatever the folder says.
+      layout: the folder's layout; in a plain transformer's folder, pooling is CLS, as in the paper,
+        and nothing follows.
+      pooling: ``"source"`` for the folder's pooling, or the pooling to use instead.
 
     Raises:
-      InputError: a setting that is not computed here, or a damaged file.
+      InputError: a setting is not supported, or a file is damaged.
     """
     if pooling == "source":
         pooling = _read_pooling(layout.pooling) if layout.pooling else "cls"
@@ -91,10 +91,10 @@ def write_modules(folder: Path, modules: Modules, prompts: Prompts, *, size: int
     """Writes ``modules.json``, the modules' folders and the prompts.
 
     Args:
-      folder: of the transformer's files.
-      modules: behind it.
-      prompts: of queries, documents and others.
-      size: of hidden states.
+      folder: the folder of the transformer's files.
+      modules: the modules after the transformer.
+      prompts: prompts of queries, documents and other texts.
+      size: size of hidden states.
     """
     numbers = range(len(modules.dense))
     list_ = [
@@ -119,7 +119,7 @@ def write_modules(folder: Path, modules: Modules, prompts: Prompts, *, size: int
     write_json(
         folder / _PROMPTS,
         {
-            # sentence-transformers looks for a document's under this name alone in such a file.
+            # In such a file sentence-transformers knows a document's prompt by this name only.
             "prompts": {
                 "query": prompts.of("query"),
                 "document": prompts.of("document"),
@@ -132,10 +132,10 @@ def write_modules(folder: Path, modules: Modules, prompts: Prompts, *, size: int
 
 
 def read_prompts(layout: Layout) -> Prompts:
-    """Reads the prompts of a folder; there are none where it has none.
+    """Returns the prompts of a folder, empty if it has none.
 
     Raises:
-      InputError: the default has no prompt, or vectors are to be made of the text alone.
+      InputError: the default prompt does not exist, or pooling excludes the prompt's tokens.
     """
     path = layout.root / _PROMPTS
     raw = read_json(path) if path.exists() else {}
@@ -144,12 +144,12 @@ def read_prompts(layout: Layout) -> Prompts:
     prompts = Prompts(named, entry(raw, "default_prompt_name", str, where=path, default=None))
     if raw.get("similarity_fn_name") not in (None, "cosine"):
         LOG.warning(
-            "%s: similarity_fn_name is %r; here vectors are of unit length, compared by cosine",
+            "%s: ignoring similarity_fn_name %r; vectors have unit length, compared by cosine",
             path, raw["similarity_fn_name"],
         )  # fmt: skip
     if prompts.default is not None and prompts.default not in prompts.named:
         raise InputError(
-            f"{path}: default_prompt_name is {prompts.default!r}, and there is no such prompt "
+            f"{path}: default_prompt_name is {prompts.default!r}, but there is no such prompt "
             f"(prompts: {', '.join(prompts.named) or 'none'})"
         )
     pools = read_json(layout.pooling) if layout.pooling else {}
@@ -169,15 +169,15 @@ def read_limit(folder: Path) -> int:
     ``tokenizer.json`` is ignored: it is left over from the last use of the tokenizer.
 
     Raises:
-      InputError: a limit that is not a positive number, or settings that would change vectors.
+      InputError: a limit is not a positive number, or an unsupported setting may change vectors.
     """
     own = read_sentence_config(folder)
     for path, raw in own:
         for key in _HIDDEN_SETTINGS:
             if raw.get(key):
                 raise InputError(
-                    f"{path}: {key} is {raw[key]!r}; such settings are not read here and may "
-                    "change the vectors; remove the key, or save the model again without it"
+                    f"{path}: {key} is {raw[key]!r}; this setting is not supported and may change "
+                    "the vectors; remove the key, or save the model again without it"
                 )
     path = folder / "tokenizer_config.json"
     found = [(path, "max_seq_length", raw) for path, raw in own]
@@ -189,18 +189,18 @@ def read_limit(folder: Path) -> int:
             continue
         if not limit > 0:
             raise InputError(f"{path}: {key} is {limit}; expected a number of tokens above 0")
-        if limit < _NO_LIMIT:  # transformers writes 1e30 or Infinity where it knows none
+        if limit < _NO_LIMIT:  # transformers writes 1e30 or Infinity if it knows no limit
             return int(limit)
     return _NO_LIMIT
 
 
 def lowers(folder: Path) -> bool:
-    """Returns whether texts are made lower case before the tokenizer's own rules."""
+    """Returns whether texts are lower-cased before the tokenizer's own rules."""
     return any(bool(raw.get("do_lower_case")) for _, raw in read_sentence_config(folder))
 
 
 def read_sentence_config(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Returns the first of sentence-transformers' files beside a transformer, or nothing."""
+    """Returns path and content of the first sentence-transformers config, or an empty list."""
     for kind in _SENTENCE_KINDS:
         path = folder / f"sentence_{kind}_config.json"
         if path.exists():
@@ -236,8 +236,8 @@ def _read_dense(folder: Path) -> tuple[DenseLayer, Params]:
     for key in ("module_input_name", "module_output_name"):
         if raw.get(key) not in (None, "sentence_embedding"):
             raise InputError(
-                f"{path}: {key} is {raw[key]!r}; only layers of the text's vector are supported "
-                "('sentence_embedding')"
+                f"{path}: {key} is {raw[key]!r}; only 'sentence_embedding', the text's vector, is "
+                "supported"
             )
     inputs, outputs = (entry(raw, f"{end}_features", int, where=path) for end in ("in", "out"))
     tensors = read_tensors(folder)
@@ -259,7 +259,7 @@ def _read_dense(folder: Path) -> tuple[DenseLayer, Params]:
 
 
 def _write_dense(folder: Path, layer: DenseLayer, params: Params, size: int) -> int:
-    """Returns the size of the layer's result."""
+    """Writes a dense layer's folder and returns the size of the layer's result."""
     kind = f"torch.nn.modules.{'linear' if layer.activation == 'Identity' else 'activation'}"
     write_json(
         folder / "config.json",

@@ -1,4 +1,4 @@
-"""The flag --config, its --config.<key>=<value>, and one line for whatever is wrong in them."""
+"""Reads the flags --config and --config.<key>=<value>, with one-line errors."""
 
 import runpy
 import traceback
@@ -12,16 +12,16 @@ from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.io import expand
 from selfdistill_jax.train.run_folder import flatten
 
-flags.disclaim_key_flags()  # --help of a command shows the flags that it defines
+flags.disclaim_key_flags()  # so that --help of a command shows only its own flags
 
 
 def define() -> None:
-    """Defines it among absl's own flags: once in a process."""
+    """Defines --config among absl's global flags; to be called once per process."""
     config_flags.DEFINE_config_file("config", None, "Python file with get_config().")
 
 
 def _path_and_argument(argv: list[str]) -> tuple[Path, list[str]]:
-    """The path in --config, and what stands behind its colon: the argument of get_config."""
+    """Returns the path in --config, and the argument of get_config after its colon, if any."""
     for i, argument in enumerate(argv):
         name, _, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == "config" and (value or argv[i + 1 :]):
@@ -31,13 +31,13 @@ def _path_and_argument(argv: list[str]) -> tuple[Path, list[str]]:
 
 
 def run_name(argv: list[str]) -> str:
-    """The folder in runs/ of a command that names none.
+    """Returns the default name of a run's folder in runs/.
 
     Args:
       argv: the command line.
 
     Raises:
-      InputError: no config is named.
+      InputError: --config is missing.
 
     >>> run_name(["main", "--config=configs/distributed.py:msmarco"])
     'distributed-msmarco'
@@ -47,16 +47,16 @@ def run_name(argv: list[str]) -> str:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Reads the flags; whatever is wrong in a setting becomes one line that names it.
+    """Parses the flags and turns a wrong flag or setting into a one-line error.
 
     Args:
       argv: the command line.
 
     Returns:
-      What stands there beside flags, the program's name first.
+      The arguments that are not flags, with the program's name first.
 
     Raises:
-      InputError: that line.
+      InputError: a flag or setting is unknown or wrong, or the config file cannot be used.
     """
     path, argument = _path_and_argument(argv)
     if not path.is_file():
@@ -92,18 +92,23 @@ def _expanded(argv: list[str]) -> list[str]:
 
 
 def _read_config(path: Path, argument: list[str]) -> dict[str, Any]:
-    """What get_config gives, before the flag's parser asks for it and passes its errors through."""
+    """Returns the result of get_config.
+
+    It runs before the flag's parser calls get_config, which would not turn errors into one line.
+    """
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is not None:
             return get_config(*argument).to_dict()
-    except Exception as error:  # whatever the file does wrong
+    except Exception as error:  # the user's file can raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         given = ":".join((str(path), *argument))
         raise InputError(
             f"--config={given}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
         ) from None
-    raise InputError(f"--config={path}: has no get_config(); start from configs/distributed.py")
+    raise InputError(
+        f"--config={path}: has no get_config(); define one as in configs/distributed.py"
+    )
 
 
 def _name_unknown_key(argv: list[str], path: Path, config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Flags that the commands around a trained model share."""
+"""Flags and checks shared by the commands that use a trained model."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ from absl import flags
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand
 
-flags.disclaim_key_flags()  # --help of a command shows the flags that it defines
+flags.disclaim_key_flags()  # so that --help of a command shows only its own flags
 
 
 class _PathParser(flags.ArgumentParser):
-    """Reads a path; shells leave the ~ of ``--output=~/x`` as it is."""
+    """Parses a path and expands ~, which shells do not expand in ``--output=~/x``."""
 
     syntactic_help = "a path"
 
@@ -26,21 +26,21 @@ class _PathSerializer(flags.ArgumentSerializer):
 
 
 def define_path(name: str, help: str, values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines a flag whose value is a `Path`, None where it is not given.
+    """Defines a flag whose value is a `Path`, or None if it is not given.
 
-    Every flag that names a file or folder is defined by this.
+    Every flag that names a file or folder is defined with this function.
 
     Args:
-      name: of the flag.
-      help: for ``--help``.
-      values: the command's flags.
+      name: name of the flag.
+      help: text for ``--help``.
+      values: flags of the command.
     """
     flags.DEFINE(_PathParser(), name, None, help, values, _PathSerializer())
 
 
 def define_model(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
-        "model", None, "Encoder: a run's model/ folder, another folder or a hub id.",
+        "model", None, "Encoder to use: a run's model/ folder, another model folder or a hub id.",
         flag_values=values,
     )  # fmt: skip
 
@@ -48,23 +48,24 @@ def define_model(values: flags.FlagValues) -> None:
 def define_adapter(values: flags.FlagValues) -> None:
     define_path(
         "adapter",
-        "Adapter of --model: a run's adapter/ folder, or another in PEFT's format.",
+        "LoRA adapter to add to --model: a run's adapter/ folder, or another in PEFT's format.",
         values,
     )
 
 
 def define_dimensions(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
-        "dimensions", None, "Keep only a vector's first numbers, this many; all by default.",
+        "dimensions", None, "Number of leading dimensions to keep of each vector; all by default.",
         lower_bound=1, flag_values=values,
     )  # fmt: skip
 
 
 def required(values: flags.FlagValues, *names: str) -> None:
-    """Raises InputError, naming the first flag that was not given."""
+    """Raises InputError that names the first of these flags that was not given."""
     for name in names:
         if not values[name].value:
-            raise InputError(f"--{name} is missing; {values[name].help.rstrip('.').lower()}")
+            meaning = values[name].help.rstrip(".")
+            raise InputError(f"--{name} is missing; give --{name}=VALUE ({meaning})")
 
 
 def refuse_rest(argv: list[str]) -> None:
@@ -73,7 +74,7 @@ def refuse_rest(argv: list[str]) -> None:
 
 
 def split_datasets(value: str) -> list[str]:
-    """Splits a list of collections at its commas, unless the whole names a folder that is there.
+    """Splits a list of collections at its commas, unless the whole value is an existing folder.
 
     >>> split_datasets("data/a,data/b")
     ['data/a', 'data/b']
@@ -84,7 +85,7 @@ def split_datasets(value: str) -> list[str]:
 
 
 def refuse_existing(*paths: Path) -> None:
-    """Raises InputError, naming the first file that is already there."""
+    """Raises InputError that names the first of these files that already exists."""
     for path in paths:
-        if os.path.lexists(path):  # a link to a missing file too
-            raise InputError(f"{path}: already there; remove it or give another name")
+        if os.path.lexists(path):  # also true of a link to a missing file
+            raise InputError(f"{path}: already exists; remove it or give another path")

@@ -1,4 +1,4 @@
-"""How every command starts and ends: flags, one-line errors, exit status."""
+"""Runs commands: parses flags, prints errors in one line, sets the exit status."""
 
 import contextlib
 import difflib
@@ -23,21 +23,21 @@ def run_command(
     parse: Callable[[list[str]], list[str]] | None = None,
     argv: Sequence[str] | None = None,
 ) -> NoReturn:
-    """Runs a command as `absl.app.run` does, but answers wrong input with one line.
+    """Runs a command as `absl.app.run` does, but reports wrong input in one line.
 
-    An `InputError`, an unknown flag or a wrong flag value prints ``error: ...`` on stderr and exits
-    with 2, and so does a file system that refuses a file (no space, no permission); Ctrl-C exits
-    with 130; any other exception is a defect and keeps its traceback.
-    ``--help`` prints the docstring of main's module and the flags defined there, and exits with 0.
+    An `InputError`, an unknown flag, a wrong flag value, or a file that the file system refuses (no
+    space, no permission) prints ``error: ...`` on stderr and exits with 2. Ctrl-C exits with 130.
+    Any other exception is a defect and keeps its traceback. ``--help`` prints the docstring of
+    main's module and the flags defined there, and exits with 0.
 
     Args:
-      main: takes what stands on the command line beside the flags, the program's name first.
-      flag_values: the command's flags. With a `flags.FlagValues()` of its own
-        (``flags.DEFINE_string(..., flag_values=_FLAGS)``) a command can use any flag name and be
-        imported beside others; absl's common flags are accepted too.
-      parse: sets the flags from the command line and returns what main gets, for a command whose
-        flags raise errors of their own (it may raise InputError).
-      argv: the command line; None for ``sys.argv``.
+      main: function of the arguments that are not flags, with the program's name first.
+      flag_values: flags of the command. A command with its own `flags.FlagValues()`
+        (``flags.DEFINE_string(..., flag_values=_FLAGS)``) can use any flag name and be imported
+        together with other commands; absl's common flags are accepted too.
+      parse: function that sets the flags from the command line and returns the argument of main,
+        for a command whose flags raise errors of their own; it may raise InputError.
+      argv: command line; None means ``sys.argv``.
 
     Raises:
       SystemExit: always.
@@ -52,7 +52,7 @@ def run_command(
         with _one_line(InputError, flags.Error):
             rest = _parse(argv, flag_values) if parse is None else parse(argv)
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # absl's own flags at their defaults
+                flags.FLAGS.mark_as_parsed()  # leaves absl's own flags at their defaults
             return rest
 
     def guarded(argv: list[str]) -> int | None:
@@ -68,7 +68,7 @@ def _parse(argv: list[str], values: flags.FlagValues) -> list[str]:
         if values is flags.FLAGS:
             return values(argv)
         for name in values:
-            values[name].unparse()  # a second run in one process starts from the defaults
+            values[name].unparse()  # a second command in the same process starts from the defaults
         return flags.FLAGS(values(argv, known_only=True))
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, list(values), n=1)
@@ -79,7 +79,7 @@ def _parse(argv: list[str], values: flags.FlagValues) -> list[str]:
 def _help(main: Callable, values: flags.FlagValues) -> str:
     text = (sys.modules[main.__module__].__doc__ or "").strip()
     own = values.get_key_flags_for_module(main.__module__)
-    if values is not flags.FLAGS:  # the command's alone, wherever they were defined
+    if values is not flags.FLAGS:  # only the command's flags, from any module that defined them
         own = [values[name] for name in values]
     lines = [text, "", "Flags:"] if own else [text]
     for flag in sorted(own, key=lambda flag: flag.name):
@@ -95,9 +95,9 @@ def _one_line(*errors: type[Exception]) -> Generator[None]:
         yield
     except errors as error:
         _exit(f"error: {error}", 2)
-    except BrokenPipeError:  # the reader of our output has gone, as behind `| head`
+    except BrokenPipeError:  # the reader of the output has exited, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None  # as a shell reports SIGPIPE
+        raise SystemExit(141) from None  # the status that a shell reports for SIGPIPE
     except OSError as error:
         if error.filename is None and error.errno not in NO_ROOM:
             raise

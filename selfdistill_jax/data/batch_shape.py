@@ -1,4 +1,4 @@
-"""Sizes of a batch's arrays, and which part of the batch each device computes."""
+"""Chooses the sizes of a batch's arrays, and the part of the batch that each device computes."""
 
 import math
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from selfdistill_jax.data.packing import MOST_PAIRS, block_of, row_lengths
 
 
 class BatchShape(NamedTuple):
-    """What batches' arrays have in common.
+    """Holds the array sizes that all batches of a run share.
 
     Attributes:
-      block: tokens of a block that texts are laid into.
-      capacities: numbers of blocks that arrays have room for, least first, each another compiled
-        program; the last one holds nearly every batch.
-      row_lengths: that a block can be cut into.
-      merged: into how many blocks those of a batch are then joined, its rows being of one length;
-        0: they stay as they are.
+      block: number of tokens of a block, into which texts are packed.
+      capacities: possible numbers of blocks of the arrays, ascending. Each needs another compiled
+        program; the last one is enough for nearly every batch.
+      row_lengths: possible row lengths of a block.
+      merged: number of blocks into which a batch's blocks are joined after packing, if all rows
+        have one length; 0 leaves them as they are.
     """
 
     block: int
@@ -26,7 +26,7 @@ class BatchShape(NamedTuple):
     merged: int = 0
 
     def capacity(self, needed: int) -> int:
-        """The least one that holds so many blocks; the last one doubled, until it does.
+        """Returns the least capacity for ``needed`` blocks; beyond the last one, that is doubled.
 
         >>> shape = BatchShape(216, (60, 64, 70), (216,), merged=1)
         >>> shape.capacity(59), shape.capacity(61), shape.capacity(141)
@@ -38,12 +38,12 @@ class BatchShape(NamedTuple):
         return capacity
 
 
-# So many standard deviations above the mean a batch of a usual shape may be: one in 30,000 is more.
+# Standard deviations above the mean that the only capacity holds: one batch in 30,000 needs more.
 _USUAL = 4.0
-# Where several shapes share the batches; 0.8 deviations stay empty on average. Not more
-# of them, since each is compiled before the first batch of its size can be trained on.
+# The same for several capacities; 0.8 deviations stay empty on average. There are no more of them,
+# since each is compiled before the first batch of its size can be trained on.
 _SIZES = (0.0, 1.0, 3.0)
-# What rows leave empty of themselves: 1 to 3 % on three collections.
+# Factor for the padding within rows: 1 to 3 % on three collections.
 _UNFILLED = 1.03
 
 
@@ -57,19 +57,22 @@ def choose_shape(
     limit: int,
     single_block: bool = False,
 ) -> BatchShape:
-    """One shape for all but a few batches in 10,000, or three for all but one in 700.
+    """Returns the array sizes for the batches of a run.
+
+    One capacity is enough for all but a few batches in 10,000; with ``single_block``, three are
+    enough for all but one in 700.
 
     Args:
-      mean, deviation: of the tokens of a triplet.
-      triplets: of a part.
-      parts: of a batch, see `balance_parts`.
-      block: tokens of a block at the most.
-      limit: tokens of the longest text.
-      single_block: the layout for accelerators: one row length, as few blocks as possible. Loop
-        bounds and branches that depend on data would wait for the host, so padding is computed too;
-        a few sizes of arrays are compiled to limit the waste.
+      mean, deviation: mean and standard deviation of the number of tokens of a triplet.
+      triplets: number of triplets of a part.
+      parts: number of parts of a batch, see `balance_parts`.
+      block: maximum number of tokens of a block.
+      limit: number of tokens of the longest text.
+      single_block: whether to use the layout for accelerators: one row length and as few blocks as
+        possible. Loop bounds and branches that depend on data would wait for the host, so padding
+        is computed too; a few sizes of arrays are compiled to limit the waste.
     """
-    # Of the batch's mean; parts differ from it by less than a triplet does.
+    # Deviation of a part's share of the batch; parts differ from it by less than a triplet does.
     spread = deviation * max((triplets / parts) ** 0.5, 1)
 
     def tokens(deviations: float) -> float:
@@ -86,22 +89,22 @@ def choose_shape(
     equal = usual / math.ceil(usual / block_of(block, lengths))
     unit = math.lcm(*lengths)
     size = math.ceil(equal / unit) * unit
-    # Of each kind of rows one block may stay partly empty.
+    # For each row length, one block may stay partly empty.
     return BatchShape(size, (math.ceil(usual / size) + len(lengths) - 1,), lengths)
 
 
 def balance_parts(sizes: np.ndarray, parts: int) -> np.ndarray:
-    """Returns an order in which equal parts of the batch are about equally much work.
+    """Returns an order in which equal parts of the batch need about the same work.
 
-    A step takes as long as the device with the most tokens. The largest examples are given out
-    first, from the first part to the last and back; one part alone stays as it is.
+    A step takes as long as the device with the most tokens. The largest triplets are assigned
+    first, from the first part to the last and back; a single part keeps its order.
 
     Args:
-      sizes: ``[B]``, of each triplet.
-      parts: P, which divides B.
+      sizes: ``[B]`` number of tokens of each triplet.
+      parts: P, the number of parts, which divides B.
 
     Returns:
-      ``[B]`` places, part after part.
+      ``[B]`` indices of triplets, part after part.
 
     Example:
       >>> balance_parts(np.array([9, 1, 8, 2, 7, 3]), 2).tolist()

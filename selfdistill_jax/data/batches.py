@@ -1,7 +1,7 @@
-"""Training batches as a pure function of (seed, step).
+"""Makes training batches, each a pure function of (seed, step).
 
-So resuming needs only the step number, and the number of hosts, devices or threads never changes
-what is trained on.
+Resuming therefore needs only the step number, and the number of hosts, devices or threads never
+changes the training data.
 """
 
 import dataclasses
@@ -18,26 +18,26 @@ from selfdistill_jax.data.store import Examples
 from selfdistill_jax.data.tokens import TokenTable, content_numbers
 from selfdistill_jax.packed import PackedTexts
 
-# Streams of random numbers, beside that of drawn negatives.
+# Random streams other than that of drawn negatives.
 _SEEDS, _CHOICE = 1, 2
-# Columns of `positive_ids` at least, and how many times as many where they are too few. Each width
-# is another compiled program, and few queries have more positives in one batch.
+# Minimum number of columns of `positive_ids`, and the factor by which it grows if it is too small.
+# Each width needs another compiled program, and few queries have more positives in one batch.
 _POSITIVES = 4
 
 
 class TripletBatch(NamedTuple):
-    """One host's part of a global batch; K negatives for each query.
+    """Holds one host's part of a global batch, with K negatives for each query.
 
     Attributes:
-      texts: P parts, one after the other on a leading axis: P is devices here times micro-batches.
-        Each packs the texts of its ``b`` examples: queries, then positives, then the first negative
-        of each, then the second: M = (2 + K) b. A query of length 0 stands for no example.
-      scores: ``[P b, 1 + K]`` float32, a teacher's of the positive and of the negatives, or NaN.
-      positive_ids: ``[P b, n]`` int32, numbers of the documents that are known to answer the query
-        and stand in the global batch; its own positive first, -1 behind the last. Documents of
-        equal tokens have one number.
-      negative_ids: ``[P b, K]`` int32 numbers of the negatives. Without ids every document but the
-        positive counts as a negative.
+      texts: P parts, stacked on a leading axis; P is this host's devices times micro-batches. Each
+        part packs the texts of its ``b`` examples: queries, then positives, then the first negative
+        of each, then the second: M = (2 + K) b. A query of length 0 marks an unused example.
+      scores: ``[P b, 1 + K]`` float32, a teacher's scores of positive and negatives, or NaN.
+      positive_ids: ``[P b, n]`` int32, numbers of the known positives of the query that are in the
+        global batch; its own positive comes first, -1 follows the last. Documents with equal
+        tokens have the same number.
+      negative_ids: ``[P b, K]`` int32, numbers of the negatives. Without ids, every document but
+        the query's positive counts as a negative.
     """
 
     texts: PackedTexts
@@ -47,35 +47,35 @@ class TripletBatch(NamedTuple):
 
     @property
     def useful_tokens(self) -> int:
-        """Returns how many tokens its texts have."""
+        """Returns the number of tokens of all texts."""
         return int(self.texts.lengths.sum())
 
     @property
     def computed_tokens(self) -> int:
-        """Returns how many tokens the blocks in use have room for."""
+        """Returns the number of tokens of the blocks in use, with padding."""
         return int(self.texts.blocks.sum()) * self.texts.ids.shape[-1]
 
 
 class TrainingBatches:
-    """Batch ``k`` of a run, for any k.
+    """Makes the batch of any step of a run, by indexing.
 
     Args:
       queries: token table of all queries.
       documents: token table of all documents.
-      examples: what is trained on.
-      negatives: K, negatives of a query; those that an example does not bring are drawn anew at
-        each step.
-      candidates: ``[n, c]`` document rows to draw negatives from, or None for all documents.
-      known: documents that are no negatives of a query.
-      pool: document rows that random negatives come from.
-      seed: of the order and the draws.
-      batch_size: examples of the global batch.
-      query_length, document_length: tokens that texts are cut at.
-      parts: of the global batch, packed each for itself: devices times micro-batches.
-      local_parts: this host's parts.
-      block: tokens of a block at the most.
+      examples: training examples.
+      negatives: K, the number of negatives per query; those that an example lacks are drawn anew
+        at each step.
+      candidates: ``[n, c]`` document rows to draw negatives from, or None for the whole pool.
+      known: known positives, which are never drawn as negatives of their queries.
+      pool: range of document rows that random negatives are drawn from.
+      seed: seed of the order and the draws.
+      batch_size: number of examples of the global batch.
+      query_length, document_length: number of tokens at which texts are cut.
+      parts: number of separately packed parts of the global batch: devices times micro-batches.
+      local_parts: slice of this host's parts.
+      block: maximum number of tokens of a block.
       single_block: see `choose_shape`.
-      dropout: whether texts get seeds of what is dropped of them.
+      dropout: whether texts get dropout seeds.
 
     Attributes:
       negatives: K.
@@ -121,13 +121,16 @@ class TrainingBatches:
             grain.MapDataset.range(len(examples))
             .seed(seed)
             .shuffle()
-            .repeat()  # in another order each epoch
+            .repeat()  # in a new order each epoch
             .batch(batch_size)
             .map_with_index(self._make)
         )
 
     def _tokens_of_examples(self) -> tuple[float, float]:
-        """Mean and standard deviation; drawn negatives are as what they are drawn from."""
+        """Returns mean and standard deviation of the number of tokens of a triplet.
+
+        A drawn negative counts with the mean and variance of the documents that it is drawn from.
+        """
         queries, documents = self._lengths
         of_drawn = documents[self._pool.start : self._pool.stop]
         if self._candidates is not None and (self._candidates >= 0).any():
@@ -144,7 +147,7 @@ class TrainingBatches:
         return float(totals.mean()), float(variance**0.5)
 
     def shapes(self) -> list[TripletBatch]:
-        """Returns shapes and types of batches' arrays, those of the first batch first."""
+        """Returns the shapes and types of the batches' arrays, those of the first batch first."""
         first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self[0])
         (parts,) = first.texts.blocks.shape
 
@@ -161,24 +164,24 @@ class TrainingBatches:
         return [first, *map(of_capacity, self.shape.capacities)]
 
     def _arrays(self, capacity: int) -> tuple[int, int]:
-        """Blocks, and tokens of each, of arrays that have room for ``capacity`` blocks."""
+        """Returns (blocks, tokens of each) of the arrays for ``capacity`` unjoined blocks."""
         merged = self.shape.merged or capacity
         return merged, capacity // merged * self.shape.block
 
     def __getitem__(self, step: int) -> TripletBatch:
         batch = self._batches[step]
-        assert batch is not None  # grain's None is for filtered elements
+        assert batch is not None  # grain returns None for filtered elements only
         return batch
 
     def iterate(self, start: int) -> grain.DatasetIterator:
-        """Yields batches from step ``start`` on, made ahead by one thread."""
+        """Returns an iterator over the batches from step ``start``, made ahead by one thread."""
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
         iterator = iter(self._batches.to_iter_dataset(options))
         iterator.set_state({"next_index": start})
         return iterator
 
     def rows(self, step: int, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the texts and scores of the picked examples at a step.
+        """Returns the rows and scores of the texts of the picked examples at a step.
 
         Returns:
           ``[2 + K, B]`` rows of queries, positives and negatives, and ``[B, 1 + K]`` scores.
@@ -204,16 +207,16 @@ class TrainingBatches:
         return columns, np.concatenate([scores[:, :1], of_own], axis=1).astype(np.float32)
 
     def _ids(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``positive_ids`` and ``negative_ids`` of a global batch, see `TripletBatch`."""
+        """Returns ``positive_ids`` and ``negative_ids`` of a global batch, see `TripletBatch`."""
         place, known = self._known.of(columns[0])
-        # Known documents that stand in the batch only as copies count as well.
+        # A known positive also counts if only another document with its tokens is in the batch.
         rows = np.unique(np.concatenate([columns[1:].reshape(-1), known]))
         numbers = content_numbers(self._tables[1], rows, limit=self._limits[1])
         positives, *negatives = numbers[np.searchsorted(rows, columns[1:])]
         known = numbers[np.searchsorted(rows, known)]
         there = np.isin(known, [positives, *negatives])
         place, known = place[there], known[there]
-        # In columns of its own for each query, but for its own positive and what occurs twice.
+        # The further columns have the other known positives of each query, each number once.
         pairs = np.unique(np.stack([place, known])[:, known != positives[place]], axis=1)
         counts = np.bincount(pairs[0], minlength=len(positives))
         width = _POSITIVES
@@ -226,7 +229,7 @@ class TrainingBatches:
         return ids, np.array(negatives, np.int32).reshape(-1, len(positives)).T
 
     def _seeds(self, step: int, order: np.ndarray) -> np.ndarray:
-        """``[P, M]`` uint32 of this host's parts; a text's own, however the batch is split."""
+        """Returns ``[P, M]`` uint32 seeds, the same for a text however the batch is split."""
         draws = np.random.default_rng((self._seed, step, _SEEDS))
         size = len(self._tables), len(order)
         seeds = draws.integers(2**32, size=size, dtype=np.uint32)[:, order]
@@ -242,7 +245,7 @@ class TrainingBatches:
             lay_out(part.reshape(-1), block=self.shape.block, row_lengths=self.shape.row_lengths)
             for part in np.split(lengths, self._parts, axis=1)
         ]
-        # The same on every host, since it follows from the global batch.
+        # The capacity is the same on every host, since it depends only on the global batch.
         capacity = self.shape.capacity(max(len(layout.rows) for layout in layouts))
         blocks, size = self._arrays(capacity)
         parts = np.split(columns, self._parts, axis=1)

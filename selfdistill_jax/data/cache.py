@@ -1,4 +1,4 @@
-"""The cache of prepared data: its place, and how folders there are written and read."""
+"""Locates the cache of prepared data, and writes and reads its folders."""
 
 import os
 from collections.abc import Generator
@@ -9,8 +9,7 @@ from selfdistill_jax import io
 from selfdistill_jax.errors import InputError
 
 _ADVICE = (
-    "set XDG_CACHE_HOME (or config.data.cache, in training) to a folder that can be written and "
-    "has room"
+    "set XDG_CACHE_HOME (or config.data.cache, in training) to a writable folder with enough space"
 )
 
 
@@ -18,7 +17,7 @@ def cache_folder(folder: str = "") -> Path:
     """Returns the given folder, or ``selfdistill_jax`` in the user's cache (``XDG_CACHE_HOME``).
 
     Raises:
-      InputError: neither is given and the user has no home folder.
+      InputError: no folder is given, ``XDG_CACHE_HOME`` is unset, and there is no home folder.
     """
     if folder:
         return io.expand(folder).resolve()
@@ -28,12 +27,12 @@ def cache_folder(folder: str = "") -> Path:
     try:
         return Path.home() / ".cache" / "selfdistill_jax"
     except RuntimeError:  # no HOME and no entry in the user database, as in many containers
-        raise InputError(f"no home folder to keep prepared data in; {_ADVICE}") from None
+        raise InputError(f"no home folder for the cache of prepared data; {_ADVICE}") from None
 
 
 @contextmanager
 def new_folder(path: Path) -> Generator[Path]:
-    """Gives a temporary folder that becomes ``path`` at the end, as `io.new_folder` does.
+    """Yields a temporary folder that becomes ``path`` at the end, as `io.new_folder` does.
 
     Raises:
       InputError: the cache cannot be written.
@@ -44,7 +43,7 @@ def new_folder(path: Path) -> Generator[Path]:
 
 @contextmanager
 def reports_damaged_cache(folder: Path) -> Generator[None]:
-    """Reports whatever fails while a folder of the cache is read as a damaged folder.
+    """Reports any error raised while a folder of the cache is read as damage of that folder.
 
     Raises:
       InputError: names the folder and says what to do.
@@ -56,6 +55,6 @@ def reports_damaged_cache(folder: Path) -> Generator[None]:
         raise InputError(f"{where}: cannot be read ({io.reason(error)}); {_ADVICE}") from None
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(
-            f"{folder}: damaged ({type(error).__name__}: {error}); delete the folder, and the next "
-            "run makes it anew"
+            f"{folder}: damaged ({type(error).__name__}: {error}); delete the folder; the next "
+            "run builds it again"
         ) from error

@@ -1,13 +1,13 @@
-"""Defines a collection: documents, queries, judgements and triplets.
+"""Defines a collection: documents, queries, judgements and training examples.
 
-A row number is a position in `Source.documents` or `Source.queries`; everything refers to rows.
+A row is a position in `Source.documents` or `Source.queries`; all references are by row.
 """
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 SPLITS = ("train", "dev", "test")
-SAMPLE_NEGATIVE = -1  # in arrays of negatives: one that is drawn anew in training
+SAMPLE_NEGATIVE = -1  # in arrays of negatives: a missing one, drawn in training
 
 
 class Document(NamedTuple):
@@ -17,7 +17,7 @@ class Document(NamedTuple):
 
     @property
     def content(self) -> str:
-        """Title and text, joined as BEIR's own tools join them: this is encoded and indexed."""
+        """Returns title and text, joined as BEIR's own tools join them, to encode and index."""
         return f"{self.title} {self.text}".strip()
 
 
@@ -28,17 +28,16 @@ class Query(NamedTuple):
 
 class Judgement(NamedTuple):
     query: int
-    document: int | str  # the id of a document that is not in the corpus, which has no row
+    document: int | str  # a row, or the id of a document that is not in the corpus
     relevance: int
 
 
 class Example(NamedTuple):
-    """A query, one positive, and the negatives that its source brings.
+    """Holds a query, one positive, and the negatives that the source gives.
 
     Attributes:
-      query, positive, negatives: rows. In training, more negatives are drawn where there are too
-        few.
-      positive_score, negative_scores: a teacher's; NaN and none where the source has no scores.
+      query, positive, negatives: rows; training draws more negatives if there are too few.
+      positive_score, negative_scores: a teacher's scores; NaN and empty if the source has none.
     """
 
     query: int
@@ -49,32 +48,32 @@ class Example(NamedTuple):
 
 
 class Source(Protocol):
-    """Reads one collection; nothing is read before it is asked for."""
+    """Reads one collection; each method reads only the data that it returns."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def corpus_size(self) -> int | None:
-        """Number of documents in front that evaluation searches; None: all."""
+        """Returns the number of leading documents that evaluation searches; None means all."""
 
     @property
     def pool_start(self) -> int:
-        """First row of the documents that negatives are drawn from."""
+        """Returns the first row of the documents that negatives are drawn from."""
         ...
 
     def fingerprint(self) -> str:
-        """Hex digest: changes when the content or this reader's understanding of it changes."""
+        """Returns a hex digest that changes with the content and with the way it is read."""
 
     def describe(self) -> dict[str, Any]:
-        """Where it comes from (files, versions), for the record of a run."""
+        """Returns the origin of the collection (files, versions), for the record of a run."""
 
     def documents(self) -> Iterator[Document]: ...
 
     def queries(self) -> Iterator[Query]: ...
 
     def judgements(self, split: str) -> Iterator[Judgement]:
-        """The relevance judgements of a split; empty where there is none."""
+        """Yields the relevance judgements of a split; none if there is no such split."""
 
     def examples(self) -> Iterator[Example]:
-        """What is trained on."""
+        """Yields the training examples."""

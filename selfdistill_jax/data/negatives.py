@@ -1,6 +1,6 @@
-"""Chooses the negatives of a query: the file's, random documents, or candidates of a search.
+"""Chooses the negatives of a query: its example's own, random documents or search results.
 
-A known positive of the query is never taken. Draws are pure functions of (seed, step).
+A known positive of the query is never chosen. Draws are pure functions of (seed, step).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,24 +13,24 @@ from selfdistill_jax.progress import Progress
 
 NEGATIVES = ("random", "bm25", "mined")
 
-# Query rows ``[Q]`` and k -> scores and document rows ``[Q, k]``, best first, -1 where there is
-# none; fewer columns where there are not so many documents.
+# Maps query rows ``[Q]`` and k to scores and document rows ``[Q, k]``, best first, -1 after the
+# last; there are fewer columns if there are fewer than k documents.
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-_FURTHER = 3  # a stream of its own for each negative behind the first
-_DEEPER = 4  # times as many are looked at where scores are limited
+_FURTHER = 3  # random stream of the negatives after the first; with the column, one for each
+_DEEPER = 4  # factor by which a search with a score limit looks at more documents
 
 
 class KnownPositives:
-    """Answers for many (query, document) pairs at once whether the document is a known positive.
+    """Looks up for many (query, document) pairs at once whether the document is a known positive.
 
     Args:
-      queries: ``[n]`` rows of the pairs that are known.
-      documents: ``[n]`` rows.
-      pool: document rows that negatives come from.
-      count: negatives of a query.
+      queries: ``[n]`` query rows of the known pairs.
+      documents: ``[n]`` document rows of the known pairs.
+      pool: range of document rows that negatives are drawn from.
+      count: number of negatives per query.
 
     Raises:
-      InputError: a query has fewer documents of the pool left as negatives.
+      InputError: the pool has fewer than ``count`` documents that are not positives of a query.
     """
 
     def __init__(self, queries: np.ndarray, documents: np.ndarray, pool: range, count: int = 1):
@@ -41,10 +41,10 @@ class KnownPositives:
         full = rows[counts > len(pool) - count]
         if len(full) or len(pool) < count:
             if count == 1:
-                what = "have every document as a positive; none is left to be their negative"
+                what = "have every document as a positive; add documents to draw negatives from"
             else:
                 what = (
-                    f"leave fewer than {count} documents to be their negatives; lower "
+                    f"have fewer than {count} documents that are not their positives; lower "
                     "config.data.negatives_per_query"
                 )
             raise InputError(f"{len(full) or 'all'} training queries {what}")
@@ -53,19 +53,19 @@ class KnownPositives:
         return queries.astype(np.int64) * self._size + documents
 
     def contains(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        """``[...]`` bool."""
+        """Returns whether each document is a known positive of its query, ``[...]`` bool."""
         key = self._key(queries, documents)
         at = np.searchsorted(self._keys, key)
         return self._keys[np.minimum(at, len(self._keys) - 1)] == key
 
     def count(self, query: int) -> int:
-        """Returns how many documents are known positives of a query."""
+        """Returns the number of known positives of a query."""
         ends = np.int64(query) * self._size + np.array([0, self._size])
         first, last = np.searchsorted(self._keys, ends)
         return int(last - first)
 
     def of(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns all known positives of queries, as (place in ``queries``, document row) pairs."""
+        """Returns all known positives of queries: indices into ``queries`` and document rows."""
         start = queries.astype(np.int64) * self._size
         first, last = (np.searchsorted(self._keys, ends) for ends in (start, start + self._size))
         counts = last - first
@@ -75,15 +75,15 @@ class KnownPositives:
 
 
 def choose_given(given: np.ndarray, count: int, *, seed: Sequence[int]) -> np.ndarray:
-    """Chooses which of an example's own negatives a step takes: all, or some at random.
+    """Chooses the negatives of each example that a step uses: all, or K of them at random.
 
     Args:
-      given: ``[B, n]`` document rows, -1 behind the last.
-      count: K, negatives of a query.
-      seed: of the choice where there are more than K.
+      given: ``[B, n]`` document rows of the examples' own negatives, -1 after the last.
+      count: K, the number of negatives per query.
+      seed: seed of the random choice, used if n is more than K.
 
     Returns:
-      ``[B, K]`` columns of ``given``, -1 where there is none.
+      ``[B, K]`` column indices into ``given``, -1 where there is none.
     """
     size, columns = given.shape
     if columns <= count:
@@ -104,16 +104,16 @@ def draw(
     candidates: np.ndarray | None,
     seed: Sequence[int],
 ) -> np.ndarray:
-    """Draws the negatives that are missing; those of one query are all different.
+    """Draws the missing negatives; the negatives of a query are all different.
 
     Args:
       queries: ``[B]`` query rows.
       negatives: ``[B, K]`` document rows, -1 where one is missing.
-      known: positives that are not taken.
-      pool: document rows that random negatives are drawn from.
-      candidates: ``[B, k]`` document rows to draw from instead, -1 where there are fewer; a query
-        without any gets a random negative.
-      seed: whole numbers that the draw is a function of, such as (seed, step).
+      known: known positives, which are never drawn.
+      pool: range of document rows that random negatives are drawn from.
+      candidates: ``[B, k]`` document rows to draw from instead of the pool, -1 where there are
+        fewer; a query without candidates gets a random negative.
+      seed: whole numbers that determine the draw, such as (seed, step).
 
     Returns:
       ``[B, K]`` int32 document rows.
@@ -152,24 +152,25 @@ def top_candidates(
     at_once: int = 65536,
     progress: str = "",
 ) -> np.ndarray:
-    """The k documents that a search ranks highest for each triplet, and that may be its negative.
+    """Returns the k highest-ranked documents for each triplet that may be its negatives.
 
     Args:
-      search: called once for many queries.
-      queries: ``[n]`` the triplets' query rows; one may stand in many triplets.
-      known: positives that are left out.
-      k: how many.
-      most: ``[n]``, the score above which a document is left out of a triplet's; it is looked for
-        among `_DEEPER` times as many.
-      at_once: queries of one search.
-      progress: label of a bar; none is shown without.
+      search: search function, called once for many queries.
+      queries: ``[n]`` query rows of the triplets; several triplets may have the same query.
+      known: known positives, which are left out.
+      k: number of documents per triplet.
+      most: ``[n]`` score limit of each triplet; documents above it are left out, and the search
+        looks at `_DEEPER` times as many documents.
+      at_once: maximum number of queries in one search.
+      progress: label of the progress bar; if empty, no bar is shown.
 
     Returns:
-      ``[n, k]`` int32 document rows, best first, -1 behind them where there are fewer.
+      ``[n, k]`` int32 document rows, best first, -1 after the last.
     """
     rows, query_of = np.unique(queries, return_inverse=True)
     spare = 1 if most is None else _DEEPER
-    # All of the query's positives may stand in front. Powers of two: a search compiles for each.
+    # All positives of a query may rank first. Depths are powers of two, since a search compiles
+    # anew for each depth.
     needed = [spare * k + known.count(row) for row in rows]
     depths = np.array([1 << (n - 1).bit_length() for n in needed], int)
     by_query = np.argsort(query_of, kind="stable")
@@ -187,7 +188,7 @@ def top_candidates(
             usable = (documents >= 0) & ~known.contains(rows[asked, None], documents)
             for i, query in enumerate(asked):
                 own = by_query[ends[query] : ends[query + 1]]
-                # Triplets of one query share its candidates, unless each has a limit of its own.
+                # Triplets of one query share its candidates, unless each has its own score limit.
                 for some in own[None] if most is None else own[:, None]:
                     fits = usable[i] if most is None else usable[i] & (scores[i] <= most[some])
                     best = documents[i, fits][:k]

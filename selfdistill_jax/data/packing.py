@@ -1,9 +1,10 @@
-"""Lays texts into rows of fixed length, and rows into blocks, so that little of both stays empty.
+"""Packs texts into rows of fixed length, and rows into blocks, with little padding.
 
-Best fit decreasing: the longest text first, each into the row where the least room is left over,
-else into a new one (at most 11/9 of the rows of the best packing, Johnson 1974; 1 to 3 % of the
-tokens are padding in practice). Shorter rows cost less attention but fill less well, so a few rules
-for the length of new rows are tried, and the cheapest layout is taken: 0.2 ms each for 384 texts.
+The algorithm is best fit decreasing: texts are placed from the longest to the shortest, each into
+the row where the least space is left over, or into a new row if none fits (at most 11/9 of the rows
+of the best packing, Johnson 1974; 1 to 3 % of the tokens are padding in practice). Shorter rows
+need less attention but fill less well, so a few rules for the length of new rows are tried, and the
+cheapest layout is used: 0.2 ms for each rule with 384 texts.
 """
 
 import bisect
@@ -18,40 +19,42 @@ from selfdistill_jax.packed import PackedTexts
 
 # A token in a row of 550 costs twice as much as one in a very short row (MiniLM's size, 2 cores).
 _ATTENTION = 1 / 550
-# A CPU's cache holds what a layer makes of so many tokens: larger blocks are slower there.
+# Tokens of a block whose activations in a layer fit a CPU's cache; larger blocks are slower there.
 CPU_BLOCK = 512
-# An accelerator's block at the most: its tokens, and these times the length of its rows, or scores
-# of long rows fill its memory: those of 12 heads take 1.6 GB of this.
+# Limits of an accelerator's block: its tokens, and its tokens times the length of its rows. Without
+# the latter, attention scores of long rows would fill the memory: at the limit, the scores of 12
+# heads take 1.6 GB.
 MOST_TOKENS, MOST_PAIRS = 2**16, 2**25
-# What a text must at least fill of a shorter row to open one; each is tried.
+# A text starts a shorter row only if it fills more than this share of it; each share is tried.
 _SHARES = (0.5, 0.625, 0.75, 0.875)
 
 
 class Layout(NamedTuple):
-    """Where texts lie.
+    """Describes where texts lie in blocks.
 
     Attributes:
-      starts: ``[M]`` int32, the first token of each text among all blocks' tokens.
-      rows: ``[n]`` int32, which row length each block has.
+      starts: ``[M]`` int32, the index of each text's first token among all blocks' tokens.
+      rows: ``[n]`` int32, the index of each block's row length.
     """
 
     starts: np.ndarray
     rows: np.ndarray
 
     def merged(self, count: int) -> "Layout":
-        """The same places in blocks each of which was ``count``, of one kind of rows."""
+        """Returns the layout with each ``count`` blocks, of one row length, joined into one."""
         return Layout(self.starts, self.rows[::count])
 
 
 def row_lengths(limit: int) -> tuple[int, ...]:
-    """Lengths of rows for texts of up to ``limit`` tokens.
+    """Returns the row lengths, shortest first, for texts of up to ``limit`` tokens.
 
-    The longest is the limit, rounded up: many texts are cut, and so as long as a row, which they
-    fill. Longer rows left 14 % of the demo's batches empty (docstrings cut at 96), these 1 %. The
-    others are one and two thirds of it, or, where that rounds up less, a quarter and three, or two
-    in blocks of over `CPU_BLOCK` tokens: with thirds alone, documents cut at 64 lay in rows of 72
-    (9 to 11 % padding, 2 to 4 % in these). Of a dozen choices tried on three collections cut at 96
-    and 200 none costs over 3 % less. Multiples of eight keep the products' tiles whole.
+    The longest row is the limit, rounded up: many texts are cut at the limit, and each of them
+    fills such a row. Longer rows left 14 % of the demo's batches empty (docstrings cut at 96),
+    these 1 %. The other lengths are one and two thirds of it. Where quarters need less rounding,
+    they are one and three quarters, or one and two if three would need blocks of over `CPU_BLOCK`
+    tokens: with thirds alone, documents cut at 64 lay in rows of 72 (9 to 11 % padding, instead of
+    2 to 4 %). Of a dozen choices tried on three collections cut at 96 and 200, none costs over 3 %
+    less. Multiples of eight keep the tiles of matrix products whole.
 
     >>> row_lengths(200), row_lengths(96), row_lengths(64), row_lengths(512)
     ((72, 144, 216), (32, 64, 96), (16, 48, 64), (128, 256, 512))
@@ -59,13 +62,13 @@ def row_lengths(limit: int) -> tuple[int, ...]:
     third, quarter = (8 * max(1, math.ceil(limit / (8 * parts))) for parts in (3, 4))
     if 3 * third <= 4 * quarter:
         return third, 2 * third, 3 * third
-    # Blocks are of whole rows of each length: of 12 quarters, or 4.
+    # A block is a multiple of each row length: of 12 quarters with three, of 4 with two.
     middle = 3 * quarter if 12 * quarter <= CPU_BLOCK else 2 * quarter
     return quarter, middle, 4 * quarter
 
 
 def block_of(tokens: int, row_lengths: Sequence[int]) -> int:
-    """The block next to so many tokens, of whole rows of each length.
+    """Returns the largest common multiple of the row lengths up to ``tokens``, or the least one.
 
     >>> block_of(512, (72, 144, 216)), block_of(16, (8, 16, 24))
     (432, 48)
@@ -75,19 +78,19 @@ def block_of(tokens: int, row_lengths: Sequence[int]) -> int:
 
 
 def lay_out(lengths: np.ndarray, *, block: int, row_lengths: Sequence[int]) -> Layout:
-    """Packs texts.
+    """Packs texts into rows and blocks.
 
     Args:
-      lengths: ``[M]`` tokens of each text; those of length 0 take no room.
-      block: tokens of a block.
-      row_lengths: shortest first; each divides ``block``.
+      lengths: ``[M]`` number of tokens of each text; texts of length 0 take no space.
+      block: number of tokens of a block.
+      row_lengths: possible row lengths, shortest first; each divides ``block``.
 
     Raises:
       ValueError: a text is longer than the longest row.
     """
     longest = row_lengths[-1]
     if len(lengths) and lengths.max() > longest:
-        raise ValueError(f"a text of {lengths.max()} tokens; rows hold {longest}")
+        raise ValueError(f"a text has {lengths.max()} tokens; the longest row has {longest}")
     order = np.argsort(-lengths, kind="stable")
     order = order[: np.count_nonzero(lengths)].tolist()
     sizes = lengths.tolist()
@@ -97,7 +100,11 @@ def lay_out(lengths: np.ndarray, *, block: int, row_lengths: Sequence[int]) -> L
 
 
 def _rules(row_lengths: Sequence[int]) -> list[Callable[[int], int]]:
-    """The longest row for all texts, or shorter ones for those that fill a good part of them."""
+    """Returns rules that map the length of a text to the length of the row that it starts.
+
+    The first rule always gives the longest row; the others give a shorter row to texts that fill a
+    large share of it.
+    """
     longest = row_lengths[-1]
 
     def rule(share: float, least: int) -> Callable[[int], int]:
@@ -111,9 +118,9 @@ def _rules(row_lengths: Sequence[int]) -> list[Callable[[int], int]]:
 
 
 def _assign_rows(order: list[int], sizes: list[int], opens: Callable[[int], int]):
-    """Returns rows as (length, texts in it)."""
+    """Returns rows as (length, texts in the row)."""
     rows: list[tuple[int, list[int]]] = []
-    room: list[tuple[int, int]] = []  # (left over, row), sorted
+    room: list[tuple[int, int]] = []  # (tokens left, row), sorted
     for text in order:
         size = sizes[text]
         at = bisect.bisect_left(room, (size, -1))
@@ -158,15 +165,15 @@ def write_tokens(
     row_lengths: Sequence[int],
     texts: int | None = None,
 ) -> PackedTexts:
-    """Puts the tokens where a layout says.
+    """Returns the texts with their tokens at the places given by a layout.
 
     Args:
-      layout: of all the texts together.
-      table_rows: tables, rows of them, and tokens that these are cut at.
-      blocks: N, at least as many as the layout has.
-      block: T.
+      layout: layout of all texts together.
+      table_rows: tables, the rows to take from each, and the number of tokens to cut them at.
+      blocks: N, at least the number of blocks of the layout.
+      block: T, the number of tokens of a block.
       row_lengths: as for `lay_out`.
-      texts: M; more than there are leaves the others empty.
+      texts: M; entries beyond the given texts stay empty.
     """
     parts = [table.flat(rows, limit=limit) for table, rows, limit in table_rows]
     lengths = np.concatenate([part[1] for part in parts])

@@ -1,8 +1,9 @@
-"""A collection as tables: built once, then opened by every run.
+"""Stores a collection as tables, which are built once and opened by every run.
 
-All of it is kept as tensorflow-datasets tables (`records`), its ids and numbers once more as flat
-files: reading rows for them would cost each start of a run 35 us a document, query, judgement and
-triplet. So a start needs no row, nor the library, which takes 0.2 s to import.
+The whole content is in tensorflow-datasets tables (`tfds_records`), and ids and numbers are also in
+flat files: reading them from the tables would take 35 us for each document, query, judgement and
+triplet at every start of a run. With the flat files, a start reads no table and does not import the
+library, which takes 0.2 s.
 """
 
 import dataclasses
@@ -18,21 +19,21 @@ from selfdistill_jax.data.cache import new_folder, reports_damaged_cache
 from selfdistill_jax.data.collection import SAMPLE_NEGATIVE, SPLITS, Document, Judgement, Source
 from selfdistill_jax.io import short_name
 
-_VERSION = "1.5.0"  # of the layout of the folder
+_VERSION = "1.5.0"  # version of the folder's layout
 _INFO = "collection.json"
-_IDS = "{}.ids"  # a line each; white space is in none of them
+_IDS = "{}.ids"  # one id a line; ids have no white space
 _NUMBERS = "{}.npy"  # [rows, columns]
 _TABLES = ("documents", "queries", "judgements", "examples")
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """What is trained on, as arrays; K is the most negatives that an example brings.
+    """Holds the training examples as arrays; K is the largest number of an example's negatives.
 
     Attributes:
       query, positive: ``[n]`` int32 rows.
-      negatives: ``[n, K]`` int32 rows, `SAMPLE_NEGATIVE` behind the last.
-      scores: ``[n, 1 + K]`` float32, a teacher's of the positive and of the negatives, or NaN.
+      negatives: ``[n, K]`` int32 rows, `SAMPLE_NEGATIVE` after the last.
+      scores: ``[n, 1 + K]`` float32, a teacher's scores of the positive and the negatives, or NaN.
     """
 
     query: np.ndarray
@@ -46,17 +47,17 @@ class Examples:
 
 
 class Collection:
-    """A built collection, opened; see `open_collection`.
+    """Reads a built collection; see `open_collection`.
 
     Attributes:
-      name: for people.
+      name: name for messages.
       fingerprint: hex digest of the content.
-      description: where it comes from.
-      num_documents: all of them.
-      corpus_size: so many in front are what evaluation searches.
-      training_pool: rows of the documents that negatives come from.
-      document_ids: ids of those, in row order.
-      query_ids: ids of all queries.
+      description: origin of the data, see `Source.describe`.
+      num_documents: number of all documents.
+      corpus_size: number of leading documents that evaluation searches.
+      training_pool: range of document rows that negatives are drawn from.
+      document_ids: ids of the first ``corpus_size`` documents, in row order.
+      query_ids: ids of all queries, in row order.
       splits: the splits that have judgements.
     """
 
@@ -84,7 +85,7 @@ class Collection:
                 yield from read_records(self.folder, table, split)
 
     def document_contents(self) -> Iterator[str]:
-        """Title and text of every document, in row order."""
+        """Yields title and text of every document, joined, in row order."""
         for row in self._rows("documents"):
             yield Document(**{k: v.decode() for k, v in row.items()}).content
 
@@ -92,7 +93,7 @@ class Collection:
         return (row["text"].decode() for row in self._rows("queries"))
 
     def judgements(self, split: str) -> list[Judgement]:
-        """All judgements of a split; a document that the corpus lacks is given by its id."""
+        """Returns the judgements of a split, with ids of the documents outside the corpus."""
         if split not in self.splits:
             return []
         return [
@@ -102,13 +103,16 @@ class Collection:
 
     @cached_property
     def own_documents(self) -> np.ndarray:
-        """``[n, 2]`` int32: rows of each query and document (in evaluation's corpus) of one id."""
+        """Returns the rows of each query and document with the same id, ``[n, 2]`` int32.
+
+        Only the documents that evaluation searches are considered.
+        """
         rows = {id_: row for row, id_ in enumerate(self.query_ids)}
         pairs = [(rows[id_], row) for row, id_ in enumerate(self.document_ids) if id_ in rows]
         return np.array(pairs, np.int32).reshape(-1, 2)
 
     def examples(self) -> Examples:
-        """Returns what is trained on."""
+        """Returns the training examples."""
         rows, scores = self._numbers("examples"), self._numbers("scores")
         return Examples(rows[:, 0], rows[:, 1], rows[:, 2:], scores)
 
@@ -117,7 +121,7 @@ class Collection:
             return np.load(self.folder / _NUMBERS.format(name))
 
     def qrels(self, split: str) -> dict[str, dict[str, int]]:
-        """Query id -> document id -> relevance, with the documents that the corpus lacks."""
+        """Returns query id -> document id -> relevance, with documents outside the corpus."""
         qrels: dict[str, dict[str, int]] = {}
         for query, document, relevance in self.judgements(split):
             judged = qrels.setdefault(self.query_ids[query], {})
@@ -127,15 +131,15 @@ class Collection:
 
 
 def open_collection(source: Source, cache: Path) -> Collection:
-    """Opens a source's tables, building them in the cache first if they are not there.
+    """Opens a source's tables; builds them in the cache first if they are missing.
 
     Args:
-      source: what to read; its whole content is checked while building.
-      cache: the cache folder; tables go to ``collections/<name>-<fingerprint>-<version>``.
+      source: collection to read; building checks its whole content.
+      cache: cache folder; tables go to ``collections/<name>-<fingerprint>-<version>``.
 
     Raises:
-      InputError: whatever the source finds wrong, nothing is left in the cache then; or the tables
-        there are damaged.
+      InputError: the source's content is invalid, and nothing is left in the cache; or the tables
+        in the cache are damaged.
     """
     fingerprint = source.fingerprint()
     folder = cache / "collections" / f"{short_name(source.name)}-{fingerprint[:16]}-v{_VERSION}"
@@ -148,12 +152,12 @@ def build_tables(source: Source, folder: Path, fingerprint: str) -> None:
     """Writes all tables of a source into a new folder.
 
     Args:
-      source: what to read.
-      folder: appears whole or not at all.
-      fingerprint: of the source.
+      source: collection to read.
+      folder: folder to make; it is written whole or not at all.
+      fingerprint: the source's fingerprint.
 
     Raises:
-      InputError: what the source finds wrong.
+      InputError: the source's content is invalid, or the folder cannot be written.
     """
     from selfdistill_jax.data.tfds_records import ABSENT, write_records
 

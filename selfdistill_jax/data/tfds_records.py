@@ -1,7 +1,8 @@
-"""Tables of a collection as tensorflow-datasets stores them: array_record, without TensorFlow.
+"""Stores a collection's tables by tensorflow-datasets, as array_record and without TensorFlow.
 
-Four builder configs, ``documents``, ``queries``, ``judgements`` and ``examples``, since the rows of
-one tfds config have one shape. Rows keep the source's order, so a row number is an index.
+There are four builder configs, ``documents``, ``queries``, ``judgements`` and ``examples``, since
+all rows of a tfds config have the same features. Rows stay in the source's order, so that a row
+number is an index.
 """
 
 import contextlib
@@ -19,8 +20,8 @@ from selfdistill_jax.io import full_disk
 from selfdistill_jax.progress import LOG, Progress
 
 _CHUNK = 4096  # rows read at once: 29,000 rows/s against 15,000 one by one
-_VERSION = "1.2.0"  # of the features
-ABSENT = "absent"  # beside the splits of judgements: ids of judged documents without a row
+_VERSION = "1.2.0"  # version of the features
+ABSENT = "absent"  # key of the ids of judged documents without a row
 
 _FEATURES = {
     "documents": {name: tfds.features.Text() for name in Document._fields},
@@ -37,7 +38,7 @@ _FEATURES = {
 
 
 class RetrievalTables(tfds.core.GeneratorBasedBuilder):
-    """tfds builder of one table of a `Source`."""
+    """Builds one table of a `Source` with tfds."""
 
     VERSION = tfds.core.Version(_VERSION)
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in _FEATURES]  # noqa: RUF012
@@ -52,7 +53,7 @@ class RetrievalTables(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(_FEATURES[self.builder_config.name]),
-            disable_shuffling=True,  # with integer keys: rows stay in the source's order
+            disable_shuffling=True,  # with integer keys, rows stay in the source's order
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
@@ -83,7 +84,7 @@ class RetrievalTables(tfds.core.GeneratorBasedBuilder):
             )  # fmt: skip
 
     def _numbered(self, judgement: Judgement) -> Judgement:
-        """Gives -1 - i for the i-th id of a document without a row."""
+        """Returns a judgement whose i-th absent document has the row -1 - i instead of its id."""
         id_ = judgement.document
         if not isinstance(id_, str):
             return judgement
@@ -92,25 +93,25 @@ class RetrievalTables(tfds.core.GeneratorBasedBuilder):
 
 
 def write_records(source: Source, table: str, folder: Path) -> dict[str, list]:
-    """Writes a table that has rows.
+    """Writes one table of a source.
 
     Args:
-      source: of the rows.
-      table: one of the four.
-      folder: that the table is written into.
+      source: source of the rows.
+      table: name of one of the four tables, which must have rows.
+      folder: folder to write into.
 
     Returns:
-      Split -> ids of its rows, or the rows themselves where they have none; `ABSENT` -> ids of the
-      documents whose judgements have -1, -2, ... for a row, if there are any.
+      A dict: split -> ids of its rows, or the rows themselves if they have no ids; `ABSENT` -> ids
+      of the documents whose judgements have the rows -1, -2, ..., if there are any.
 
     Raises:
-      InputError: what the source finds wrong.
+      InputError: the source's content is invalid.
       OSError: the folder cannot be written.
     """
     tfds.disable_progress_bar()
     builder = RetrievalTables(source=source, config=table, data_dir=str(folder))
     try:
-        # tfds announces a download on stdout, which there is none of.
+        # tfds announces a download on stdout, although there is none.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
     except Exception as error:
@@ -119,14 +120,14 @@ def write_records(source: Source, table: str, folder: Path) -> dict[str, list]:
 
 
 def read_records(folder: Path, table: str, split: str = "rows") -> Iterator[dict[str, Any]]:
-    """Rows of a table that `write_records` wrote.
+    """Yields the rows of a table written by `write_records`.
 
     Args:
-      folder, table: as it was given them.
-      split: of the judgements; other tables have one.
+      folder, table: as for `write_records`.
+      split: split of the judgements; the other tables have only "rows".
 
     Raises:
-      Exception: of several kinds, where files are missing or damaged.
+      Exception: of several types, if files are missing or damaged.
     """
     path = str(folder / "retrieval_tables" / table / _VERSION)
     builder = tfds.builder_from_directory(path)
@@ -134,12 +135,12 @@ def read_records(folder: Path, table: str, split: str = "rows") -> Iterator[dict
     for start in range(0, len(data), _CHUNK):
         rows = data.__getitems__(list(range(start, min(start + _CHUNK, len(data)))))
         if any(value is None for row in rows for value in row.values()):
-            raise ValueError(f"rows of {table} are missing")  # a file cut at its half
+            raise ValueError(f"rows of {table} are missing")  # a truncated file
         yield from rows
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Returns the error behind tfds's: the source's own line, or what the file system said."""
+    """Returns the cause of tfds's error: the source's `InputError`, or a full disk's `OSError`."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, InputError):

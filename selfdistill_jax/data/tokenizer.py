@@ -16,19 +16,19 @@ from selfdistill_jax import io
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.errors import InputError
 
-_VERSION = "1"  # of the cached form
+_VERSION = "1"  # version of the cached format
 _READ_BY_TRANSFORMERS = (".json", ".txt", ".model")
 _SIDES = ("right", "left")
-# Texts to tokenise once, to see which tokens are special: any tokenizer knows one of them.
+# Tokenised once to count the special tokens around a text: every tokenizer knows one of these.
 _PROBES = ("a", "the", "1", ".", "x y z")
 
 
 class Edges(NamedTuple):
-    """The special tokens around a text, and the end that is cut off when it is too long.
+    """Describes the special tokens around a text, and the end at which long texts are cut.
 
     Attributes:
-      head: special tokens in front.
-      tail: special tokens behind.
+      head: number of special tokens before the text.
+      tail: number of special tokens after the text.
       cut_front: whether long texts lose their beginning instead of their end.
     """
 
@@ -37,7 +37,7 @@ class Edges(NamedTuple):
     cut_front: bool = False
 
     def kept_in_front(self, limit: int) -> int:
-        """Returns how many of ``limit`` tokens come from the front; the rest are the last ones.
+        """Returns how many of ``limit`` tokens are a text's first ones; the others are its last.
 
         >>> Edges().kept_in_front(8), Edges(cut_front=True).kept_in_front(8)
         (7, 1)
@@ -45,7 +45,7 @@ class Edges(NamedTuple):
         return self.head if self.cut_front else limit - self.tail
 
     def cut(self, ids: np.ndarray, limit: int) -> np.ndarray:
-        """Truncates as tokenizers do: special tokens stay.
+        """Returns token ids truncated as tokenizers do it, with the special tokens preserved.
 
         >>> Edges(1, 1).cut(np.arange(6), 4).tolist()
         [0, 1, 2, 5]
@@ -57,25 +57,25 @@ class Edges(NamedTuple):
 
 
 class Tokenizer:
-    """A model folder's tokenizer, without the padding and the length limit it may carry.
+    """Tokenises texts with a model's tokenizer, without its padding and length limit.
 
-    The ids are those of ``AutoTokenizer``, and so of sentence-transformers: where the folder's
-    files contradict each other (``tokenizer.json`` lowers, ``tokenizer_config.json`` says not to),
-    transformers' rules decide. Its reading is cached, since importing transformers takes 0.5 to
-    2.6 s of a start.
+    The ids equal those of ``AutoTokenizer``, and thus of sentence-transformers: where the folder's
+    files contradict each other (``tokenizer.json`` lower-cases, ``tokenizer_config.json`` says not
+    to), transformers' rules decide. The tokenizer that transformers builds is cached, since
+    importing transformers adds 0.5 to 2.6 s to each start.
 
     Args:
-      folder: holds the tokenizer's files and ``config.json``.
-      table_rows: of the embedding table; a text with an id beyond it is refused.
-      lower: make texts lower case first, as sentence-transformers' own setting asks for.
+      folder: folder with the tokenizer's files and ``config.json``.
+      table_rows: number of rows of the embedding table; a text with an id beyond it is refused.
+      lower: whether to lower-case texts first, a setting of sentence-transformers.
 
     Raises:
       InputError: there is no tokenizer, or it cannot be read.
 
     Attributes:
-      edges: special tokens, and which end of long texts is cut.
-      pads_left: whether sentence-transformers pads batches in front.
-      fingerprint: hex digest of everything that decides how text becomes ids.
+      edges: special tokens around a text, and the end at which long texts are cut.
+      pads_left: whether sentence-transformers pads batches on the left.
+      fingerprint: hex digest of everything that determines the ids of a text.
     """
 
     def __init__(self, folder: Path, *, table_rows: int | None = None, lower: bool = False):
@@ -89,7 +89,7 @@ class Tokenizer:
         self.edges = _edges(self._tokenizer, cut_front=read["truncation_side"] == "left")
         self.pads_left = read["padding_side"] == "left"
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
-        # Only such a tokenizer needs its output checked.
+        # Ids need a check only if some are beyond the table.
         self._rows = table_rows if table_rows is not None and max(ids) >= table_rows else None
         facts = [self._tokenizer.to_str()]
         if self.edges.cut_front:
@@ -99,15 +99,15 @@ class Tokenizer:
         self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     def encode(self, texts: Sequence[str], *, limit: int, prompt: str = "") -> list[np.ndarray]:
-        """Returns token ids with special tokens, int32, of the prompt and each text.
+        """Returns the int32 token ids of each text, with special tokens.
 
         Args:
-          texts: any number of them.
-          limit: tokens each is cut at.
-          prompt: put before each.
+          texts: texts to tokenise.
+          limit: maximum number of tokens; longer texts are cut.
+          prompt: string to prepend to each text.
 
         Raises:
-          InputError: a text has a token that the model has no embedding for.
+          InputError: a text has a token for which the model has no embedding.
         """
         encoded = self._tokenizer.encode_batch_fast([prompt + text for text in texts])
         rows = [self.edges.cut(np.array(e.ids, np.int32), limit) for e in encoded]
@@ -122,16 +122,16 @@ class Tokenizer:
             token = self._tokenizer.id_to_token(int(beyond[0]))
             shown = text if len(text) <= 60 else f"{text[:60]}…"
             raise InputError(
-                f"{self._folder}: the tokenizer gives token {token!r} the id {beyond[0]}, and the "
+                f"{self._folder}: the tokenizer gives token {token!r} the id {beyond[0]}, but the "
                 f"embedding table has {self._rows} rows (text: {shown!r}); resize the model's "
                 "embeddings to its tokenizer (model.resize_token_embeddings(len(tokenizer)))"
             )
 
 
 def _read(folder: Path) -> dict[str, str]:
-    """Returns the tokenizer as JSON text and its two sides, from the cache or by transformers."""
+    """Returns the tokenizer's JSON and its two sides, from the cache or from transformers."""
     place = None
-    with contextlib.suppress(InputError, OSError):  # without a cache it takes longer
+    with contextlib.suppress(InputError, OSError):  # the cache only saves time
         place = cache_folder() / "tokenizers" / f"{_digest(folder)}.json"
         read = json.loads(place.read_text(encoding="utf-8"))
         if _is_whole(read):
@@ -164,19 +164,19 @@ def _is_whole(read: Any) -> bool:
 
 def _by_transformers(folder: Path) -> dict[str, str]:
     names = {path.name for path in folder.iterdir() if path.is_file()}
-    # transformers makes an empty vocabulary of a folder without one.
+    # Without any of these files, transformers makes a tokenizer with an empty vocabulary.
     if not names & {"tokenizer.json", "vocab.txt", "vocab.json"} and not (
         any(name.endswith(".model") for name in names)
     ):
-        raise InputError(f"{folder}: no tokenizer.json; a model's folder holds its tokenizer")
+        raise InputError(f"{folder}: no tokenizer.json; save the model's tokenizer there")
     with _quiet_transformers() as transformers:
         try:
-            # Code of a folder is never run.
+            # Code in the folder is never run.
             found = transformers.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
             tokenizer, sides = found.backend_tokenizer, (found.truncation_side, found.padding_side)
-        except Exception as error:  # of many kinds; the Rust library raises bare Exception
+        except Exception as error:  # of many types; the Rust library raises bare Exception
             raise InputError(_why_unreadable(folder, names, error)) from None
     if not isinstance(tokenizer, tokenizers.Tokenizer) or not tokenizer.get_vocab_size():
         raise InputError(f"{folder}: the tokenizer has no vocabulary; fetch the folder again")
@@ -196,7 +196,7 @@ def _by_transformers(folder: Path) -> dict[str, str]:
 def _why_unreadable(folder: Path, names: set[str], error: Exception) -> str:
     pieces = sorted(name for name in names if name.endswith(".model"))
     if pieces and "tokenizer.json" not in names:
-        # transformers takes the file for one of tiktoken's in both cases, and asks for that.
+        # In both cases transformers mistakes the file for tiktoken's and asks for that package.
         if _is_installed("sentencepiece"):
             return f"{folder / pieces[0]}: not a usable sentencepiece model; fetch it again"
         return (

@@ -1,4 +1,4 @@
-"""The token cache: every text tokenised once, one flat memory-mapped array a table."""
+"""Caches the token ids of texts, as one flat memory-mapped array for each table."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -16,12 +16,12 @@ _VERSION = "2"
 
 
 class TokenTable:
-    """Rows of token ids; row i is ``ids[offsets[i]:offsets[i + 1]]``.
+    """Holds rows of token ids; row i is ``ids[offsets[i]:offsets[i + 1]]``.
 
     Args:
       ids: ``[total]`` int32, may be memory-mapped.
       offsets: ``[rows + 1]`` int64.
-      edges: the tokenizer's, which decide what of a long row is left out.
+      edges: the tokenizer's `Edges`, which determine how long rows are cut.
     """
 
     def __init__(self, ids: np.ndarray, offsets: np.ndarray, edges: Edges = Edges()):  # noqa: B008
@@ -51,11 +51,11 @@ class TokenTable:
         return len(self._offsets) - 1
 
     def lengths(self, limit: int) -> np.ndarray:
-        """``[rows]`` int32: tokens of each row when cut at ``limit``."""
+        """Returns the number of tokens of each row when cut at ``limit``, ``[rows]`` int32."""
         return np.minimum(np.diff(self._offsets), limit).astype(np.int32)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "TokenTable":
-        """A table of these rows, in memory; all of them in order are the table itself."""
+        """Returns an in-memory table of the given rows; for all rows in order, this table."""
         if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
             return self
         parts = [self._ids[self._offsets[r] : self._offsets[r + 1]] for r in rows]
@@ -65,31 +65,31 @@ class TokenTable:
     def flat(
         self, rows: Sequence[int] | np.ndarray, *, limit: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns these rows, each cut at ``limit`` as `Edges.cut` does, one after the other.
+        """Returns the tokens of the given rows, each cut at ``limit`` as `Edges.cut` does.
 
         Returns:
-          ``[total]`` int32 ids and ``[n]`` int32 lengths.
+          ``[total]`` int32 ids, row after row, and ``[n]`` int32 lengths.
         """
         rows = np.asarray(rows, np.int64)
         begin, end = self._offsets[rows], self._offsets[rows + 1]
         lengths = np.minimum(end - begin, limit)
         at = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        # In front of the cut tokens count from the row's begin, behind it from its end.
+        # Tokens before the cut are counted from the row's start, those after it from its end.
         begin, end = np.repeat(begin, lengths), np.repeat(end - lengths, lengths)
         place = at + np.where(at < self._edges.kept_in_front(limit), begin, end)
         return self._ids[place].astype(np.int32), lengths.astype(np.int32)
 
 
 def content_numbers(table: TokenTable, rows: np.ndarray, *, limit: int) -> np.ndarray:
-    """Numbers texts so that texts of equal tokens have one number.
+    """Numbers texts so that texts with equal tokens have the same number.
 
     Args:
-      table: the texts.
-      rows: ``[n]``, which of them.
-      limit: tokens that they are cut at.
+      table: table of the texts.
+      rows: ``[n]`` rows of the texts to number.
+      limit: number of tokens at which texts are cut.
 
     Returns:
-      ``[n]`` int32, 0 to n - 1.
+      ``[n]`` int32 numbers from 0 to n - 1.
 
     Example:
       >>> table = TokenTable(np.array([1, 2, 1, 2, 1]), np.array([0, 2, 4, 5]))
@@ -99,8 +99,8 @@ def content_numbers(table: TokenTable, rows: np.ndarray, *, limit: int) -> np.nd
     ids, lengths = table.flat(rows, limit=limit)
     ends = np.cumsum(lengths)
     place = np.arange(len(ids)) - np.repeat(ends - lengths, lengths)
-    # Sums of pseudorandom 64-bit numbers, one for each (token, place): two of 100,000 texts that
-    # differ have one sum with a probability of 3e-10.
+    # Texts are compared by sums of pseudorandom 64-bit numbers, one for each (token, place): among
+    # 100,000 different texts, two have the same sum with a probability of 3e-10.
     mixed = (ids.astype(np.uint64) << np.uint64(32)) | place.astype(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
@@ -120,20 +120,20 @@ def cached_tokens(
     total: int = 0,
     progress: str = "",
 ) -> TokenTable:
-    """The token table in ``folder``, made from ``texts()`` if it is not there yet.
+    """Returns the cached token table of some texts; makes it first if it is missing.
 
     Args:
-      folder: names the content; what else decides the tokens is added to it.
-      tokenizer: of the encoder.
-      texts: called only when the table has to be made.
-      limit: the most tokens kept of a text, the encoder's position table: shorter limits are taken
-        from the same table.
-      prompt: put before each text.
-      total: number of texts, for the progress.
-      progress: label of a bar while the table is made; none is shown without.
+      folder: path that identifies the texts; the tokenizer, limit and prompt are added to its name.
+      tokenizer: the encoder's tokenizer.
+      texts: function that returns the texts; called only if the table has to be made.
+      limit: maximum number of tokens stored of a text, the size of the encoder's position table:
+        for shorter limits, rows of the same table are cut.
+      prompt: string to prepend to each text.
+      total: number of texts, for the progress bar.
+      progress: label of the progress bar while the table is made; if empty, no bar is shown.
 
     Raises:
-      InputError: what is in the folder is damaged.
+      InputError: the cached table is damaged, or the cache cannot be written.
     """
     own = f"{tokenizer.fingerprint[:16]}-{limit}-v{_VERSION}"
     if prompt:

@@ -1,4 +1,4 @@
-"""The encoder as a pure function of its parameters."""
+"""Builds an encoder as a pure function of its parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,23 +30,24 @@ def make_encode(
     attention: str = "own",
     backend: str = "auto",
 ) -> Encode:
-    """Returns ``encode(params, texts) -> [M, D]``: float32 unit vectors, one a text.
+    """Returns ``encode(params, texts) -> [M, D]``: one float32 unit vector per text.
 
     Args:
       config: the encoder's sizes.
-      pooling: see `pool`.
-      dense: layers behind it, of ``params["dense"]``; the last one's size is then D.
-      dtype: of products and activations; norms, softmax, pooling and what is behind it are float32
-        whatever it is.
-      dropout: of texts that have seeds (``texts.seeds``); others lose nothing.
-      remat: a key of `model.REMATS`: the values kept for the backward pass.
-      attention: one of `model.ATTENTIONS`. All but "own" drop no weights, and need
-        the plain encoder.
-      backend: "plain" (`encoder.model`), "cpu" (`encoder.cpu`), or "auto": "cpu" on CPUs
-        for the architectures it knows; "plain" elsewhere.
+      pooling: one of `POOLINGS`, see `pool`.
+      dense: dense layers after pooling, with parameters ``params["dense"]``; D is then the size of
+        the last one.
+      dtype: type of products and activations; norms, softmax, pooling and everything after pooling
+        are always float32.
+      dropout: dropout rates; only texts with seeds (``texts.seeds``) have dropout.
+      remat: a key of `model.REMATS`: the values stored for the backward pass.
+      attention: one of `model.ATTENTIONS`. All but "own" drop no attention weights, and need the
+        plain encoder.
+      backend: "plain" (`encoder.model`), "cpu" (`encoder.cpu`), or "auto": "cpu" on CPUs if it
+        supports the architecture and ``attention``, otherwise "plain".
 
     Raises:
-      ValueError: an unknown backend, or an architecture or attention that "cpu" lacks.
+      ValueError: the backend is unknown, or "cpu" does not support the architecture or attention.
 
     Example:
       >>> from selfdistill_jax.encoder.config import EncoderConfig
@@ -60,9 +61,15 @@ def make_encode(
         raise ValueError(f"backend is {backend!r}; known: {', '.join(BACKENDS)}")
     known = config.architecture in CPU_ARCHITECTURES
     if backend == "cpu" and not known:
-        raise ValueError(f"the backend 'cpu' does not compute {config.architecture!r}")
+        raise ValueError(
+            f"the backend 'cpu' does not support the architecture {config.architecture!r}; "
+            "use the backend 'plain'"
+        )
     if backend == "cpu" and attention != "own":
-        raise ValueError(f"the backend 'cpu' has its own attention, not {attention!r}")
+        raise ValueError(
+            f"the backend 'cpu' does not support attention {attention!r}; use attention 'own' or "
+            "the backend 'plain'"
+        )
     fits = known and attention == "own" and jax.default_backend() == "cpu"
     on_cpu = backend == "cpu" or (backend == "auto" and fits)
 
@@ -75,13 +82,16 @@ def make_encode(
         hidden: Any = model.apply({"params": own}, texts)
         pooled = pool(hidden, texts, pooling)
         vectors = normalize(apply_head(params.get("dense", {}), dense, pooled))
-        # A text that is not there has no vector, whatever a layer's bias makes of zeros.
+        # An absent text must keep the zero vector, which a dense layer's bias would change.
         return jnp.where(texts.lengths[:, None] > 0, vectors, 0) if dense else vectors
 
     return encode
 
 
 def init_params(config: EncoderConfig, key: jax.Array) -> Params:
-    """Random parameters as a plain nested dict of float32 arrays (layers stacked on axis 0)."""
+    """Returns random parameters as a plain nested dict of float32 arrays.
+
+    Parameters of layers are stacked on axis 0.
+    """
     texts = one_text_a_row(jnp.zeros((1, 2), jnp.int32), jnp.ones((1,), jnp.int32))
     return jax.jit(Bert(config).init)(key, texts)["params"]

@@ -1,7 +1,6 @@
-"""What distinguishes the architectures that one encoder computes: keys of ``config.json``, names of
-tensors, and a few sizes.
+"""Describes the supported architectures: keys of ``config.json``, tensor names and a few sizes.
 
-All are layers of attention and feed-forward with a norm at each: see `bert` and `layers`.
+All consist of layers of attention and feed-forward with a norm each, see `encoder.model`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,24 +13,26 @@ Path = tuple[str, ...]
 
 
 class Architecture(NamedTuple):
-    """One ``model_type`` of Hugging Face.
+    """Describes one ``model_type`` of Hugging Face.
 
     Attributes:
-      name: as people know it.
-      prefix: of its tensors in a checkpoint with a head for another task.
+      name: the common name, for messages.
+      prefix: start of its tensor names in a checkpoint with a head for another task.
       keys: field of `EncoderConfig` -> key of ``config.json``.
-      fixed: field -> its value, where there is no key.
-      only: keys with the one value that is computed here; a key that is absent has it.
-      by_layer: of a ``config.json`` and its name, the fields that say what each layer does.
-      embeddings: our table -> its tensor.
-      embeddings_norm: the tensors' common name.
-      layer: what names of layer ``{}`` begin with.
-      norms: our norm -> its name in a layer.
-      dense: our path -> names in a layer; of several the outputs lie side by side in ours.
-      last_norm: the name of that of the last hidden states; empty for none.
-      after_padding: positions count from behind the padding's id, ``pad_token_id + 1``.
-      unused: beginnings of names of tensors that no vector depends on.
-      dropout: field of `Dropout` -> key of ``config.json`` and its value where it is absent.
+      fixed: field of `EncoderConfig` -> its value, for fields without such a key.
+      only: key of ``config.json`` -> its only supported value, also assumed if the key is absent.
+      by_layer: function of a parsed ``config.json`` and its file name that returns the fields with
+        one value per layer.
+      embeddings: our table -> its tensor name.
+      embeddings_norm: name of the embeddings' norm.
+      layer: start of the tensor names of layer ``{}``.
+      norms: our norm -> its name within a layer.
+      dense: our path -> names within a layer; if there are several, our kernel has their outputs
+        side by side.
+      last_norm: name of the norm of the last hidden states; empty if there is none.
+      after_padding: whether the first token has position ``pad_token_id + 1`` instead of 0.
+      unused: starts of the names of tensors that no vector depends on.
+      dropout: field of `Dropout` -> key of ``config.json`` and its default.
     """
 
     name: str
@@ -149,9 +150,10 @@ _MPNET = Architecture(
 
 
 def _modernbert_layers(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Every third layer sees all of a text, the others a window; either has angles of its own.
+    """Returns the rotary base and the window of each layer.
 
-    Written in two ways: by numbers in the files on the hub, by layer since transformers 5.
+    Every third layer attends to the whole text, the others to a window; each kind has its own
+    rotary base. Files on the hub state this by single numbers, transformers since 5 by layer.
     """
     count, near, far = raw["num_hidden_layers"], "sliding_attention", "full_attention"
     every = entry(raw, "global_attn_every_n_layers", int, where=where, default=3)
@@ -213,7 +215,7 @@ _MODERNBERT = Architecture(
     },
 )
 
-# By ``model_type``.
+# ``model_type`` -> its description.
 ARCHITECTURES = {
     "bert": _BERT,
     "distilbert": _DISTILBERT,

@@ -1,4 +1,4 @@
-"""What fixes the shape of an encoder, read from a Hugging Face ``config.json``."""
+"""Reads the sizes of an encoder from a Hugging Face ``config.json``."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,21 +13,22 @@ from selfdistill_jax.json_file import entry
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of an encoder; hashable, so a jitted function may close over it.
+    """Holds the sizes of an encoder; hashable, so that a jitted function may close over it.
 
     Attributes:
-      max_positions: tokens of the longest text.
-      type_vocab_size: rows of the table of token types, 0 for none; all tokens are of the first.
+      max_positions: number of tokens of the longest possible text.
+      type_vocab_size: rows of the table of token types, 0 for no table; all tokens use row 0.
       architecture: a key of `ARCHITECTURES`.
-      position_offset: row of the first token's position.
-      embedding_size: of embeddings that are projected to the hidden size; 0 for those of that size.
-      relative_buckets: of distances that attention has a bias for, 0 for none.
-      pre_norm: norms stand before attention and feed-forward instead of behind their sums.
-      gated: half of the feed-forward's inner values, activated, scale the other half.
-      biases: whether products and norms add one.
-      rotary: base of the angles by which queries and keys are turned, of each layer; then there is
-        no table of positions.
-      windows: how far each layer's tokens see, 0 for the whole text; empty: all of them do.
+      position_offset: row of the position table that the first token uses.
+      embedding_size: size of embeddings that are projected to the hidden size; 0 if they have the
+        hidden size themselves.
+      relative_buckets: number of distance buckets of the attention bias, 0 for no bias.
+      pre_norm: whether norms come before attention and feed-forward instead of after their sums.
+      gated: whether one half of the feed-forward's inner values, activated, scales the other half.
+      biases: whether products and norms add a bias.
+      rotary: base of the rotary angles of each layer; empty if there is a position table instead.
+      windows: distance to which each layer's tokens attend, 0 for the whole text; empty if all
+        layers attend to the whole text.
     """
 
     vocab_size: int
@@ -57,20 +58,20 @@ class EncoderConfig:
 def counts_positions_from_padding(config: EncoderConfig) -> bool:
     """Returns whether transformers numbers a padded row's positions from its first column.
 
-    RoBERTa and MPNet number a text's own tokens, and rotary angles depend on distances alone.
+    RoBERTa and MPNet number only a text's own tokens, and rotary angles depend on distances alone.
     """
     return not config.position_offset and not config.rotary
 
 
 def read_dropout(raw: Mapping[str, Any], *, where: str) -> Dropout:
-    """The shares that a ``config.json`` asks for in training.
+    """Returns the dropout rates that a ``config.json`` sets for training.
 
     Args:
       raw: the parsed JSON object, of a known architecture.
       where: the file's name, for error messages.
 
     Raises:
-      InputError: a share is not in [0, 1).
+      InputError: a rate is not in [0, 1).
     """
     keys = ARCHITECTURES[raw["model_type"]].dropout
     rates = {
@@ -96,13 +97,13 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
     model_type = raw.get("model_type")
     if model_type is None:
         raise InputError(
-            f"{where}: has no model_type, and so describes no transformer; expected the folder "
-            "that save_pretrained of transformers or sentence-transformers writes"
+            f"{where}: has no model_type, so it is not the config of a transformer; expected a "
+            "folder that save_pretrained of transformers or sentence-transformers wrote"
         )
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise InputError(
             f"{where}: model_type is {model_type!r}, which is not supported; use a model of one of "
-            f"{', '.join(ARCHITECTURES)}"
+            f"the types {', '.join(ARCHITECTURES)}"
         )
     architecture = ARCHITECTURES[model_type]
     for key, expected in architecture.only.items():
@@ -112,7 +113,7 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
     if sizes.get("embedding_size") == sizes["hidden_size"]:
         sizes["embedding_size"] = 0
     if architecture.after_padding:
-        # The first rows of the table are no token's position.
+        # The first rows of the position table belong to no token.
         sizes["position_offset"] = entry(raw, "pad_token_id", int, where=where, default=1) + 1
         sizes["max_positions"] -= sizes["position_offset"]
     by_layer = architecture.by_layer(raw, where)
@@ -120,7 +121,7 @@ def read_config(raw: Mapping[str, Any], *, where: str) -> EncoderConfig:
     if config.max_positions < 1:
         raise InputError(
             f"{where}: max_position_embeddings is {raw['max_position_embeddings']}; expected more "
-            f"than {config.position_offset}, the rows before the first token's position"
+            f"than {config.position_offset}, the number of rows before the first token's position"
         )
     if config.hidden_size % config.num_heads:
         raise InputError(

@@ -1,12 +1,14 @@
-"""What may stand between pooling and the unit vector: dense layers of a sentence-transformers
-folder, or a BERT's own pooler, which is one of them."""
+"""Applies the dense layers between pooling and the unit vector.
+
+They come from a sentence-transformers folder, or are a BERT's own pooler, which has the same form.
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-# By the last part of the class name that a folder's config.json gives.
+# Keys are the last part of the class name that a folder's config.json gives.
 ACTIVATIONS = {
     "Identity": lambda x: x,
     "Tanh": jnp.tanh,
@@ -18,12 +20,13 @@ ACTIVATIONS = {
 
 
 class DenseLayer(NamedTuple):
-    """One layer.
+    """Describes one dense layer.
 
     Attributes:
-      size: of its result.
+      size: number of outputs.
       activation: a key of `ACTIVATIONS`.
-      also: the transformer's own tensors that it is as well (a BERT's pooler), and stays.
+      also: name of the transformer's own layer (a BERT's pooler) with the same parameters, which
+        is written together with this one; empty if there is none.
     """
 
     size: int
@@ -32,12 +35,12 @@ class DenseLayer(NamedTuple):
 
 
 def apply_head(params: dict, layers: tuple[DenseLayer, ...], x_MxD: jax.Array) -> jax.Array:
-    """``activation(x @ kernel + bias)``, layer after layer, in float32.
+    """Applies ``activation(x @ kernel + bias)`` of each layer in turn, in float32.
 
     Args:
-      params: of layer number i under ``str(i)``: "kernel", and "bias" where it has one.
-      layers: one after the other.
-      x_MxD: float32.
+      params: parameters of layer i under ``str(i)``: "kernel", and "bias" if it has one.
+      layers: the layers in order.
+      x_MxD: float32 vectors.
     """
     for number, layer in enumerate(layers):
         own = params[str(number)]

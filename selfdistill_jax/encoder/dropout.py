@@ -1,10 +1,10 @@
-"""Dropout that belongs to the text, not to the device it lies on.
+"""Computes dropout that depends on the text, not on the device that holds it.
 
-Whether a value is dropped is a hash of the text's own number at this step, the token's place in
-the text, the layer, where in the layer, and the feature (in attention: the key's place). So the
-same global batch loses the same values on 1 device and on 8, packed or alone in a row, in one part
-or in several: what a key split over devices does not give. Nothing is kept for the backward pass,
-which asks the hash again.
+Whether a value is dropped is a hash of the text's own number at this step, the token's position in
+the text, the layer, the place in the layer, and the feature (in attention: the key's position). So
+the same values of a global batch are dropped on 1 device and on 8, packed or alone in a row, in one
+part or in several. A random key split over devices would not give this. Nothing is stored for the
+backward pass, which computes the hash again.
 
 Shape legend: M texts, T tokens of a block.
 """
@@ -14,12 +14,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-_GOLDEN = 0x9E3779B9  # 2**32 over the golden ratio: multiples of it are spread evenly
+_GOLDEN = 0x9E3779B9  # 2**32 over the golden ratio: its multiples are spread evenly
 
 
 class Dropout(NamedTuple):
-    """Shares of values that are dropped, of: embeddings, attention's weights, its output, the
-    feed-forward's inner values and its output."""
+    """Holds the share of values to drop in each place.
+
+    Attributes:
+      embeddings: share of the embeddings.
+      attention: share of the attention weights.
+      attended: share of the attention's output.
+      inner: share of the feed-forward's inner values.
+      outer: share of the feed-forward's output.
+    """
 
     embeddings: float = 0.0
     attention: float = 0.0
@@ -32,7 +39,7 @@ NO_DROPOUT = Dropout()
 
 
 def mix(x: jax.Array) -> jax.Array:
-    """A hash of 32 bits, uint32 to uint32: each bit of x flips half of the result's.
+    """Returns a 32-bit hash of uint32 values: each bit of x flips half of the result's bits.
 
     Source: "lowbias32" of Christopher Wellons' search for integer hashes (public domain).
     """
@@ -44,13 +51,13 @@ def mix(x: jax.Array) -> jax.Array:
 
 
 def of_tokens(seeds_M: jax.Array, texts_T: jax.Array, positions_T: jax.Array) -> jax.Array:
-    """``[T]`` uint32 seeds of tokens from those of texts; what padding gets does not matter."""
+    """Returns ``[T]`` uint32 seeds of tokens from those of texts; padding gets arbitrary ones."""
     own = jnp.asarray(seeds_M)[jnp.minimum(texts_T, len(seeds_M) - 1)]
     return mix(own + _spread(positions_T))
 
 
 def at(seeds_T: jax.Array, place: str, layer: jax.Array | int = 0) -> jax.Array:
-    """The seeds of one place (a field of `Dropout`) in one layer."""
+    """Returns the seeds for one place (a field of `Dropout`) in one layer."""
     number = 1 + Dropout._fields.index(place)
     return mix(seeds_T ^ mix(_spread(jnp.asarray(layer)) + jnp.uint32(number)))
 
@@ -59,9 +66,9 @@ def drop(x_TxD: jax.Array, seeds_T: jax.Array | None, rate: float) -> jax.Array:
     """Sets a share of the values to 0 and scales the others to keep the mean.
 
     Args:
-      x_TxD: float.
-      seeds_T: of `at`; None drops nothing.
-      rate: in [0, 1).
+      x_TxD: values of any float dtype.
+      seeds_T: seeds from `at`; None drops nothing.
+      rate: share of values to drop, in [0, 1).
     """
     if seeds_T is None or not rate:
         return x_TxD
@@ -77,7 +84,7 @@ def drop_weights(
     *,
     keys_first: bool = False,
 ) -> jax.Array:
-    """As `drop`, of attention's weights (queries by keys, or keys by queries)."""
+    """Applies `drop` to attention weights (queries by keys, or keys by queries)."""
     if seeds_T is None or not rate:
         return weights_SxLxL
     length = weights_SxLxL.shape[-1]
@@ -94,7 +101,7 @@ def drop_weights(
 
 
 def keeps(bits: jax.Array, rate: float) -> jax.Array:
-    """Bool, true for a share of ``1 - rate`` of distinct uint32 inputs."""
+    """Returns a mask that is true for a share of ``1 - rate`` of distinct uint32 inputs."""
     return mix(bits) >= jnp.uint32(round(rate * 2**32))
 
 

@@ -1,4 +1,4 @@
-"""Floating-point operations that an encoder's texts need: what speed is measured against."""
+"""Counts the floating-point operations that an encoder needs, to relate measured speed to them."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from selfdistill_jax.encoder.config import EncoderConfig
 
 
 def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
-    """Operations of one forward pass, a multiply-add counted as two.
+    """Returns the operations of one forward pass; a multiply-add counts as two.
 
     Definition: for a text of L tokens, in each layer of hidden size D and feed-forward size F,
 
@@ -16,17 +16,17 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
       + 2 L D D         output of attention
       + 4 L D F         feed-forward, in and out (6 L D F where it is gated)
 
-    with, for L², the L (2 w + 1) − w (w + 1) pairs that see each other in a layer of window w < L.
-    These are the matrix products only; embeddings, norms, softmax, activation and pooling are a few
-    per cent of them or less. Given the texts' own lengths this is useful work; given the widths
-    that they are padded to, it is the work that is done.
+    In a layer with a window w < L, the L (2 w + 1) − w (w + 1) pairs of tokens that attend to each
+    other replace L². Only matrix products are counted; embeddings, norms, softmax, activation and
+    pooling are a few per cent of them or less. Given the texts' own lengths, the result is the
+    useful work; given the widths that texts are padded to, it is the work actually done.
 
     Args:
       config: the encoder's sizes.
-      lengths: ``[N]`` tokens of each text; 0 stands for no text.
+      lengths: ``[N]`` number of tokens of each text; 0 stands for no text.
 
     Source:
-      The counting is of Kaplan et al. (arXiv 2001.08361, table 1), without the causal mask.
+      Kaplan et al. (arXiv 2001.08361, table 1), without the causal mask.
 
     Example:
       >>> minilm = EncoderConfig(30522, 384, 6, 12, 1536, 512)
@@ -37,11 +37,11 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
 
 
 def _of_kernels_and_attention(config: EncoderConfig, lengths: np.ndarray) -> tuple[float, float]:
-    lengths = np.asarray(lengths, np.float64)  # an int32 square is too small from 46,341 on
+    lengths = np.asarray(lengths, np.float64)  # an int32 square overflows from 46,341 on
     d, f = config.hidden_size, config.intermediate_size
     by_token, by_pair = 8 * d * d + (6 if config.gated else 4) * d * f, 4 * d
     windows = config.windows or (0,) * config.num_layers
-    # A layer's window is 0 for the whole text; none is wider than the text.
+    # A window of 0 stands for the whole text; no window reaches beyond the text.
     reach = [np.minimum(window or np.inf, np.maximum(lengths - 1, 0)) for window in windows]
     pairs = sum((lengths * (2 * w + 1) - w * (w + 1)).sum() for w in reach)
     return float(config.num_layers * by_token * lengths.sum()), float(by_pair * pairs)
@@ -50,20 +50,20 @@ def _of_kernels_and_attention(config: EncoderConfig, lengths: np.ndarray) -> tup
 def training_flops(
     config: EncoderConfig, lengths: np.ndarray, *, frozen: bool = False, target: bool = False
 ) -> float:
-    """Operations of a forward and a backward pass: three times those of `forward_flops`.
+    """Returns the operations of a forward and a backward pass: three times `forward_flops`.
 
-    Backward is twice forward: each product has one gradient for either factor. By token and
-    with P parameters in the layers' products this is ``6 P + 12 layers L D``, the numerator of
-    model FLOPs utilization. What is computed anew to save memory (rematerialisation, the second
-    forward pass of micro-batches) does not count: these are operations of the model, not of the
-    hardware, so a step that recomputes less shows a higher utilization.
+    The backward pass costs two forward passes: each product has a gradient for each factor. Per
+    token, and with P parameters in the layers' products, this is ``6 P + 12 layers L D``, the
+    numerator of model FLOPs utilization. Recomputation to save memory (rematerialisation, the
+    second forward pass of micro-batches) does not count: these are operations of the model, not of
+    the hardware, so a step that recomputes less shows a higher utilization.
 
     Args:
       config: the encoder's sizes.
-      lengths: ``[N]`` tokens of each text that is trained through.
-      frozen: kernels have no gradient, which is a third of their products; what a small adapter
-        beside them takes does not count.
-      target: a second encoder makes targets: one more forward pass.
+      lengths: ``[N]`` number of tokens of each text that training differentiates through.
+      frozen: whether kernels have no gradient, which saves a third of their products; the
+        operations of a small adapter beside them do not count.
+      target: whether a second encoder computes targets, which costs one more forward pass.
 
     Source:
       Chowdhery et al., PaLM (arXiv 2204.02311), appendix B.

@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA): two small matrices, whose product is added to a frozen kernel.
+"""Computes low-rank adapters (LoRA): two small matrices whose product is added to a frozen kernel.
 
-An adapter is a tree of its own, ``{target: {"a": [n, D, R], "b": [n, R, F]}}``; with it the frozen
-parameters make the effective ones, which the encoder computes with as with any others.
+An adapter is a tree of its own, ``{target: {"a": [n, D, R], "b": [n, R, F]}}``. `apply_lora` adds
+it to the frozen parameters; the encoder computes with the sum as with any other parameters.
 
 Shape legend: n layers, D inputs and F outputs of a target, R rank.
 """
@@ -18,14 +18,14 @@ from selfdistill_jax.encoder.apply import Params
 
 
 class Target(NamedTuple):
-    """Where a target's kernel is: one of equal parts of the outputs of a dense layer."""
+    """Locates a target's kernel: one of ``parts`` equal parts of a dense layer's outputs."""
 
     path: tuple[str, ...]
     part: int = 0
     parts: int = 1
 
 
-# What an adapter can stand beside, by its role in a layer; every architecture has all of them.
+# The kernels that can have an adapter, by role in a layer; every architecture has all of them.
 TARGETS = {
     "query": Target(("attention", "qkv"), 0, 3),
     "key": Target(("attention", "qkv"), 1, 3),
@@ -37,13 +37,13 @@ TARGETS = {
 
 
 def init_lora(params: Params, *, rank: int, targets: Sequence[str], key: jax.Array) -> Params:
-    """An adapter that changes nothing yet: B is zero, A uniform within 1 / sqrt(D) as PEFT has it.
+    """Returns an adapter that changes nothing yet: B is 0, A uniform within 1 / sqrt(D) as in PEFT.
 
     Args:
-      params: the encoder's, of which only shapes count.
+      params: the encoder's parameters; only their shapes matter.
       rank: R.
       targets: keys of `TARGETS`.
-      key: of A; what a target gets does not depend on which others there are.
+      key: random key of A; a target's values do not depend on which other targets there are.
 
     Source:
       Hu et al., LoRA (arXiv 2106.09685).
@@ -68,14 +68,14 @@ def init_lora(params: Params, *, rank: int, targets: Sequence[str], key: jax.Arr
 
 
 def apply_lora(params: Params, adapter: Params, *, scale: float = 1.0) -> Params:
-    """The effective parameters: ``kernel + scale A B`` where there is a target, else what there is.
+    """Returns the parameters with ``kernel + scale A B`` in place of each target's kernel.
 
-    Of numpy arrays alone the result is numpy's, which is how an adapter is merged.
+    If kernels and adapter are numpy arrays, the new kernels are too; an adapter is merged this way.
 
     Args:
-      params: the frozen ones.
-      adapter: of `init_lora`, trained.
-      scale: alpha / R by the paper.
+      params: the frozen parameters.
+      adapter: a tree as `init_lora` returns it.
+      scale: alpha / R in the paper.
 
     Example:
       >>> params = {"layers": {"inner": {"kernel": np.zeros((1, 2, 2))}}}
@@ -97,7 +97,7 @@ def apply_lora(params: Params, adapter: Params, *, scale: float = 1.0) -> Params
 
 def _added(kernel, own: dict[int, Params], parts: int, scale: float):
     merging = all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((kernel, own)))
-    # In full precision on accelerators too: what is trained is what will be merged.
+    # Full precision on accelerators too, so that training computes with the kernels of a merge.
     xp, multiply = (np, np.matmul) if merging else (jnp, partial(jnp.matmul, precision="highest"))
     pieces: list[Any] = xp.split(kernel, parts, axis=-1)
     for part, pair in own.items():
@@ -106,13 +106,13 @@ def _added(kernel, own: dict[int, Params], parts: int, scale: float):
 
 
 def at(tree: Params, path: tuple[str, ...]) -> Params:
-    """What a tree has at a path."""
+    """Returns the subtree at a path."""
     for key in path:
         tree = tree[key]
     return tree
 
 
 def _with(tree: Params, path: tuple[str, ...], value: Params) -> Params:
-    """The tree with another value at a path; the given one stays as it is."""
+    """Returns a copy of the tree with another value at a path."""
     first, *rest = path
     return {**tree, first: _with(tree[first], tuple(rest), value) if rest else value}

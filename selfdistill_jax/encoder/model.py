@@ -1,10 +1,10 @@
-"""The encoder in plain Flax: every supported architecture, differentiated by JAX, on any mesh.
+"""Defines the encoder in plain Flax: all architectures, differentiated by JAX, on any mesh.
 
 This is the reference. `encoder.cpu` computes the same function of the same parameters faster on a
 CPU, and is tested against it.
 
-Texts come packed: tokens of several texts share a row, and segment ids keep them apart. Attention
-is the only place where tokens meet; everything else treats each token alone.
+Texts are packed: several texts share a row, and segment ids distinguish their tokens. Only
+attention combines tokens; everything else treats each token alone.
 
 Shape legend: T tokens, R rows of L tokens, H heads, K head size, D = H K.
 """
@@ -32,7 +32,8 @@ from selfdistill_jax.encoder.precision import precision
 from selfdistill_jax.packed import PackedTexts
 
 INIT = nn.initializers.normal(0.02)
-# Who computes attention: this module, or an implementation of `jax.nn.dot_product_attention`.
+# Attention is computed by this module ("own"), or by this implementation of
+# `jax.nn.dot_product_attention`.
 ATTENTIONS = ("own", "xla", "cudnn")
 ACTIVATIONS = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -40,7 +41,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
 }
-# Values that are kept for the backward pass: the results of matrix products, or only the inputs of
+# The values stored for the backward pass: the results of matrix products, or only the inputs of
 # layers. Everything else is computed again.
 REMATS = {
     "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -49,13 +50,13 @@ REMATS = {
 
 
 class Tokens(NamedTuple):
-    """Facts about each token that layers need besides its hidden state.
+    """Holds the data about tokens that layers need besides hidden states.
 
     Attributes:
-      segments: ``[R, L]`` int32, the text that a token belongs to.
-      positions: ``[R, L]`` int32, places within texts.
-      seeds: ``[T]`` uint32 for dropout; None drops nothing.
-      bias: ``[H, L, L]`` added to attention scores, by relative position; or None.
+      segments: ``[R, L]`` int32, number of the text that a token belongs to.
+      positions: ``[R, L]`` int32, positions within texts.
+      seeds: ``[T]`` uint32 seeds of dropout; None drops nothing.
+      bias: ``[H, L, L]`` bias of attention scores by relative position; or None.
     """
 
     segments: jax.Array
@@ -65,12 +66,12 @@ class Tokens(NamedTuple):
 
 
 class PerLayer(NamedTuple):
-    """Constants of a layer; stacked for all layers, they have a leading axis.
+    """Holds the constants of a layer; stacked for all layers, they have a leading axis.
 
     Attributes:
-      number: of the layer, int32.
-      frequencies: of rotary positions, ``[K / 2]`` float32; or None.
-      window: int32, how far a token sees to either side; or None.
+      number: int32, number of the layer.
+      frequencies: ``[K / 2]`` float32 frequencies of rotary positions; or None.
+      window: int32, distance to which a token attends on either side; or None.
     """
 
     number: Any
@@ -79,7 +80,7 @@ class PerLayer(NamedTuple):
 
 
 class Embeddings(nn.Module):
-    """Token ids to hidden states ``[T, D]``."""
+    """Maps token ids to hidden states ``[T, D]``."""
 
     config: EncoderConfig
     dtype: jnp.dtype
@@ -103,11 +104,11 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    """Softmax attention of each token to the tokens of its own text; softmax in float32.
+    """Computes softmax attention of each token to its own text's tokens; softmax in float32.
 
     With ``implementation`` "xla" or "cudnn", `jax.nn.dot_product_attention` computes it, and no
-    weights are dropped; "cudnn" needs an NVIDIA GPU, bfloat16, and heads of a multiple of 8 and at
-    most 128.
+    weights are dropped; "cudnn" needs an NVIDIA GPU, bfloat16, and a head size that is a multiple
+    of 8 and at most 128.
     """
 
     config: EncoderConfig
@@ -157,7 +158,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, with norms behind the sums (BERT) or before the parts."""
+    """Computes attention and feed-forward, with norms after the sums (BERT) or before the parts."""
 
     config: EncoderConfig
     dtype: jnp.dtype
@@ -191,16 +192,16 @@ class Layer(nn.Module):
 
         if c.pre_norm:
             normed = norms[0](x_TxD).astype(self.dtype)
-            # The embeddings are normed already.
+            # The first layer's input, the embeddings, is normed already.
             x_TxD = x_TxD + attended(jnp.where(layer.number == 0, x_TxD, normed))
             return x_TxD + fed_forward(norms[1](x_TxD).astype(self.dtype)), None
-        # Sums and norms in float32, whatever the products are.
+        # Sums and norms are float32, also where products are not.
         x_TxD = norms[0](_sum(x_TxD, attended(x_TxD))).astype(self.dtype)
         return norms[1](_sum(x_TxD, fed_forward(x_TxD))).astype(self.dtype), None
 
 
 class Encoder(nn.Module):
-    """Packed texts to the hidden states of the last layer, ``[N, T, D]`` of ``dtype``.
+    """Maps packed texts to the hidden states of the last layer, ``[N, T, D]`` of ``dtype``.
 
     Parameters of layers are stacked: ``params["layers"]`` has a leading axis of layers.
     """
@@ -214,7 +215,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, texts: PackedTexts) -> jax.Array:
         c = self.config
-        # The shortest rows that rows of all lengths fit into, whole.
+        # The shortest row length that is a multiple of every row length.
         length = math.lcm(*texts.row_lengths)
         segments, positions = texts.texts.reshape(-1, length), texts.positions.reshape(-1, length)
         seeds = None
@@ -241,7 +242,7 @@ class Encoder(nn.Module):
 
 def per_layer(c: EncoderConfig) -> PerLayer:
     """Returns the constants of all layers, stacked."""
-    everything = c.max_positions  # farther than any token
+    everything = c.max_positions  # no two tokens are farther apart
     return PerLayer(
         number=np.arange(c.num_layers, dtype=np.int32),
         frequencies=frequencies(c.head_size, c.rotary) if c.rotary else None,
@@ -261,7 +262,7 @@ def _dense(features: int, bias: bool, dtype: jnp.dtype, name: str) -> nn.Dense:
 
 
 def _norm(c: EncoderConfig, name: str) -> nn.LayerNorm:
-    # Two passes: E[x²] − E[x]² loses the parity with torch where a feature's mean is large.
+    # Two passes: E[x²] − E[x]² would lose parity with torch where a feature's mean is large.
     return nn.LayerNorm(
         c.layer_norm_eps, use_bias=c.biases, use_fast_variance=False, dtype=jnp.float32, name=name
     )

@@ -1,4 +1,4 @@
-"""From a text's hidden states to its one unit vector."""
+"""Pools a text's hidden states into one vector, and scales vectors to unit length."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ def pool(hidden_NxTxD: jax.Array, texts: PackedTexts, pooling: str) -> jax.Array
 
     Args:
       hidden_NxTxD: ``[N, T, D]`` hidden states of any float dtype.
-      texts: M of them, as they lie in the blocks; one without tokens gets a zero vector.
-      pooling: ``"cls"`` (the first token), ``"last"`` (the last one), ``"mean"`` or ``"max"`` (of
-        all tokens, special ones too).
+      texts: the M texts and their places in the blocks; a text without tokens gets a zero vector.
+      pooling: ``"cls"`` (the first token), ``"last"`` (the last token), ``"mean"`` or ``"max"``
+        (over all tokens, special ones included).
 
     Returns:
       ``[M, D]`` float32.

@@ -1,10 +1,10 @@
-"""Positions: rotary angles of queries and keys, and attention biases by relative position.
+"""Computes rotary angles of queries and keys, and attention biases by relative position.
 
-Rotary: RoFormer, arXiv 2104.09864, section 3.2.2; pairs are a head's first and second half, so that
-scores depend on distances alone.
+Rotary: RoFormer, arXiv 2104.09864, section 3.2.2; a pair has one value of a head's first half and
+one of its second half. Scores then depend on distances alone.
 
-Relative: one bias for each head and distance. Within a text ``k - q`` is the distance of two tokens
-wherever the text lies in its row, so that one square serves all rows. Squares are built from
+Relative: there is one bias for each head and distance. Within a text, ``k - q`` is the distance of
+two tokens wherever the text lies in its row, so one square serves all rows. Squares are built from
 distances, and summed back to them, by padding and reshaping instead of a gather: row q of a
 ``[L, 2 L - 1]`` array begins one place further left than row q - 1.
 
@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_FARTHEST = 128  # distances from there on share a bucket
+_FARTHEST = 128  # all distances from this one on share a bucket
 
 
 def frequencies(head_size: int, bases: tuple[float, ...]) -> np.ndarray:
-    """``[layers, K / 2]`` float32: the angle from one position to the next, of each pair.
+    """Returns ``[layers, K / 2]`` float32: each pair's angle from one position to the next.
 
     >>> frequencies(4, (100.0,))
     array([[1. , 0.1]], dtype=float32)
@@ -31,13 +31,13 @@ def frequencies(head_size: int, bases: tuple[float, ...]) -> np.ndarray:
 def turn(
     qkv_Tx3D: jax.Array, positions_T: jax.Array, frequencies: jax.Array, *, heads: int
 ) -> jax.Array:
-    """Turns queries and keys by their positions; values stay.
+    """Rotates queries and keys by their positions; values are unchanged.
 
     Args:
-      qkv_Tx3D: side by side; angles and products are float32 whatever it is.
-      positions_T: int32, places within texts.
-      frequencies: ``[K / 2]`` of one layer.
-      heads: that each of the three has.
+      qkv_Tx3D: queries, keys and values side by side; angles and products are always float32.
+      positions_T: int32, positions within texts.
+      frequencies: ``[K / 2]`` rotary frequencies of one layer.
+      heads: number of heads.
     """
     angles_Tx1xK = (positions_T.astype(jnp.float32)[:, None] * frequencies[None])[:, None]
     cos, sin = jnp.cos(angles_Tx1xK), jnp.sin(angles_Tx1xK)
@@ -50,10 +50,10 @@ def turn(
 
 
 def buckets(longest: int, count: int) -> np.ndarray:
-    """``[2 longest - 1]`` int32: the bucket of each distance, keys before the query first.
+    """Returns ``[2 longest - 1]`` int32: each distance's bucket, keys before the query first.
 
-    Half of the buckets are for either side; half of these are for single distances, the rest grow
-    with the logarithm. Source: T5, arXiv 1910.10683, section 2.1, as MPNet takes it over.
+    Each side has half of the buckets; half of these are for single distances, the rest grow with
+    the logarithm of the distance. Source: T5, arXiv 1910.10683, section 2.1, as used in MPNet.
 
     >>> buckets(4, 32)
     array([ 3,  2,  1,  0, 17, 18, 19], dtype=int32)
@@ -69,7 +69,9 @@ def buckets(longest: int, count: int) -> np.ndarray:
 
 
 def square(bias_OxH: jax.Array, length: int) -> jax.Array:
-    """``[H, L, L]``, at (h, q, k) the bias of ``k - q``; of more distances the middle is taken.
+    """Returns ``[H, L, L]`` with the bias of ``k - q`` at (h, q, k).
+
+    If there are more distances than L needs, those in the middle are used.
 
     >>> square(jnp.arange(3.0)[:, None], 2)[0]
     Array([[1., 2.],
@@ -84,7 +86,7 @@ def square(bias_OxH: jax.Array, length: int) -> jax.Array:
 
 
 def by_distance(square_HxLxL: jax.Array, longest: int) -> jax.Array:
-    """The transpose of `square`: sums over equal distances, ``[2 longest - 1, H]``."""
+    """Returns the transpose of `square`: sums over equal distances, ``[2 longest - 1, H]``."""
     heads, length, _ = square_HxLxL.shape
     wide = jnp.pad(square_HxLxL[:, ::-1], ((0, 0), (0, 0), (0, length)))
     shifted = wide.reshape(heads, -1)[:, : length * (2 * length - 1)]

@@ -1,7 +1,7 @@
 """Losses as pure functions of embeddings ``[B, D]`` (queries, positives, negatives) to a scalar.
 
-They know no config, parameters or state, and work under `jax.jit`, `jax.grad` and `jax.vmap`; with
-``axis_name`` the batch is the one spread over that mapped axis (`jax.shard_map`, `jax.pmap`).
+They use no config, parameters or state, and work under `jax.jit`, `jax.grad` and `jax.vmap`; with
+``axis_name`` the batch is spread over that mapped axis (`jax.shard_map`, `jax.pmap`).
 
 >>> import jax, jax.numpy as jnp
 >>> from selfdistill_jax import losses
@@ -10,9 +10,9 @@ They know no config, parameters or state, and work under `jax.jit`, `jax.grad` a
 >>> gradient.shape
 (4, 8)
 
-`LOSSES` finds a loss by the name that ``config.loss.name`` gives it. Your own goes beside them:
-``losses.LOSSES["mine"] = my_loss`` taking the same three arrays and ``where``, ``axis_name``; see
-docs/losses.md.
+`LOSSES` maps the names that ``config.loss.name`` accepts to losses. To add your own, set
+``losses.LOSSES["mine"] = my_loss``, a function of the same three arrays, ``where`` and
+``axis_name``; see docs/losses.md.
 """
 
 from selfdistill_jax.losses.common import global_mean, sigma, unit

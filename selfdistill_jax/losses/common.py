@@ -1,8 +1,8 @@
-"""What every loss shares: checked unit vectors, other devices' rows, a masked global mean.
+"""Helpers of all losses: input checks, unit vectors, rows of other devices, a masked global mean.
 
 Shape legend: B queries on this device, C queries of the whole batch (C = B without an axis),
-D dimensions, K negatives for each query. A loss on several devices sums its own rows and meets the
-others in one ``psum``; docs/losses.md says where its gradient may be taken.
+D dimensions, K negatives for each query. On several devices, each sums its own rows and one
+``psum`` adds up the sums; docs/losses.md says where the gradient may be taken.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ ERRORS = {
 
 
 class Batch(NamedTuple):
-    """One device's checked vectors and the mask of its real rows."""
+    """Holds one device's checked vectors and the mask of its real rows."""
 
     q: jax.Array  # [B, D]
     p: jax.Array  # [B, D]
@@ -35,7 +35,7 @@ def check_choice(name: str, value: str, known) -> None:
 
 
 def check_above_zero(name: str, value: float) -> None:
-    # A traced value cannot be asked.
+    # A traced value has no number to compare yet.
     if not isinstance(value, Tracer) and not value > 0:
         raise ValueError(f"{name} is {value}; expected a number above 0")
 
@@ -44,11 +44,11 @@ def unit(x: jax.Array) -> jax.Array:
     """Scales the last axis to length 1; a zero vector stays zero, and its gradient is finite.
 
     Args:
-      x: ``[..., D]`` of any float dtype; its squares must be in range (in float32 lengths of
-        1e-19 to 1e19).
+      x: ``[..., D]`` of any float dtype; its squares must neither overflow nor underflow (in
+        float32: lengths of 1e-19 to 1e19).
 
     Returns:
-      ``[..., D]`` of that dtype.
+      ``[..., D]`` of the same dtype.
 
     Example:
       >>> import jax.numpy as jnp
@@ -61,19 +61,19 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def prepare(q, p, n, *, where, normalize: bool, least: int = 1) -> Batch:
-    """Checks shapes, casts to float32 at least, normalises; sets rows that are not real to zero.
+    """Checks shapes, casts to at least float32, normalises, and zeroes the rows that are not real.
 
-    Zero, since such a row may hold anything: a NaN times a weight of 0 would be a NaN.
+    Such a row may hold anything, and a NaN times a weight of 0 would still be NaN.
 
     Args:
       q, p: ``[B, D]``.
-      n: ``[B, D]`` or ``[B, K, D]``; always the latter in what is returned.
+      n: ``[B, D]`` or ``[B, K, D]``; the returned batch has the latter.
       where: ``[B]`` bool or None.
       normalize: scale vectors to unit length.
-      least: the fewest negatives that the loss takes.
+      least: the fewest negatives per query that the loss accepts.
 
     Raises:
-      ValueError: another shape than these, no rows, or too few negatives.
+      ValueError: a shape is wrong, there are no rows, or there are too few negatives.
     """
     q, p, n = (jnp.asarray(x) for x in (q, p, n))
     shapes = q.shape, p.shape, n.shape
@@ -81,13 +81,13 @@ def prepare(q, p, n, *, where, normalize: bool, least: int = 1) -> Batch:
         n = n[:, None, :]
     if q.ndim != 2 or q.shape != p.shape or n.ndim != 3 or q.shape != n.shape[::2]:
         raise ValueError(
-            "q, p and n must have one shape [batch, dimensions] (n also [batch, negatives, "
+            "q, p and n must have the same shape [batch, dimensions] (n may be [batch, negatives, "
             f"dimensions]); got {', '.join(map(str, shapes))}"
         )
     if not len(q):
-        raise ValueError("q, p and n have no rows; mask rows by where instead")
+        raise ValueError("q, p and n have no rows; pass at least one, masked by where if need be")
     if n.shape[1] < least:
-        raise ValueError(f"n has {n.shape[1]} negatives a query; this loss needs {least} or more")
+        raise ValueError(f"n has {n.shape[1]} negatives per query; this loss needs {least} or more")
     where = jnp.ones(q.shape[:1], bool) if where is None else jnp.asarray(where, bool)
     if where.shape != q.shape[:1]:
         raise ValueError(f"where must have shape {q.shape[:1]}; got {where.shape}")
@@ -98,21 +98,21 @@ def prepare(q, p, n, *, where, normalize: bool, least: int = 1) -> Batch:
 
 
 def zero_masked(x: jax.Array, where_B: jax.Array) -> jax.Array:
-    """``[B, ...]`` with zeros in the rows that are not real."""
+    """Returns ``[B, ...]`` with zeros in the rows that are not real."""
     return jnp.where(where_B.reshape(-1, *(1,) * (x.ndim - 1)), x, 0)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """In float32 at least: bfloat16 keeps 3 digits, too few for margins that differ by 0.001."""
+    """Casts to at least float32: 3 digits of bfloat16 are too few for margins 0.001 apart."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def teacher_rows(name: str, x: jax.Array, shape: tuple[int, ...], where: jax.Array) -> jax.Array:
-    """A teacher's numbers in float32 at least, zero in the rows that are not real.
+    """Returns a teacher's numbers in at least float32, zero in the rows that are not real.
 
     Raises:
-      ValueError: they have another shape than the batch wants.
+      ValueError: their shape is not ``shape``.
     """
     x = at_least_float32(x)
     if x.shape != shape:
@@ -121,47 +121,47 @@ def teacher_rows(name: str, x: jax.Array, shape: tuple[int, ...], where: jax.Arr
 
 
 def matmul_exact(a: jax.Array, b: jax.Array) -> jax.Array:
-    """A matrix product at full float32 precision on TPUs and GPUs too."""
+    """Returns a matrix product at full float32 precision, on TPUs and GPUs too."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Row-wise products ``[..., D], [..., D] -> [...]``."""
+    """Returns row-wise dot products ``[..., D], [..., D] -> [...]``."""
     return jnp.sum(a * b, axis=-1)
 
 
 def flat(x: jax.Array) -> jax.Array:
-    """``[B, K, D]`` to ``[B K, D]``."""
+    """Reshapes ``[B, K, D]`` to ``[B K, D]``."""
     return x.reshape(-1, x.shape[-1])
 
 
 def repeat(x: jax.Array, count: int) -> jax.Array:
-    """``[B, ...]`` to ``[B count, ...]``: each row once for each of its negatives."""
+    """Repeats each row once per negative, ``[B, ...]`` to ``[B count, ...]``."""
     return x if count == 1 else jnp.repeat(x, count, axis=0)
 
 
 def dots(a_BxD: jax.Array, b_CxD: jax.Array) -> jax.Array:
-    """All products ``[B, C]``."""
+    """Returns the dot products of all pairs of rows, ``[B, C]``."""
     return matmul_exact(a_BxD, b_CxD.T)
 
 
 def margins(batch: Batch) -> jax.Array:
-    """Returns how much closer each query is to its positive than to its negatives, ``[B, K]``."""
+    """Returns how much closer a query is to its positive than to its negatives, ``[B, K]``."""
     return dot(batch.q, batch.p)[:, None] - dot(batch.q[:, None, :], batch.n)
 
 
 def check_ids(
     batch: Batch, positive_ids: jax.Array | None, negative_ids: jax.Array | None
 ) -> tuple[jax.Array, jax.Array] | None:
-    """Returns ids of a batch's documents as ``[B, P]`` and ``[B, K]``; None without any.
+    """Returns the ids of a batch's documents as ``[B, P]`` and ``[B, K]``, or None without ids.
 
     Raises:
-      ValueError: only one of the two is given, or its shape does not fit the batch.
+      ValueError: only one of the two is given, or a shape does not fit the batch.
     """
     if positive_ids is None and negative_ids is None:
         return None
     if positive_ids is None or negative_ids is None:
-        raise ValueError("give both positive_ids and negative_ids, or neither")
+        raise ValueError("only one of positive_ids and negative_ids is given; give both or neither")
     size, count, _ = batch.n.shape
     p, n = jnp.asarray(positive_ids), jnp.asarray(negative_ids)
     p, n = p.reshape(len(p), -1), n.reshape(size, -1) if n.ndim < 2 else n
@@ -174,10 +174,10 @@ def check_ids(
 
 
 def sigma(similarity: jax.Array) -> jax.Array:
-    """A cosine in [-1, 1] as a relevance margin in [0, 1], of any shape.
+    """Maps cosines in [-1, 1] to relevance margins in [0, 1]; takes any shape.
 
     Definition:
-      ``σ(a, b) = (1 + s(a, b)) / 2``. Source: arXiv 2407.21515, the target of its released code.
+      ``σ(a, b) = (1 + s(a, b)) / 2``. Source: arXiv 2407.21515, as in its released code.
 
     Example:
       >>> sigma(-1.0), sigma(0.0), sigma(1.0)
@@ -187,7 +187,7 @@ def sigma(similarity: jax.Array) -> jax.Array:
 
 
 def gather(x: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
-    """The rows of all devices, in device order: ``[B, ...] -> [C, ...]``."""
+    """Returns the rows of all devices in device order, ``[B, ...] -> [C, ...]``."""
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
 
 
@@ -198,13 +198,13 @@ def psum(x: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
 def global_mean(
     terms: jax.Array, where: jax.Array | None = None, axis_name: str | tuple[str, ...] | None = None
 ) -> jax.Array:
-    """Mean of the real terms over all devices; 0 with zero gradient when there is none.
+    """Returns the mean of the real terms over all devices; 0, with zero gradient, without any.
 
-    The one place where a loss of your own has to meet the other devices, if it compares nothing
-    but the documents of a triplet.
+    A custom loss that compares only the documents of one triplet needs no other communication
+    between devices.
 
     Args:
-      terms: ``[B]`` or ``[B, K]``; finite in masked rows too, as are their gradients then.
+      terms: ``[B]`` or ``[B, K]``; values and gradients must be finite in masked rows too.
       where: ``[B]`` bool, the real rows; None means all.
       axis_name: mapped axis, or axes, over which the batch is spread.
 

@@ -34,34 +34,34 @@ def softmax(
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """In-batch softmax cross-entropy (InfoNCE, multiple negatives ranking).
+    """Returns the in-batch softmax cross-entropy (InfoNCE, multiple negatives ranking loss).
 
     Definition:
       ``mean_i −log(exp(s(q_i,p_i)/t) / Σ_j [exp(s(q_i,p_j)/t) + Σ_k exp(s(q_i,n_jk)/t)])``, j over
       the global batch, k over the negatives of a query. ``symmetric``: the mean of that and of
       ``mean_i −log(exp(s(q_i,p_i)/t) / Σ_j exp(s(q_j,p_i)/t))``. With ids, a document that is a
-      positive of query i is left out of that query's sum, except ``p_i`` itself. Computed block by
-      block: memory does not grow with the square of the batch. Source: arXiv 1807.03748; with hard
-      negatives, arXiv 2004.04906; symmetric, arXiv 2103.00020.
+      positive of query i is left out of that query's sum, except ``p_i`` itself. It is computed
+      block by block, so that memory does not grow with the square of the batch. Source: arXiv
+      1807.03748; with hard negatives, arXiv 2004.04906; symmetric, arXiv 2103.00020.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each; K may be 0.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query; K may be 0.
       temperature: t, above 0.
-      symmetric: let positives choose among queries as well.
-      positive_ids: ``[B]`` int32 ids of the positives, or ``[B, P]``, of all documents that are
-        known to answer the query: its own positive first, -1 behind the last.
+      symmetric: also compare each positive with all queries.
+      positive_ids: ``[B]`` int32 ids of the positives, or ``[B, P]`` ids of all documents that are
+        known to answer the query: its own positive first, padded with -1.
       negative_ids: ``[B]`` or ``[B, K]`` int32 ids of the negatives; given with positive_ids.
-      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
-      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, with cosines of 0.
+      where: ``[B]`` bool, the real rows; None means all. Without real rows the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not match, or a temperature not above 0.
+      ValueError: the shapes do not match, or the temperature is not above 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -90,12 +90,13 @@ def softmax(
 
 
 def _log_sum(a_BxD, b_SxD, where_S, known, per_row, *, temperature, axis_name) -> jax.Array:
-    """``log Σ_j exp(a_i·b_j / t)`` over the real b of all devices, ``[B]``.
+    """Returns ``log Σ_j exp(a_i·b_j / t)`` over the real b of all devices, ``[B]``.
 
     Args:
-      known: ids of a's and of b's rows, ``[B, P]`` and ``[S, Q]``; a b that shares one with a is
-        left out, unless it is the first of a's own rows. None leaves out nothing.
-      per_row: rows of b for each row of a.
+      known: ids of the rows of a and of b, ``[B, P]`` and ``[S, Q]``. A row of b that shares an id
+        with a row of a is left out of its sum, unless it is the first of that row's own. None
+        leaves nothing out.
+      per_row: rows of b per row of a.
     """
     b_CxD, where_C = gather(b_SxD, axis_name), gather(where_S, axis_name)
     rows: tuple[jax.Array, ...] = (a_BxD,)

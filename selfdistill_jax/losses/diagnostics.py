@@ -1,4 +1,4 @@
-"""What to watch in self-distillation, whose target the model itself can move."""
+"""Statistics to watch in self-distillation, where the model can move its own target."""
 
 import jax
 import jax.numpy as jnp
@@ -25,28 +25,28 @@ def summaries(
     normalize: bool = True,
     where: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """Distributions of margins and targets, and how alike the documents have become.
+    """Returns distributions of margins and targets, and the mean similarity of documents.
 
-    Time and memory are linear in the batch. Call it on the whole batch, outside of a mapped
+    Time and memory are linear in the batch. Call it on the whole batch, outside any mapped
     function.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each; K may be 0.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query; K may be 0.
       target_from: see `adaptive_margin`.
       normalize: scale the inputs to unit length first.
-      where: ``[B]`` bool, the real rows; None means all. Without any every value is NaN.
+      where: ``[B]`` bool, the real rows; None means all. Without real rows every value is NaN.
 
     Returns:
-      Of ``margin`` (``m_ik = s(q_i,p_i) − s(q_i,n_ik)``) and of ``target`` (``σ(p_i,n_ik)``) the
-      scalars ``…_mean`` and ``…_std`` and ``[5]`` ``…_quantiles`` at `QUANTILES`;
+      For ``margin`` (``m_ik = s(q_i,p_i) − s(q_i,n_ik)``) and ``target`` (``σ(p_i,n_ik)``), the
+      scalars ``…_mean`` and ``…_std`` and the ``[5]`` ``…_quantiles`` at `QUANTILES`;
       ``past_target``, the share with ``m_ik ≥ σ(p_i,n_ik)``; and ``document_cosine``, the mean
-      cosine of two different rows among all (1 + K) B documents: 1 when the encoder has collapsed
-      and tells no document from another. Without negatives ``document_cosine`` alone.
+      cosine of two different rows among all (1 + K) B documents, which is 1 when the encoder has
+      collapsed and all documents have one vector. Without negatives, ``document_cosine`` only.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -81,7 +81,7 @@ def summaries(
 
 
 def _mean_cosine(p_BxD: jax.Array, n_BxKxD: jax.Array, where_B: jax.Array) -> jax.Array:
-    """Of all pairs of different rows: (|Σ d|² − Σ |d|²) / (M (M − 1)), M documents."""
+    """Returns the mean over pairs of M different rows: (|Σ d|² − Σ |d|²) / (M (M − 1))."""
     sum_D = jnp.sum(p_BxD, axis=0, where=where_B[:, None])
     sum_D += jnp.sum(n_BxKxD, axis=(0, 1), where=where_B[:, None, None])
     squares_B = dot(p_BxD, p_BxD) + jnp.sum(dot(n_BxKxD, n_BxKxD), axis=1)

@@ -1,4 +1,4 @@
-"""Baselines with a teacher: Margin-MSE and KL divergence from its scores."""
+"""Baseline losses with a teacher: Margin-MSE and KL divergence from its scores."""
 
 import jax
 import jax.numpy as jnp
@@ -24,28 +24,28 @@ def margin_mse(
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """Margin-MSE: draws every margin to the teacher's.
+    """Returns the Margin-MSE loss, which draws every margin to the teacher's.
 
     Definition:
       ``mean_ik (scale · m_ik − teacher_margin_ik)²``, ``m_ik = s(q_i,p_i) − s(q_i,n_ik)``. Source:
-      arXiv 2010.02666, which has dot products: ``normalize=False, scale=1``.
+      arXiv 2010.02666, which uses dot products: ``normalize=False, scale=1``.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
-      teacher_margin: ``[B]`` or ``[B, K]``, the teacher's score of the positive less that of the
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
+      teacher_margin: ``[B]`` or ``[B, K]``, the teacher's score of the positive minus that of the
         negative.
-      scale: brings cosines, whose margin is at most 2, to the teacher's scores.
-      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
-      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+      scale: factor that brings margins of cosines, at most 2, to the range of the teacher's.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, with cosines of 0.
+      where: ``[B]`` bool, the real rows; None means all. Without real rows the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -74,7 +74,7 @@ def kl(
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """KL divergence of the student's choice among a query's documents from the teacher's.
+    """Returns the KL divergence of student from teacher over the documents of each query.
 
     Definition:
       ``t² mean_i Σ_k T_ik log(T_ik / S_ik)``, k over the query's own positive and negatives,
@@ -84,19 +84,19 @@ def kl(
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
       teacher_scores: ``[B, 1 + K]``, the teacher's scores of the positive, then of the negatives.
-      temperature: t, above 0, of both.
-      scale: brings cosines to the teacher's scores.
-      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
-      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+      temperature: t, above 0, of student and teacher.
+      scale: factor that brings cosines to the range of the teacher's scores.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, with cosines of 0.
+      where: ``[B]`` bool, the real rows; None means all. Without real rows the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp

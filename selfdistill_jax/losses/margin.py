@@ -1,7 +1,7 @@
 """Margin losses: static, and self-distilled with adaptive or distributed relevance margins.
 
 Similarities are cosines, ``σ(a, b) = (1 + s(a, b)) / 2``, the margin of a query and its k-th
-negative is ``m_ik = s(q_i, p_i) − s(q_i, n_ik)``, ρ the error: l2 ``x²``, l1 ``|x|``, soft
+negative is ``m_ik = s(q_i, p_i) − s(q_i, n_ik)``, and ρ is the error: l2 ``x²``, l1 ``|x|``, soft
 ``log(1 + e^−x)``.
 Source: arXiv 2407.21515. Its released code does not detach the target; ``stop_gradient=True`` does.
 """
@@ -49,7 +49,7 @@ def static_margin(
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """Draws every margin to one constant.
+    """Returns the static margin loss, which draws every margin to one constant.
 
     Definition:
       ``mean_ik ρ(m_ik − margin)``, with ``in_batch`` ``mean_ix ρ(s(q_i,p_i) − s(q_i,x) − margin)``,
@@ -58,24 +58,24 @@ def static_margin(
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
       margin: the target τ, a difference of cosines in [-2, 2].
       error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
       in_batch: compare each query with the negatives of the whole batch.
-      broadcast: ``"triplet"`` is the definition above; ``"released"`` takes ``s(q_j,p_j)`` in entry
+      broadcast: ``"triplet"`` is the definition above; ``"released"`` uses ``s(q_j,p_j)`` in entry
         (i, j) of the in-batch form, as the paper's released code does.
       method: how the in-batch form is computed, see `distributed_margin`.
       positive_ids, negative_ids: see `softmax`. In a comparison over the batch, a negative that is
-        a positive of any of its queries is left out.
-      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
-      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+        a positive of any query of the batch is left out.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, with cosines of 0.
+      where: ``[B]`` bool, the real rows; None means all. Without real rows the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread (`jax.shard_map`, `jax.pmap`).
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not match or an unknown option.
+      ValueError: the shapes do not match, or an option is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -111,7 +111,7 @@ def adaptive_margin(
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """Draws every margin to the similarity of its own two documents.
+    """Returns the adaptive margin loss: each margin is drawn to its own documents' similarity.
 
     Definition:
       ``mean_ik ρ(m_ik − σ(p_i,n_ik))``, with ``in_batch``
@@ -121,26 +121,26 @@ def adaptive_margin(
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
       error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
       in_batch: compare each query with the negatives of the whole batch.
       broadcast: see `static_margin`.
       stop_gradient: treat the target as a constant.
       target_from: ``([B, F], [B, F])`` or ``([B, F], [B, K, F])``, vectors of the same positives
-        and negatives by another encoder, which the target is computed from instead, as a constant;
-        None: p and n.
+        and negatives from another encoder; the target is computed from them, as a constant. None:
+        it is computed from p and n.
       method: how the in-batch form is computed, see `distributed_margin`.
       positive_ids, negative_ids: see `softmax`. In a comparison over the batch, a negative that is
-        a positive of any of its queries is left out.
-      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
-      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+        a positive of any query of the batch is left out.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, with cosines of 0.
+      where: ``[B]`` bool, the real rows; None means all. Without real rows the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not match or an unknown option.
+      ValueError: the shapes do not match, or an option is unknown.
 
     Example:
       >>> import jax.numpy as jnp
@@ -155,11 +155,11 @@ def adaptive_margin(
     if not in_batch:
         errors_BxK = ERRORS[error](margins(batch) - sigma(dot(p_BxF[:, None, :], n_BxKxF)))
         return global_mean(errors_BxK, batch.where, axis_name)
-    # s(q_i,p_i) − s(q_i,x) − ½ − ½ p_i·x, linear in x.
+    # The error of s(q_i,p_i) − s(q_i,x) − ½ − ½ p_i·x, which is linear in x.
     positive_B = dot(batch.q, batch.p) - 0.5
     if target_from is None and not stop_gradient:
         a, b = batch.q + p_BxF / 2, flat(batch.n)
-    else:  # only one of the two products moves x
+    else:  # the gradient reaches x through the first product only
         a = jnp.concatenate([batch.q, p_BxF / 2], axis=1)
         b = jnp.concatenate([flat(batch.n), flat(n_BxKxF)], axis=1)
     among = _negatives(batch, positive_ids, negative_ids, axis_name)
@@ -183,35 +183,35 @@ def distributed_margin(
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """Draws every margin to the similarities of its positive with all negatives of the batch.
+    """Returns the distributed margin loss: a margin's targets are similarities across the batch.
 
     Definition:
       ``over="negatives"``: ``mean_ikx ρ(m_ik − σ(p_i,x))``, x over all negatives of the global
-      batch; ``over="positives"``: ``mean_ijk ρ(m_jk − σ(p_i,n_jk))``, what the paper's released
+      batch; ``over="positives"``: ``mean_ijk ρ(m_jk − σ(p_i,n_jk))``, which the paper's released
       code computes by broadcasting. Source: arXiv 2407.21515; the closed form: docs/losses.md.
 
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
       error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
-      over: whose distribution is the target: that of the batch's negatives, or of its positives.
+      over: documents whose similarities are the targets, the batch's negatives or its positives.
       stop_gradient: treat the target as a constant.
       target_from: see `adaptive_margin`.
       method: ``"gather"`` compares all pairs, block by block; ``"moments"`` is the closed form of
-        l2 (no pairs; D + D² numbers cross the devices); ``"auto"`` takes the moments for l2 from a
-        global batch of 2 D rows on (4 D for a constant target in-batch). They agree to rounding.
+        l2 (no pairs; devices exchange D + D² numbers); ``"auto"`` uses moments for l2 from a global
+        batch of 2 D rows on (4 D for a constant in-batch target). The two agree to rounding.
       positive_ids, negative_ids: see `softmax`. In a comparison over the batch, a negative that is
-        a positive of any of its queries is left out.
-      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
-      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+        a positive of any query of the batch is left out.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, with cosines of 0.
+      where: ``[B]`` bool, the real rows; None means all. Without real rows the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not match, an unknown option, moments with another error than l2.
+      ValueError: the shapes do not match, an option is unknown, or moments are not of l2.
 
     Example:
       >>> import jax.numpy as jnp
@@ -247,7 +247,7 @@ def distributed_margin(
 def _target_documents(
     batch: Batch, target_from: Documents | None, stop_gradient: bool, normalize: bool
 ) -> Documents:
-    """The positives' and negatives' vectors that targets are made from."""
+    """Returns the vectors of positives and negatives that targets are computed from."""
     if target_from is None:
         return lax.stop_gradient((batch.p, batch.n)) if stop_gradient else (batch.p, batch.n)
     p, n = (at_least_float32(x) for x in target_from)
@@ -257,17 +257,17 @@ def _target_documents(
         size, count, _ = batch.n.shape
         raise ValueError(
             f"target_from must be arrays of shapes [{size}, dimensions] and [{size}, {count}, "
-            f"dimensions] (or both the former, of one negative); got {shapes[0]}, {shapes[1]}"
+            f"dimensions] (both [{size}, dimensions] if K is 1); got {shapes[0]} and {shapes[1]}"
         )
     p, n = zero_masked(p, batch.where), zero_masked(n, batch.where)
     return lax.stop_gradient((unit(p), unit(n)) if normalize else (p, n))
 
 
 def _negatives(batch: Batch, positive_ids, negative_ids, axis_name) -> jax.Array:
-    """``[B K]`` bool: the real negatives that answer no query of the global batch.
+    """Returns ``[B K]`` bool: the real negatives that answer no query of the global batch.
 
-    One that is known to answer a query is left out for all of them, not for that query alone: so
-    the batch's negatives are one set, whose moments the closed form needs.
+    A negative that is known to answer any query is left out for all queries, so that the batch's
+    negatives are one set, whose moments the closed form needs.
     """
     where_N = repeat(batch.where, batch.n.shape[1])
     ids = check_ids(batch, positive_ids, negative_ids)
@@ -279,7 +279,7 @@ def _negatives(batch: Batch, positive_ids, negative_ids, axis_name) -> jax.Array
 
 
 def _in_batch(c_B, a_BxE, b_NxE, where_B, among_N, broadcast, **options) -> jax.Array:
-    """``mean_ix ρ(c_i − a_i·x)``, in the released form with c of the query that x belongs to."""
+    """Returns ``mean_ix ρ(c_i − a_i·x)``; the released form uses c of the query that has x."""
     if broadcast == "released":
         c_N = repeat(c_B, len(b_NxE) // len(c_B))
         return mean_over_pairs(c_N, b_NxE, a_BxE, among_N, where_B, **options)

@@ -1,4 +1,4 @@
-"""A loss at several lengths of the vectors at once, so that their first numbers are vectors too."""
+"""Applies a loss at several vector lengths, so that a vector's first numbers are usable alone."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,28 +16,28 @@ def matryoshka(
     weights: Sequence[float] | None = None,
     **options: Any,
 ) -> jax.Array:
-    """Matryoshka representation learning: a loss of the leading dimensions, for each of some sizes.
+    """Returns a loss summed over several vector lengths (Matryoshka representation learning).
 
     Definition:
-      ``Σ_k weights_k · loss(q[:, :d_k], p[:, :d_k], n[:, :d_k])``. Source: arXiv 2205.13147. What
-      is cut off is scaled to unit length again by the loss, as all losses here do by default; one
-      of your own has to, for instance by `unit`.
+      ``Σ_k weights_k · loss(q[:, :d_k], p[:, :d_k], n[:, :d_k])``. Source: arXiv 2205.13147. The
+      loss has to scale the truncated vectors to unit length again: all losses here do so by
+      default, and a custom loss can use `unit`.
 
     Args:
-      loss: one of this package, or any function of three arrays and these options.
+      loss: a loss of this package, or any function of three arrays and ``options``.
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives, or what else the loss takes, D last.
-      dimensions: d, each 1 to D. Only what is named is trained: give D for the whole vectors.
-      weights: one a dimension; None: 1 each.
-      **options: of the loss, among them ``where`` and ``axis_name``. The vectors of ``target_from``
-        are cut as well.
+      n: ``[B, D]`` vectors of their negatives, or any array that the loss takes, D last.
+      dimensions: d, each 1 to D. Only these are trained: include D for the whole vectors.
+      weights: one per dimension; None: 1 each.
+      **options: options of the loss, including ``where`` and ``axis_name``. The vectors of
+        ``target_from`` are truncated as well.
 
     Returns:
       Scalar of the loss's dtype.
 
     Raises:
-      ValueError: no dimension, one that the vectors do not have, or another number of weights.
+      ValueError: there is no dimension, one is out of range, or the number of weights differs.
 
     Example:
       >>> import jax.numpy as jnp
@@ -51,12 +51,12 @@ def matryoshka(
     weights = [1] * len(dimensions) if weights is None else weights
     if not len(dimensions) or len(weights) != len(dimensions):
         raise ValueError(
-            "dimensions must name one or more, and weights one each; "
-            f"got {len(dimensions)} and {len(weights)}"
+            "expected one or more dimensions and as many weights; "
+            f"got {len(dimensions)} dimensions and {len(weights)} weights"
         )
     for size in dimensions:
         if not 1 <= size <= q.shape[-1]:
-            raise ValueError(f"dimensions has {size}; the vectors have 1 to {q.shape[-1]}")
+            raise ValueError(f"dimensions has {size}; the vectors allow 1 to {q.shape[-1]}")
     target_from = options.pop("target_from", None)
     total: Any = 0.0
     for size, weight in zip(dimensions, weights, strict=True):

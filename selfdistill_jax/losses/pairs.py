@@ -1,20 +1,20 @@
-"""The mean error over all pairs of a global batch, without ever holding all pairs.
+"""Computes the mean error over all pairs of a global batch without holding all pairs in memory.
 
-Every margin loss that compares each row with each other is one form, with different c, a and b:
+Every margin loss that compares each row with every other has one form, with different c, a and b:
 
     mean_ij ρ(c_i − a_i·b_j)        i over one, j over another set of rows of the global batch
 
-and has two ways to be computed, which agree to rounding:
+It can be computed in two ways, which agree to rounding:
 
-*gather* brings all b to every device and works through blocks of rows, each block's products made
-anew in the backward pass: any ρ, time O(C² E), memory of one block.
+*gather* copies all b to every device and works through blocks of rows; the backward pass computes
+each block's products again. It supports any ρ, in time O(C² E) and the memory of one block.
 
 *moments* is the closed form of ρ = l2. With μ the mean of b and Σ its covariance,
 
     mean_j (c_i − a_i·b_j)² = (c_i − a_i·μ)² + a_iᵀ Σ a_i
 
-time O(C E²), no pairs at all; E + E² numbers cross the devices, whatever the batch. Written with
-the covariance, not with the second moment: far less cancels in float32 (docs/losses.md).
+It takes time O(C E²) and forms no pairs; devices exchange E + E² numbers, at any batch size. It
+uses the covariance, not the second moment: far less cancels in float32 (docs/losses.md).
 
 Shape legend: R rows of a and S rows of b on this device, C of b in the global batch, E dimensions.
 """
@@ -37,19 +37,22 @@ from selfdistill_jax.losses.common import (
 )
 
 METHODS = ("auto", "gather", "moments")
-# Products that a block of pairs holds at once: 16 MiB of float32, which caches still help with.
+# Products in one block of pairs: 16 MiB of float32, which caches still help with.
 BLOCK = 2**22
-# auto takes the moments from a global batch of so many times the dimensions on. Measured for d of
-# 128 to 1024: both take as long at a batch of 1.5 d to 2.7 d (docs/losses.md).
+# auto uses moments from a global batch of this many times the dimensions on. Measured for d of 128
+# to 1024: both methods take equally long at a batch of 1.5 d to 2.7 d (docs/losses.md).
 CROSSOVER = 2
 
 
 def check_method(method: str, error: str) -> None:
-    """Raises ValueError for an unknown error or method, and for moments of another than l2."""
+    """Raises ValueError for an unknown error or method, and for moments of any error but l2."""
     check_choice("error", error, ERRORS)
     check_choice("method", method, METHODS)
     if method == "moments" and error != "l2":
-        raise ValueError(f"method 'moments' is the closed form of error 'l2'; error is {error!r}")
+        raise ValueError(
+            "method is 'moments', the closed form of error 'l2', but error is "
+            f"{error!r}; take method 'auto' or 'gather'"
+        )
 
 
 def mean_over_pairs(
@@ -63,7 +66,7 @@ def mean_over_pairs(
     method: str,
     axis_name: str | tuple[str, ...] | None,
 ) -> jax.Array:
-    """``mean_ij ρ(c_i − a_i·b_j)`` over the real rows of the global batch; 0 without any.
+    """Returns ``mean_ij ρ(c_i − a_i·b_j)`` over the real rows of the global batch; 0 without any.
 
     Args:
       c_R: ``[R]``.
@@ -71,32 +74,32 @@ def mean_over_pairs(
       b_SxE: ``[S, E]``.
       where_R, where_S: bool, the real rows of a and of b.
       error: ρ, a key of `ERRORS`.
-      method: one of `METHODS`; auto is moments where that is possible and cheaper.
+      method: one of `METHODS`; auto chooses moments where they are possible and cheaper.
       axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar.
     """
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    # Products of all pairs, C² for the gather; for the moments 2 C products with a matrix.
+    # The cost of gather is C² products of pairs; that of moments is 2 C products with a matrix.
     rows = 2 * devices * len(a_RxE) * len(b_SxE) / (len(a_RxE) + len(b_SxE))
     cheaper = error == "l2" and rows >= CROSSOVER * a_RxE.shape[1]
     if method == "moments" or (method == "auto" and cheaper):
         means_R = _by_moments(c_R, a_RxE, b_SxE, where_S, axis_name)
-        where_R &= psum(jnp.sum(where_S), axis_name) > 0  # without any b it is not 0 but c²
+        where_R &= psum(jnp.sum(where_S), axis_name) > 0  # without real b the mean is c², not 0
     else:
         means_R = _by_blocks(c_R, a_RxE, b_SxE, where_S, ERRORS[error], axis_name)
     return global_mean(means_R, where_R, axis_name)
 
 
 def by_blocks(function: Callable[..., jax.Array], rows, width: int) -> jax.Array:
-    """Applies ``function(*blocks) -> [R]`` to blocks of rows, and joins what it gives.
+    """Applies ``function(*blocks) -> [R]`` to blocks of rows and concatenates the results.
 
     Args:
-      function: of a block of each array of ``rows``; keeps nothing for the backward pass, which
-        calls it again.
-      rows: arrays ``[B, ...]``; the last block is filled up with zeros.
-      width: numbers that the function holds a row, which sets the rows of a block.
+      function: takes one block of each array in ``rows``; the backward pass calls it again, instead
+        of saving its intermediate values.
+      rows: arrays ``[B, ...]``; the last block is padded with zeros.
+      width: numbers that the function holds per row, which determines the rows of a block.
 
     Returns:
       ``[B]``.
@@ -112,7 +115,7 @@ def by_blocks(function: Callable[..., jax.Array], rows, width: int) -> jax.Array
         filled = jnp.pad(x, [(0, blocks * size - count)] + [(0, 0)] * (x.ndim - 1))
         return filled.reshape(blocks, size, *x.shape[1:])
 
-    # checkpoint: kept for the backward pass, the blocks' products would be all pairs again.
+    # checkpoint: the blocks' products, if saved for the backward pass, would be all pairs again.
     one = jax.checkpoint(lambda block: function(*block), prevent_cse=False)
     return lax.map(one, tuple(map(split, rows))).reshape(-1)[:count]
 

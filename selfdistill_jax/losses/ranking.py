@@ -1,4 +1,4 @@
-"""Baselines that look at one query at a time: hinge and pairwise logistic."""
+"""Baseline losses that look at one query at a time: triplet hinge and pairwise logistic."""
 
 import jax
 
@@ -15,7 +15,7 @@ def triplet(
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """Triplet hinge: a margin that is wide enough costs nothing.
+    """Returns the triplet hinge loss: a margin that is wide enough costs nothing.
 
     Definition:
       ``mean_ik max(0, margin − m_ik)`` with ``m_ik = s(q_i,p_i) − s(q_i,n_ik)``. Source: arXiv
@@ -24,17 +24,17 @@ def triplet(
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
-      margin: a difference of cosines.
-      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
-      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
+      margin: the least margin without a loss, a difference of cosines.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, with cosines of 0.
+      where: ``[B]`` bool, the real rows; None means all. Without real rows the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp
@@ -56,7 +56,7 @@ def pairwise_logistic(
     where: jax.Array | None = None,
     axis_name: str | tuple[str, ...] | None = None,
 ) -> jax.Array:
-    """RankNet: the logistic loss of preferring a query's positive to its negative.
+    """Returns the RankNet loss: the logistic loss of preferring a positive to a negative.
 
     Definition:
       ``mean_ik log(1 + exp(−m_ik / t))`` with ``m_ik = s(q_i,p_i) − s(q_i,n_ik)``. Source: Burges
@@ -65,17 +65,17 @@ def pairwise_logistic(
     Args:
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
-      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K of each.
+      n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
       temperature: t, above 0.
-      normalize: scale the inputs to unit length first; a zero vector stays zero, its cosines 0.
-      where: ``[B]`` bool, the real rows; None means all. Without any the loss is 0.
+      normalize: scale the inputs to unit length first; a zero vector stays zero, with cosines of 0.
+      where: ``[B]`` bool, the real rows; None means all. Without real rows the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread.
 
     Returns:
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,9 +1,9 @@
-"""Writes the report of finished runs anew, from their folders.
+"""Rewrites the reports of finished runs from their folders.
 
     python -m selfdistill_jax.report runs/distributed [runs/adaptive ...]
 
-Writes result.txt, report.html and the evaluation in the model's card into each run's folder, as the
-training command does at its end, and prints each result.
+Writes result.txt, report.html and the evaluation in the model card into each run's folder, as the
+training command does at the end of a run, and prints each result.
 """
 
 from absl import flags
@@ -18,7 +18,7 @@ _FLAGS = flags.FlagValues()
 
 def main(argv: list[str]) -> None:
     if len(argv) < 2:
-        raise InputError("no run; give the folder of one finished run or more")
+        raise InputError("no run given; name the folder of at least one finished run")
     print("\n".join(write_report(expand(folder)) for folder in argv[1:]), end="")
 
 

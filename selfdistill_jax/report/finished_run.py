@@ -1,4 +1,4 @@
-"""Reads the results in a finished run's folder."""
+"""Reads the results of a finished run from its folder."""
 
 import csv
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ Values = Mapping[str, Mapping[str, Mapping[str, float]]]  # system -> measure ->
 
 
 class FinishedRun(NamedTuple):
-    """A finished run.
+    """Settings and results of a finished run.
 
     Attributes:
       folder: the run's folder.
-      config: its settings, ``{"train": {"steps": …}, …}``.
-      records: of ``metrics.jsonl``.
-      collection: name of the collection it was trained and evaluated on.
+      config: the run's settings, ``{"train": {"steps": …}, …}``.
+      records: records of ``metrics.jsonl``.
+      collection: name of the collection that the run was trained and evaluated on.
       num_documents: number of documents searched.
-      split: that was evaluated; empty where the collection has neither test nor dev.
-      ended: why training ended early; empty if it did not.
-      values: of the evaluation; empty without a split.
+      split: evaluated split; empty if the collection has neither test nor dev.
+      ended: reason why training ended early; empty if it did not.
+      values: values of the evaluation; empty without a split.
       queries: query id -> text.
     """
 
@@ -41,7 +41,7 @@ class FinishedRun(NamedTuple):
 
     @property
     def best_step(self) -> int | None:
-        """The step of the best evaluation on dev; None without one."""
+        """Step of the best evaluation on dev; None if dev was not evaluated."""
         dev = [record for record in self.records if record["kind"] == "dev"]
         return max(dev, key=lambda record: record[MEASURES[0]])["step"] if dev else None
 
@@ -50,13 +50,13 @@ def read_finished_run(folder: Path) -> FinishedRun:
     """Reads a run's folder.
 
     Raises:
-      InputError: the folder is no run's, or the run is not finished.
+      InputError: the folder does not hold a run, or the run is not finished.
     """
     path = folder / FINISHED
     if not path.is_file():
         raise InputError(
-            f"{folder}: no {FINISHED}, so the run is unfinished or older than this version; give "
-            "the --workdir of a finished run (the training command finishes an unfinished one)"
+            f"{folder}: no {FINISHED} in this folder; expected the --workdir of a finished run "
+            "(the training command finishes an unfinished run; older versions' runs cannot be read)"
         )
     facts, config = read_json(path), read_json(folder / "config.json")
     split = entry(facts, "split", str, where=path)

@@ -1,4 +1,4 @@
-"""``report.html``: one page that opens anywhere, without a network or a server."""
+"""Writes ``report.html``, a single page that needs no network and no server."""
 
 import io
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from selfdistill_jax.report.finished_run import FinishedRun
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.train.run_folder import flatten
 
-_SHOWN_QUERIES = 12  # of the most gained and of the most lost, each
+_SHOWN_QUERIES = 12  # queries in each of the tables of largest gains and losses
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: searchable, a fifth of the size
-    "svg.hashsalt": "selfdistill_jax",  # the same run gives the same file
+    "svg.fonttype": "none",  # keeps text as text: searchable, a fifth of the size
+    "svg.hashsalt": "selfdistill_jax",  # makes the same run give the same file
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -34,12 +34,12 @@ _BLUE, _ORANGE, _GREY = "#2563a8", "#c2570c", "#777777"
 
 
 def write_html(path: Path, run: FinishedRun, text: str) -> None:
-    """Draws a run's curves, its margins against its targets, and the change of each query.
+    """Writes a page with a run's curves, its margins and targets, and the change of each query.
 
     Args:
-      path: of the page.
+      path: path of the page.
       run: the finished run.
-      text: its result.
+      text: the run's result as text.
     """
     train = [r for r in run.records if r["kind"] == "train"]
     dev = [r for r in run.records if r["kind"] == "dev"]
@@ -52,7 +52,7 @@ def write_html(path: Path, run: FinishedRun, text: str) -> None:
                 ("Margins past their target", "", past),
             ]
         figures += [
-            ("How alike documents are", _COLLAPSE_NOTE, _likeness(run.config, train)),
+            ("Similarity between documents", _COLLAPSE_NOTE, _likeness(run.config, train)),
             ("Loss", "", _curve(train, "loss", "loss")),
         ]
         if dev:
@@ -61,7 +61,7 @@ def write_html(path: Path, run: FinishedRun, text: str) -> None:
             figures.append((title, _dev_note(run.config, dev), curve))
         changed = _changes(run) if run.values else None
         if changed:
-            note = f"{len(changed)} test queries, each one's change in {MEASURES[0]}."
+            note = f"Change in {MEASURES[0]} of each of {len(changed)} {run.split} queries."
             figures.append(("Change per query", note, _histogram(changed)))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
@@ -79,23 +79,25 @@ def write_html(path: Path, run: FinishedRun, text: str) -> None:
 
 
 _MARGIN_NOTE = (
-    "A triplet's margin is how much closer its query is to the positive than to the negative; its "
-    "target is the similarity of its two documents, (1 + cosine) / 2. Lines are medians, bands "
-    "hold the middle half and the middle 90 % of each batch."
+    "A triplet's margin is the query's similarity to the positive minus its similarity to the "
+    "negative; its target is the similarity of the two documents, (1 + cosine) / 2. Lines are "
+    "medians; bands cover the middle half and the middle 90 % of each batch."
 )
 _COLLAPSE_NOTE = (
-    "The mean cosine of two documents of a batch. It rises towards 1 when an encoder collapses: "
-    "when all documents, and with them all targets, grow alike. The run warns at the dashed line."
+    "The mean cosine of two documents of a batch. It rises towards 1 when an encoder collapses, "
+    "that is, when all documents, and thus all targets, become alike. The run warns above the "
+    "dashed line."
 )
 
 
 def _dev_note(config: Mapping[str, Any], dev: list[dict[str, Any]]) -> str:
     best = max(dev, key=lambda record: record[MEASURES[0]])
     limit = config["evaluation"]["dev_documents"]
-    where = f"{limit:,} documents at most" if limit else "the whole collection"
+    where = f"at most {limit:,} documents" if limit else "the whole collection"
     return (
-        f"Searched in {where}; so the values are no test results. "
-        f"The best, {best[MEASURES[0]]:.4f}, was at step {best['step']} and is what model/ holds."
+        f"Measured on dev queries, searched in {where}; these are not test results. "
+        f"The best value is {best[MEASURES[0]]:.4f}, at step {best['step']}; model/ holds the "
+        "encoder of that step."
     )
 
 
@@ -136,12 +138,12 @@ def _histogram(changed: list[dict[str, Any]]) -> str:
     equal = values == 0
     axes.hist(values[~equal], bins=bins, color=_BLUE)
     axes.axvline(0, color=_GREY, lw=1)
-    axes.set_title(f"{equal.sum()} unchanged queries are not drawn", fontsize=10, color=_GREY)
+    axes.set_title(f"{equal.sum()} unchanged queries are not shown", fontsize=10, color=_GREY)
     return _svg(figure)
 
 
 def _changes(run: FinishedRun) -> list[dict[str, Any]]:
-    """Returns every query with its values before and after, the most gained first."""
+    """Returns every query with its values before and after training, largest gain first."""
     before, after = (run.values[name][MEASURES[0]] for name in ("start", "trained"))
     rows = [
         {

@@ -1,4 +1,4 @@
-"""The result of a finished run as text: the figures, their test, and the circumstances."""
+"""Formats the result of a finished run as text: values, significance test and remarks."""
 
 from selfdistill_jax.report.finished_run import FinishedRun
 from selfdistill_jax.retrieval.evaluation import MEASURES
@@ -20,18 +20,22 @@ def result_text(run: FinishedRun) -> str:
             describe_test(paired_test(start, trained)),
         ]
         if run.split == "dev":
-            lines.append("There is no test split: dev chose the model and is reported here.")
+            lines.append(
+                "There is no test split: these values are on dev, which also chose the best model."
+            )
     else:
         lines.append("The collection has neither a test nor a dev split: nothing was evaluated.")
     if run.ended:
         lines.append(f"Training was ended by a {run.ended}.")
     if run.best_step == 0:
-        lines.append("No evaluation on dev was better than the start encoder's: model/ is that.")
+        lines.append(
+            "No evaluation on dev was better than the start encoder's: model/ holds that encoder."
+        )
     return "\n".join([*lines, ""])
 
 
 def describe_test(test: PairedTest) -> str:
-    """Returns two lines on a paired test of nDCG@10, trained against start."""
+    """Returns two lines that describe a paired test of nDCG@10, trained against start."""
     return (
         f"trained − start: {test.mean_difference:+.4f} {MEASURES[0]} "
         f"(95 % interval {test.ci_low:+.4f} to {test.ci_high:+.4f}),\n"

@@ -1,4 +1,4 @@
-"""Writes the pages of a finished run: the result, the model's card, ``report.html``."""
+"""Writes the report of a finished run: result.txt, the model card and ``report.html``."""
 
 from pathlib import Path
 
@@ -15,18 +15,18 @@ REPORT = "report.html"
 
 
 def write_report(folder: Path) -> str:
-    """Writes a finished run's pages into its folder, ``result.txt`` last.
+    """Writes a finished run's report into its folder, with ``result.txt`` last.
 
     Args:
-      folder: the run's.
+      folder: the run's folder.
 
     Returns:
-      The result as text, which ``result.txt`` holds.
+      The result as text, the content of ``result.txt``.
 
     Raises:
-      InputError: the folder is no finished run's.
+      InputError: the folder does not hold a finished run.
     """
-    # Only here: it brings matplotlib, 1.5 s of every start.
+    # Imported here because it imports matplotlib, which would add 1.5 s to every start.
     from selfdistill_jax.report.html import write_html
 
     run = read_finished_run(folder)
@@ -39,7 +39,7 @@ def write_report(folder: Path) -> str:
         collection=run.collection,
         split=run.split,
     )
-    # Paths stay out of the card, which leaves this machine.
+    # The model card gets no paths: it may be published, and they exist only on this machine.
     text = f"{found}\nmodel:  {folder / MODEL}\n"
     if (folder / ADAPTER).is_dir():
         text += f"adapter: {folder / ADAPTER}\n"

@@ -1,4 +1,4 @@
-"""The trained thing in one object: texts in, unit vectors out."""
+"""`BiEncoder`: a loaded model that turns texts into unit vectors."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ from selfdistill_jax.retrieval.quantize import check_dimensions, truncate
 
 
 class BiEncoder:
-    """One encoder for queries and documents.
+    """Encodes queries and documents into unit vectors with one shared encoder.
 
     Example (needs the weights):
         model = BiEncoder.load("sentence-transformers/all-MiniLM-L6-v2")
@@ -51,16 +51,17 @@ class BiEncoder:
 
     @classmethod
     def load(cls, name: str, *, pooling: str = "source", adapter: str | Path = "") -> "BiEncoder":
-        """Opens a folder or hub id.
+        """Loads a model from a folder or the Hugging Face hub.
 
         Args:
-          name: the folder or id.
-          pooling: as of `read_folder`; "source" is that of the adapter's training, if it says so.
-          adapter: folder of a LoRA adapter in PEFT's format, which is added to the weights.
+          name: model folder or hub id.
+          pooling: see `read_folder`; "source" takes the pooling that the adapter was trained
+            with, if its folder names one.
+          adapter: folder of a LoRA adapter in PEFT's format; it is added to the weights.
 
         Raises:
-          InputError: one of the two is nowhere, damaged, or of an architecture or kind that is not
-            computed here.
+          InputError: the model or the adapter does not exist, is damaged, or has an unsupported
+            architecture or kind.
         """
         if adapter and pooling == "source":
             pooling = read_settings(Path(adapter)).get("pooling", pooling)
@@ -69,7 +70,7 @@ class BiEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of everything that decides a text's vector, but for a prompt."""
+        """Hex digest of everything that determines a text's vector, except the prompt."""
         return fingerprint(self.encoder, self.tokenizer.fingerprint)
 
     def encode(
@@ -80,19 +81,20 @@ class BiEncoder:
         dimensions: int | None = None,
         progress: str | Progress = "",
     ) -> np.ndarray:
-        """Encodes texts, each cut at the model's own maximum length (``max_length``).
+        """Encodes texts, each truncated to the model's maximum length (``max_length``).
 
         Args:
-          texts: any number of them; of a single string the one vector is given, ``[D]``.
-          prompt: put before each; None is the model's own for texts of no kind, mostly none.
-          dimensions: the first so many of a vector, scaled to unit length again; None: all.
-          progress: a bar that goes on, or the label of a new one; none is shown without.
+          texts: any number of texts; a single string gives a single vector, ``[D]``.
+          prompt: text put before each; None means the model's default prompt, usually empty.
+          dimensions: number of leading dimensions to keep, rescaled to unit length; None keeps
+            all.
+          progress: progress bar to advance, or the label of a new one; empty shows no bar.
 
         Returns:
           ``[n, D]`` float32 unit vectors in the order of the texts.
 
         Raises:
-          InputError: more dimensions than the encoder has.
+          InputError: `dimensions` is more than the encoder has, or a vector is not finite.
         """
         if isinstance(texts, str):
             options = {"prompt": prompt, "dimensions": dimensions, "progress": progress}
@@ -103,15 +105,15 @@ class BiEncoder:
         return self.encode_tokens(tokens, dimensions=dimensions, progress=progress)
 
     def encode_query(self, texts: Sequence[str] | str, **options: Any) -> np.ndarray:
-        """As `encode`, with the model's prompt for queries, if it has one."""
+        """Encodes queries as `encode` does, with the model's prompt for queries, if it has one."""
         return self.encode(texts, prompt=self.encoder.prompts.of("query"), **options)
 
     def encode_document(self, texts: Sequence[str] | str, **options: Any) -> np.ndarray:
-        """As `encode`, with the model's prompt for documents, if it has one."""
+        """Encodes documents as `encode` does, with the model's prompt for them, if it has one."""
         return self.encode(texts, prompt=self.encoder.prompts.of("document"), **options)
 
     def tokenize(self, texts: Iterable[str], *, prompt: str = "") -> TokenTable:
-        """For `encode_tokens`: the texts behind a prompt, cut at the model's maximum length."""
+        """Tokenizes prompt + text, truncated to the model's maximum length, for `encode_tokens`."""
         limit = self.encoder.max_length
         return TokenTable.from_texts(self.tokenizer, texts, limit=limit, prompt=prompt)
 
@@ -122,10 +124,10 @@ class BiEncoder:
         dimensions: int | None = None,
         progress: str | Progress = "",
     ) -> np.ndarray:
-        """Encodes a token table, as `encode` does texts.
+        """Encodes a token table as `encode` encodes texts.
 
         Raises:
-          InputError: more dimensions than the encoder has, or vectors that are not finite.
+          InputError: `dimensions` is more than the encoder has, or a vector is not finite.
         """
         check_dimensions(dimensions, self.encoder.dimensions)
         vectors = encode_tokens(
@@ -141,18 +143,23 @@ class BiEncoder:
         if wrong:
             raise InputError(
                 f"{self.encoder.folder}: {wrong:,} of {len(vectors):,} vectors are not finite (NaN "
-                "or infinity): the model's layers overflow on these texts"
+                "or infinity): the model's layers overflow on these texts; use another model, or "
+                "leave these texts out"
             )
         return truncate(vectors, dimensions)
 
     def save(self, path: str | Path, *, card: str = "") -> None:
-        """Writes a folder that sentence-transformers and ``AutoModel`` open.
+        """Writes a model folder that sentence-transformers and ``AutoModel`` can open.
 
         Raises:
-          InputError: the path holds something other than a model (a model there is replaced).
+          InputError: the path exists and is neither an empty folder nor a model folder (an
+            existing model is replaced).
         """
         path = expand(path).resolve()
         empty = not path.exists() or (path.is_dir() and not any(path.iterdir()))
         if not empty and not (path / "modules.json").is_file():
-            raise InputError(f"{path}: holds something else than a model; give another path")
+            raise InputError(
+                f"{path}: exists and is not a model folder; give a new path, or the folder of a "
+                "model to replace"
+            )
         write_folder(path, self.encoder, card=card or "# A bi-encoder of selfdistill_jax\n")

@@ -1,4 +1,4 @@
-"""Encodes many texts: packed, in few shapes, spread over this process's devices."""
+"""Encodes many texts in packed batches of one shape, spread over this process's devices."""
 
 import math
 import os
@@ -32,26 +32,30 @@ from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.progress import Progress
 
 AXIS = "data"
-_CAPACITIES = (4096, 32768)  # tokens of a batch on one device: for few texts, for many
-_TOKENS_A_TEXT = 8  # room for texts as short as that on average; shorter ones take more batches
+_CAPACITIES = (4096, 32768)  # tokens per batch and device: for few texts, for many texts
+_TOKENS_A_TEXT = 8  # lowest mean text length a batch is sized for; shorter texts need more batches
 _COMMON_LIMIT = 512
-# Batches made before the first is fetched, besides those at work: no device waits for numpy.
+# Batches prepared ahead, besides those being computed, so that no device waits for numpy.
 _AHEAD = 2
-_MOST_STREAMS = 4  # each holds a batch
+_MOST_STREAMS = 4  # each stream holds a batch in memory
 
 
 def block_tokens() -> int:
-    """Tokens that best go through a layer at once on the default device."""
+    """Returns how many tokens a layer should process at once on the default device."""
     return MOST_TOKENS if on_accelerator() else CPU_BLOCK
 
 
 def on_accelerator() -> bool:
-    """Whether the default device takes rows of one length, in one block: see `choose_shape`."""
+    """Returns whether the default device is an accelerator.
+
+    Its batches have rows of one length, in one block if that fits: see `_capacity` here, and
+    `data.batch_shape.choose_shape` for training.
+    """
     return jax.default_backend() != "cpu"
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Returns the number of processor cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
@@ -59,12 +63,12 @@ def cores() -> int:
 
 
 def _streams(mesh: jax.sharding.Mesh) -> int:
-    """Batches that are best computed at once.
+    """Returns how many batches should be computed at once.
 
-    Several on a CPU's one device: its cores share the work of one product after the other, which
-    leaves them idle where products are small, as attention's are (two cores of Zen 3 encode 1.2
-    times as fast with two). Several of them run at once anyway. An accelerator computes one batch
-    while another's vectors are fetched.
+    A CPU that is one device computes several: within a batch, its cores share one matrix product
+    after the other and stay partly idle where products are small, as in attention (two Zen 3 cores
+    encode 1.2 times as fast with two batches). Several CPU devices already run at once. An
+    accelerator computes one batch while the vectors of another are fetched.
     """
     if on_accelerator():
         return 2
@@ -72,7 +76,7 @@ def _streams(mesh: jax.sharding.Mesh) -> int:
 
 
 class Capacity(NamedTuple):
-    """One shape of a batch on one device: N blocks of T tokens, M texts."""
+    """Shape of a batch on one device: N blocks of T tokens, M texts."""
 
     blocks: int
     block: int
@@ -83,44 +87,45 @@ def open_tokenizer(encoder: Pretrained) -> Tokenizer:
     """Opens the tokenizer of a loaded encoder.
 
     Raises:
-      InputError: it cannot be read, or torch's vectors would depend on a batch's other texts.
+      InputError: the tokenizer cannot be read, or it pads on the left for an architecture whose
+        vectors in torch would then depend on the other texts of the batch.
     """
     tokenizer = Tokenizer(
         encoder.folder, table_rows=encoder.config.vocab_size, lower=lowers(encoder.folder)
     )
     if tokenizer.pads_left and counts_positions_from_padding(encoder.config):
         raise InputError(
-            f"{encoder.folder / 'tokenizer_config.json'}: padding_side is 'left', and this "
-            "architecture counts positions from the padding: in sentence-transformers a text's "
+            f"{encoder.folder / 'tokenizer_config.json'}: padding_side is 'left', but this "
+            "architecture counts positions from the padding, so in sentence-transformers a text's "
             "vector would depend on the other texts of its batch; set padding_side to 'right'"
         )
     return tokenizer
 
 
 def local_mesh() -> jax.sharding.Mesh:
-    """This process's devices on one axis."""
+    """Returns a mesh of this process's devices on one axis."""
     devices = jax.local_devices()
     kinds = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=kinds, devices=devices)
 
 
 def on_mesh(encode: Encode, mesh: jax.sharding.Mesh) -> Callable[[Params, PackedTexts], jax.Array]:
-    """The compiled encoder of one part of texts on each device.
+    """Compiles the encoder to process one part of the texts on each device.
 
     Args:
-      encode: of `make_encode`.
-      mesh: as `local_mesh`.
+      encode: function from `make_encode`.
+      mesh: mesh from `local_mesh`.
 
     Returns:
-      ``f(params, texts) -> [devices, M, D]`` of texts with a leading axis of devices.
+      ``f(params, texts) -> [devices, M, D]``, where texts have a leading axis of devices.
     """
 
     def one(params: Params, texts: PackedTexts) -> jax.Array:
         return encode(params, jax.tree.map(lambda x: x[0], texts))[None]
 
     specs = (P(), P(AXIS))
-    # Without collectives nothing is varying that should not be; and there is no gradient to get
-    # wrong (see train/step.py for why it matters there).
+    # The check is not needed: without collectives, no value can wrongly vary over devices, and
+    # there is no gradient to get wrong (train/step.py explains why the check matters there).
     return jax.jit(
         jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False)
     )
@@ -138,17 +143,17 @@ def encode_tokens(
 ) -> np.ndarray:
     """Encodes every row of a token table.
 
-    Batches are alike: each gets texts of all lengths, so that short ones fill the rows of long
-    ones, all batches are of one shape, and one that does not fit memory fails at the start.
+    Every batch gets texts of all lengths. So short texts fill the rows of long ones, all batches
+    have one shape, and a batch that does not fit in memory fails at the start.
 
     Args:
-      encode: of `on_mesh`.
-      params: its parameters, on every device of the mesh.
+      encode: function from `on_mesh`.
+      params: the encoder's parameters, on every device of the mesh.
       tokens: the texts.
-      limit: tokens each is cut at.
-      dimensions: D.
-      mesh: as `local_mesh`.
-      progress: a bar that goes on, or the label of a new one; none is shown without.
+      limit: number of tokens that each text is truncated to.
+      dimensions: D, the size of a vector.
+      mesh: mesh from `local_mesh`.
+      progress: progress bar to advance, or the label of a new one; empty shows no bar.
 
     Returns:
       ``[rows, D]`` float32 unit vectors in the table's order.
@@ -157,7 +162,7 @@ def encode_tokens(
     sharding = jax.NamedSharding(mesh, P(AXIS))
     devices, streams = mesh.devices.size, _streams(mesh)
     lengths = tokens.lengths(limit)
-    if not lengths.any():  # no text has a token; without one no rows are laid out
+    if not lengths.any():  # no text has a token, so there are no rows to lay out
         return out
     kinds = row_lengths(_reach(lengths, limit))
     if on_accelerator():
@@ -168,7 +173,7 @@ def encode_tokens(
     one_at_a_time = threading.Lock()
 
     def vectors_of(batch: PackedTexts) -> np.ndarray:
-        with one_at_a_time:  # or each thread would compile
+        with one_at_a_time:  # otherwise each thread would compile
             vectors = encode(params, jax.device_put(batch, sharding))
         return np.asarray(vectors)
 
@@ -195,9 +200,12 @@ def encode_tokens(
 
 
 def _reach(lengths: np.ndarray, limit: int) -> int:
-    """The longest text that rows shall hold: the limit where it is a BERT's (so that most
-    collections share a compiled program), else the next power of two above the texts there are:
-    squares of an 8,192 tokens' row are 268 MB a head."""
+    """Returns the length of the longest text that rows must fit.
+
+    It is at least BERT's 512, so that most collections share a compiled program, and at most the
+    limit. For longer texts it is the power of two that fits them, not the limit itself, because
+    attention's squares of a row of 8,192 tokens take 268 MB per head.
+    """
     longest = int(lengths.max(initial=1))
     return min(limit, max(_COMMON_LIMIT, 1 << (longest - 1).bit_length()))
 
@@ -211,9 +219,9 @@ def _pack(
     kinds: tuple[int, ...],
     limit: int,
 ) -> PackedTexts:
-    """One batch: a group of rows for each device, on a leading axis."""
+    """Packs one batch: one group of texts per device, stacked on a leading axis."""
     layouts = [lay_out(lengths[rows], block=capacity.block, row_lengths=kinds) for rows in groups]
-    # Always the same, but for a collection of odd lengths.
+    # More blocks than the capacity are needed only for unusual distributions of lengths.
     needed = max(len(layout.rows) for layout in layouts)
     blocks = capacity.blocks * -(-needed // capacity.blocks)
     packed = [
@@ -231,7 +239,7 @@ def _pack(
 
 
 def _capacity(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tuple[Capacity, int]:
-    """The batches' shape and how many parts there are, a multiple of the devices."""
+    """Returns the batches' shape and the number of parts, which is a multiple of the devices."""
     if not len(lengths):
         return Capacity(1, 1, 1), 0
     unit = math.lcm(*kinds)
@@ -239,7 +247,7 @@ def _capacity(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tupl
     total = float(lengths.sum()) * 1.08 / devices
     if total <= unit and len(lengths) <= unit // 2 * devices:
         return Capacity(1, unit, unit // 2), devices
-    # A block of each kind of rows may stay partly empty.
+    # One block of each row length may stay partly empty.
     spare = len(kinds) - 1
     counts = [math.ceil(tokens / block) + spare for tokens in _CAPACITIES]
     blocks = next((n for n in counts if total <= (n - spare) * block), counts[-1])

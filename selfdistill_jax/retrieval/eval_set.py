@@ -1,4 +1,4 @@
-"""Evaluation within a run: one split's queries against the collection, with the run's encoder."""
+"""Evaluation of one split: its queries, searched in the collection by an encoder or BM25."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,13 +15,13 @@ EncodeTable = Callable[[TokenTable, str], np.ndarray]
 
 
 class EvalSet(NamedTuple):
-    """The queries and documents of an evaluation, as row numbers of the collection and as ids.
+    """Queries and documents of an evaluation, as row numbers of the collection and as ids.
 
     Attributes:
-      query_rows, document_rows: their rows.
-      query_ids, document_ids: their ids.
-      qrels: all judgements, also of documents that are not searched.
-      drop_own: whether a query's document of the same id is no result.
+      query_rows, document_rows: row numbers of the queries and documents.
+      query_ids, document_ids: their ids, in the same order.
+      qrels: all judgements, including those of documents that are not searched.
+      drop_own: whether a document with the query's own id is left out of its results.
     """
 
     query_rows: np.ndarray
@@ -39,10 +39,10 @@ def make_eval_set(
 
     Args:
       collection: the collection.
-      split: one of its splits.
-      max_documents: all judged documents and others drawn by ``seed``, up to this number; 0
-        means all.
-      seed: of that draw, the same through a run and its resumptions.
+      split: one of the collection's splits.
+      max_documents: number of documents to search: all judged ones, then randomly drawn others up
+        to this number; 0 means all documents.
+      seed: seed of that draw, which must not change when a run is resumed.
     """
     judgements = collection.judgements(split)
     queries = np.unique([j.query for j in judgements])
@@ -66,18 +66,18 @@ def make_eval_set(
 
 
 def _drops_own(label: str, collection: Collection, queries: np.ndarray, qrels: Qrels) -> bool:
-    """Decides whether queries may find the document of their own id, and logs the decision."""
+    """Decides whether queries may find the document with their own id, and logs the decision."""
     own = int(np.isin(collection.own_documents[:, 0], queries).sum())
     if not own:
         return False
     relevant = count_own_relevant(qrels)
-    found = f"{label}: {own:,} of {len(queries):,} queries have a document of the same id"
+    found = f"{label}: {own:,} of {len(queries):,} queries have a document with the same id"
     if not relevant:
-        LOG.info("%s; it is left out of their results, as in BEIR", found)
+        LOG.info("%s; that document is left out of their results, as in BEIR", found)
         return True
-    if relevant < own:  # where every one is relevant, as in pydocs, there is nothing to doubt
+    if relevant < own:  # where all of them are relevant, as in pydocs, the decision is obvious
         LOG.info(
-            "%s, which is judged relevant for %s; it is kept in the results of all",
+            "%s; it is judged relevant for %s of them, so no query's results leave it out",
             found, f"{relevant:,}",
         )  # fmt: skip
     return False
@@ -92,15 +92,15 @@ def evaluate_encoder(
     k: int,
     label: str,
 ) -> ScoredRun:
-    """Encodes, searches exactly, scores.
+    """Encodes queries and documents, searches exactly, and scores the results.
 
     Args:
-      examined: what is searched.
+      eval_set: queries, documents and judgements.
       encode_table: ``(tokens, label) -> [rows, D]`` unit vectors.
       queries: tokens of all queries of the collection.
-      documents: tokens of all its documents.
-      k: documents retrieved for a query.
-      label: for the progress bar.
+      documents: tokens of all documents of the collection.
+      k: documents retrieved per query.
+      label: label of the progress bars.
     """
     run = dense_run(
         encode_table(queries.take(eval_set.query_rows), f"{label}: queries"),
@@ -114,7 +114,7 @@ def evaluate_encoder(
 
 
 def evaluate_bm25(eval_set: EvalSet, collection: Collection, *, k: int) -> ScoredRun:
-    """The lexical baseline on the same queries and documents."""
+    """Scores the lexical baseline, BM25, on the same queries and documents."""
     queries, documents = list(collection.query_texts()), list(collection.document_contents())
     run = bm25_run(
         [queries[r] for r in eval_set.query_rows],

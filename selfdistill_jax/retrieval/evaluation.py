@@ -1,4 +1,4 @@
-"""From vectors or texts to runs and their values; training and the commands share it."""
+"""Turns vectors or texts into runs and scores them, for training and for the commands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +18,7 @@ MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 
 
 class ScoredRun(NamedTuple):
-    """What one system retrieved, and its values: measure -> query id -> value."""
+    """Results of one system: its run, and its values as measure -> query id -> value."""
 
     run: Run
     values: dict[str, dict[str, float]]
@@ -38,7 +38,7 @@ def dense_run(
 ) -> Run:
     """Searches document vectors ``[N, D]`` exactly for each query vector of ``[Q, D]``.
 
-    With ``drop_own``, a query's document of the same id is no result; k others are then found.
+    With ``drop_own``, the document with a query's own id is left out, and k others are returned.
     """
     found = search(queries, documents, k=k + drop_own)
     run = run_from_rows(query_ids, document_ids, *found)
@@ -54,7 +54,7 @@ def bm25_run(
     k: int,
     drop_own: bool = False,
 ) -> Run:
-    """Searches texts for texts by BM25; ``drop_own`` as of `dense_run`."""
+    """Searches document texts for query texts by BM25; for ``drop_own``, see `dense_run`."""
     found = BM25(documents).search(queries, k + drop_own)
     run = run_from_rows(query_ids, document_ids, *found)
     return without_own(run, k) if drop_own else run
@@ -73,18 +73,20 @@ def write_results(
     queries: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> dict:
-    """Writes what stands behind a table: a TREC run a system, the values a query, and the tests.
+    """Writes the data behind a results table: TREC runs, the values of each query, and the tests.
 
     Args:
-      folder: gets ``<system>.<split>.trec``, ``per_query.<split>.tsv``, ``results.<split>.json``.
-      systems: in the table's order.
-      baseline: every other system is tested against it.
-      split: part of the files' names.
-      queries: query id -> text, written to ``queries.<split>.json``; None: not written.
-      facts: more for ``results.<split>.json``: how the systems were made.
+      folder: folder for ``<system>.<split>.trec``, ``per_query.<split>.tsv`` and
+        ``results.<split>.json``.
+      systems: scored runs by name, in the table's order.
+      baseline: name of the system that every other one is tested against.
+      split: name of the split, which is part of the file names.
+      queries: query id -> text, written to ``queries.<split>.json``; None writes no such file.
+      facts: additional entries of ``results.<split>.json`` that describe the systems.
 
     Returns:
-      What ``results.<split>.json`` holds: system -> means of the measures, and ``tests``.
+      The content of ``results.<split>.json``: among others, ``means`` by system and measure, and
+      ``tests``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if queries is not None:

@@ -1,4 +1,4 @@
-"""Retrieval measures per query, computed by trec_eval (through `pytrec_eval`)."""
+"""Retrieval measures of each query, computed by trec_eval (through `pytrec_eval`)."""
 
 import math
 import re
@@ -8,7 +8,7 @@ import pytrec_eval
 
 from selfdistill_jax.errors import InputError
 
-# Ours -> trec_eval's name, which takes the same cut-off.
+# This package's name of a measure -> trec_eval's name, which takes the same cut-off.
 _NAMES = {"nDCG": "ndcg_cut", "Recall": "recall", "P": "P", "MAP": "map_cut", "MRR": "recip_rank"}
 
 
@@ -17,22 +17,22 @@ def evaluate(
     run: Mapping[str, Mapping[str, float]],
     measures: Sequence[str] = ("nDCG@10", "MRR@10", "Recall@100"),
 ) -> dict[str, dict[str, float]]:
-    """Scores a run.
+    """Scores a run with trec_eval's definitions.
 
-    trec_eval's definitions: documents are ordered as by `trec.ranking`, whatever ranks a file
-    gives; relevance 1 and above is relevant, the gain of nDCG is the relevance itself; an unjudged
-    document is not relevant; P@k divides by k; MAP@k divides by all relevant documents.
+    Documents are ordered by `trec.ranking`, not by the ranks in a file. A document is relevant from
+    relevance 1 on, and the gain of nDCG is the relevance itself. An unjudged document is not
+    relevant. P@k divides by k; MAP@k divides by the number of all relevant documents.
 
     Args:
       qrels: query id -> document id -> relevance.
       run: query id -> document id -> score.
-      measures: names such as ``nDCG@10``: nDCG, MRR, Recall, P or MAP with a cut-off.
+      measures: names of measures: nDCG, MRR, Recall, P or MAP with a cut-off, as ``nDCG@10``.
 
     Returns:
       measure -> query id -> value in [0, 1], for every query of `qrels` with a relevant document.
-      One that the run lacks is there with 0.0 (trec_eval would leave it out and so flatter the
-      run); one without a relevant document is left out, since every system scores 0 on it
-      (pytrec_eval would give 0.0); one that only the run has is left out.
+      A query that the run lacks gets 0.0 (trec_eval would leave it out, which flatters the run).
+      A query without a relevant document is left out, since every system scores 0 on it
+      (pytrec_eval would give 0.0). A query that only the run has is left out.
 
     Raises:
       InputError: a measure is unknown, or no query has a relevant document.
@@ -42,7 +42,7 @@ def evaluate(
       {'MRR@10': {'q': 0.5}}
     """
     parsed = {measure: _parse(measure) for measure in measures}
-    # Plain int and float: pytrec_eval takes numpy's for a TypeError.
+    # Converted to plain int and float: pytrec_eval raises TypeError for numpy's types.
     judged = {
         query: {document: int(relevance) for document, relevance in documents.items()}
         for query, documents in qrels.items()
@@ -64,10 +64,10 @@ def evaluate(
 
 
 def mean(values: Mapping[str, float] | Sequence[float]) -> float:
-    """Mean over the queries, of one measure's values.
+    """Returns the mean of one measure's values over the queries.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are no values.
 
     Example:
       >>> mean({"q1": 1.0, "q2": 0.5})
@@ -80,7 +80,7 @@ def mean(values: Mapping[str, float] | Sequence[float]) -> float:
 
 
 def _parse(measure: str) -> tuple[str, int]:
-    # The cut-off is checked here because trec_eval ends the whole process on 0.
+    # The cut-off is checked here because trec_eval ends the whole process if it is 0.
     match = re.fullmatch(r"(\w+)@([1-9]\d{0,5})", measure, re.ASCII)
     if not match or match[1] not in _NAMES:
         known = ", ".join(f"{name}@k" for name in _NAMES)
@@ -92,8 +92,8 @@ def _value(found: Mapping[str, float] | None, name: str, k: int) -> float:
     if found is None:
         return 0.0
     if name == "recip_rank":
-        # trec_eval accepts a cut-off here and ignores it. Its value is 1 / rank, so the rank tells
-        # whether the first relevant document stands among the first k.
+        # trec_eval accepts a cut-off for this measure but ignores it. The value is 1 / rank, which
+        # tells whether the first relevant document is among the first k.
         value = found[name]
         return value if value and round(1 / value) <= k else 0.0
     return found[f"{name}_{k}"]

@@ -1,4 +1,4 @@
-"""A model as the package mteb evaluates it; mteb is imported only when that asks for its types."""
+"""Adapter of `BiEncoder` to the package mteb, which is imported only where its types are needed."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ from selfdistill_jax.retrieval.bi_encoder import BiEncoder
 
 
 class MTEBEncoder:
-    """What `mteb.evaluate` takes for a model, of the protocol `mteb.models.EncoderProtocol`.
+    """Wraps a model for `mteb.evaluate`, by the protocol `mteb.models.EncoderProtocol`.
 
-    Queries and documents get the prompts that the model has for them; the prompts of tasks, which
-    are for models that follow instructions, are not used.
+    Queries and documents get the model's own prompts. The prompts of mteb's tasks are not used:
+    they are meant for models that follow instructions.
 
     Args:
       model: the encoder.
-      name: ``owner/model``, under which mteb keeps the results.
+      name: ``owner/model``, the name under which mteb stores the results.
       dimensions: see `BiEncoder.encode`.
 
     Example (needs mteb and the hub):
@@ -30,7 +30,11 @@ class MTEBEncoder:
 
     @property
     def mteb_model_meta(self):
-        """Name and revision: results are kept by these, so that another model's are never taken."""
+        """Metadata whose name and revision identify the stored results.
+
+        The revision changes with the model, its prompts and the dimensions, so that mteb never
+        takes the stored results of another model.
+        """
         from mteb.models import ModelMeta
 
         cut = f"-{self._dimensions}" if self._dimensions else ""
@@ -54,12 +58,12 @@ class MTEBEncoder:
         show_progress_bar: bool = True,
         **_: Any,
     ) -> np.ndarray:
-        """Encodes batches as mteb's loader gives them.
+        """Encodes batches from mteb's data loader.
 
         Args:
-          inputs: batches with lists of texts as ``text``; a document's title is in it already.
-          prompt_type: ``"query"``, ``"document"`` or None for what is neither.
-          show_progress_bar: show one.
+          inputs: batches with a list of texts under ``text``; a document's text includes its title.
+          prompt_type: ``"query"``, ``"document"``, or None for other texts.
+          show_progress_bar: whether to show a progress bar.
 
         Returns:
           ``[n, D]`` float32 unit vectors.
@@ -72,13 +76,13 @@ class MTEBEncoder:
         )
 
     def similarity(self, embeddings1: Any, embeddings2: Any):
-        """Cosines of all pairs, as a torch tensor."""
+        """Returns the cosines of all pairs, as a torch tensor."""
         from mteb.similarity_functions import cos_sim
 
         return cos_sim(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any):
-        """Cosines row by row, as a torch tensor."""
+        """Returns the cosines of corresponding rows, as a torch tensor."""
         from mteb.similarity_functions import pairwise_cos_sim
 
         return pairwise_cos_sim(embeddings1, embeddings2)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-_SCORES = 2**24  # float32 scores of one block of queries and documents: 64 MB
+_SCORES = 2**24  # float32 scores per block of queries and documents: 64 MB
 
 
 def search(
@@ -16,22 +16,22 @@ def search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k documents with the highest inner product for each query, by scoring all of them.
 
-    Runs on JAX's default device. Documents are read once, from front to back, one block at a time,
-    so `documents` may be an ``np.memmap`` larger than memory.
+    Runs on JAX's default device. Documents are read once, in order, one block at a time, so
+    `documents` may be an ``np.memmap`` larger than memory.
 
     Args:
       queries: ``[number of queries, D]``, any float type.
       documents: ``[number of documents, D]``, any float type.
       k: results per query, clipped to the number of documents.
-      block: documents on the device at one time.
+      block: number of documents on the device at a time.
 
     Returns:
       Scores ``[queries, k]`` float32, highest first, and document rows ``[queries, k]`` int32.
-      Products and sums are float32. Equal scores are ordered by row, whatever the block size, and
-      equal documents score equal; block size can change a score only by float32 rounding.
+      Products and sums are float32. Equal documents get equal scores, and equal scores are
+      ordered by row, for any block size; the block size changes scores only by float32 rounding.
 
     Raises:
-      ValueError: the shapes do not fit, k or block is below 1, or a vector is not finite.
+      ValueError: the shapes do not match, k or block is below 1, or a vector is not finite.
 
     Example:
       >>> queries = np.array([[1.0, 0.0]])
@@ -55,7 +55,7 @@ def search(
     query_blocks = [
         jnp.asarray(_rows(queries, start, size)) for start in range(0, num_queries, size)
     ]
-    # With a dtype: a weakly typed -inf would make the first block compile for itself.
+    # An explicit dtype: a weakly typed -inf would make the first block compile separately.
     empty = jnp.full((size, k), -jnp.inf, jnp.float32), jnp.full((size, k), -1, jnp.int32)
     best = [empty] * len(query_blocks)
     for start in range(0, num_documents, block):
@@ -67,26 +67,26 @@ def search(
     scores, rows = (
         np.concatenate(jax.device_get(parts))[:num_queries] for parts in zip(*best, strict=True)
     )
-    # top_k puts NaN first, so one bad vector cannot hide behind good results.
+    # top_k puts NaN first, so a bad vector always shows up among the results.
     if not np.isfinite(scores).all():
         raise ValueError("a query or document vector is not finite (NaN or infinity)")
     return scores, rows
 
 
 def _rows(vectors: np.ndarray, start: int, size: int) -> np.ndarray:
-    """Rows from `start` on as float32; zeros behind the end, so that every block has one shape."""
+    """Returns `size` rows from `start` on as float32; zero-padded, so all blocks have one shape."""
     rows = np.asarray(vectors[start : start + size], np.float32)
     return np.pad(rows, ((0, size - len(rows)), (0, 0)))
 
 
 @jax.jit
 def _merge(scores_QxK, rows_QxK, q_QxD, d_NxD, start, num_documents):
-    """The best K of the results so far and of one more block of documents.
+    """Returns the best K of the results so far and of one more block of documents.
 
-    `lax.top_k` orders equal scores by position and, for 700 queries, 6,000 documents and K = 100
-    on a CPU, takes as long as the matmul (20 ms; np.argpartition 14 ms, but with no order among
-    ties, and off a CPU it costs moving all scores). Results so far stand in front and have the
-    lower rows, so equal scores stay ordered by row.
+    `lax.top_k` orders equal scores by position. For 700 queries, 6,000 documents and K = 100 on a
+    CPU it takes as long as the matmul: 20 ms. np.argpartition takes 14 ms but does not order ties,
+    and on other devices it requires a transfer of all scores. The results so far come first and
+    have the lower rows, so equal scores stay ordered by row.
     """
     k, block = scores_QxK.shape[1], len(d_NxD)
     s_QxN = jnp.matmul(q_QxD, d_NxD.T, precision=lax.Precision.HIGHEST)

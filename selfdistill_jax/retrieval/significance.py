@@ -1,11 +1,11 @@
-"""Is one system better than another? Paired tests over the queries."""
+"""Paired significance tests over queries: whether one system is better than another."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-_CELLS = 2**22  # resampled values in memory at one time: 32 MB
+_CELLS = 2**22  # resampled values in memory at a time: 32 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,19 +33,19 @@ def paired_test(
     """Compares two systems on the same queries.
 
     The null hypothesis of both tests is that the systems do not differ. The randomization test,
-    which assumes no distribution, flips the sign of each query's difference by chance and counts
-    how often the mean gets at least as far from 0: ``p = (1 + count) / (1 + resamples)``. Student's
-    t-test agrees with it on retrieval measures (Smucker, Allan and Carterette, CIKM 2007,
-    doi:10.1145/1321440.1321528). The interval is the bootstrap's, by percentiles.
+    which assumes no distribution, flips the sign of each query's difference at random and counts
+    how often the mean is at least as far from 0 as the observed one: ``p = (1 + count) /
+    (1 + resamples)``. Student's t-test agrees with it on retrieval measures (Smucker, Allan and
+    Carterette, CIKM 2007, doi:10.1145/1321440.1321528). The interval is a percentile bootstrap.
 
     Args:
-      a: values of one measure per query, as a dict by query id or in one order for both.
+      a: one measure's values per query, as a dict by query id, or as a sequence in the order of b.
       b: the same for the other system.
-      resamples: of the randomization test and of the bootstrap.
-      seed: of both.
+      resamples: number of resamples of the randomization test and of the bootstrap.
+      seed: random seed of both.
 
     Raises:
-      ValueError: a and b are not of the same queries, or there are none.
+      ValueError: a and b are not for the same queries, or there are no queries.
 
     Example:
       >>> test = paired_test([0.1, 0.2, 0.3, 0.4], [0.2, 0.4, 0.6, 0.4])
@@ -58,7 +58,7 @@ def paired_test(
     flips_rng, bootstrap_rng = np.random.default_rng(seed).spawn(2)
 
     moved = difference[difference != 0]  # a flip leaves a difference of 0 as it is
-    # A flipped sum that equals the observed one may differ in its last bits: it must count.
+    # A flipped sum equal to the observed one must count even if rounding changed its last bits.
     limit = abs(moved.sum()) - 1e-9 * np.abs(moved).sum()
 
     def flipped_sums(count: int) -> np.ndarray:
@@ -86,29 +86,31 @@ def _differences(a, b) -> np.ndarray:
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         if a.keys() != b.keys():
             raise ValueError(
-                f"a and b must hold the same queries; {len(a.keys() ^ b.keys())} are in one only"
+                f"a and b must hold the same queries; {len(a.keys() ^ b.keys())} are in only one"
             )
         a, b = list(a.values()), [b[query] for query in a]
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.ndim != 1 or a.shape != b.shape or not len(a):
-        raise ValueError(f"a and b must be [queries] of one length; got {a.shape} and {b.shape}")
+        raise ValueError(
+            f"a and b must be [queries] of the same length; got {a.shape} and {b.shape}"
+        )
     return b - a
 
 
 def _resample(draw: Callable[[int], np.ndarray], resamples: int, n: int) -> np.ndarray:
-    """``[resamples]`` values of `draw`, in parts that fit in memory."""
+    """Returns ``[resamples]`` values from `draw`, computed in parts that fit in memory."""
     part = max(1, _CELLS // n)
     counts = [min(part, resamples - done) for done in range(0, resamples, part)]
     return np.concatenate([draw(count) for count in counts])
 
 
 def _t_test(difference: np.ndarray) -> float:
-    from scipy import special  # 0.1 s of a start, and needed at the end of a run
+    from scipy import special  # imported here: takes 0.1 s, needed only at the end of a run
 
     n = len(difference)
     if n == 1 or not difference.any():
-        return 1.0  # one query says nothing about others; no difference is no evidence
+        return 1.0  # one query tells nothing about others; no difference is no evidence
     error = difference.std(ddof=1) / np.sqrt(n)
     if error == 0:
-        return 0.0  # the same difference everywhere: the limit of t without bound
+        return 0.0  # the same difference for all queries: t goes to infinity
     return float(2 * special.stdtr(n - 1, -abs(difference.mean() / error)))

@@ -1,4 +1,4 @@
-"""Results as text: aligned for a terminal, or as a Markdown table."""
+"""Formats results as a text table, aligned for a terminal or as Markdown."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,15 +11,15 @@ Cell = str | float | int | None
 def format_table(
     rows: Sequence[Sequence[Cell]], columns: Sequence[str], *, markdown: bool = False
 ) -> str:
-    """Lays out a table: the first column to the left, the others to the right.
+    """Formats a table with the first column left-aligned and the others right-aligned.
 
     Args:
-      rows: of as many cells as there are columns; a float is shown with 4 decimals, None as empty.
-      columns: their titles.
-      markdown: for a README or an issue.
+      rows: rows with one cell per column; a float is shown with 4 decimals, None as empty.
+      columns: titles of the columns.
+      markdown: whether to write Markdown instead of aligned text.
 
     Raises:
-      ValueError: a row has another number of cells.
+      ValueError: a row has more or fewer cells than there are columns.
 
     Example:
       >>> print(format_table([["bm25", 0.31234], ["ours", 0.4]], ["system", "nDCG@10"]))
@@ -33,7 +33,7 @@ def format_table(
         table = [[cell.replace("|", "\\|") for cell in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     if markdown:
-        widths = [max(width, 3) for width in widths]  # the rule needs three characters
+        widths = [max(width, 3) for width in widths]  # a Markdown rule needs three characters
         rule = [
             "-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)
         ]
@@ -56,17 +56,17 @@ def results_table(
     measure: str = "nDCG@10",
     markdown: bool = False,
 ) -> str:
-    """Means of every measure per system, and one measure's difference to the baseline.
+    """Formats the means of every measure per system, with a test of one measure.
 
     Args:
-      systems: name -> measure -> query id -> value, as of `metrics.evaluate`, on the same queries.
+      systems: name -> measure -> query id -> value from `metrics.evaluate`, for the same queries.
       baseline: name of the system that the others are tested against; None for no test.
-      measure: the one that is tested; where it was not computed, the first one is.
-      markdown: as of `format_table`.
+      measure: measure to test; if it was not computed, the first one is tested.
+      markdown: see `format_table`.
 
     Returns:
-      A table with the columns system, the measures, the difference and its p value
-      (`paired_test`'s randomization test, not corrected for the number of systems).
+      A table with the columns system, all measures, the difference from the baseline and its p
+      value (`paired_test`'s randomization test, not corrected for the number of systems).
 
     Example:
       >>> values = {"nDCG@10": {"q1": 0.5, "q2": 0.25}}

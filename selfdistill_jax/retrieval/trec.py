@@ -1,4 +1,4 @@
-"""TREC files: runs (what a system retrieved) and relevance judgements (qrels)."""
+"""Reads and writes TREC files: runs (a system's results) and relevance judgements (qrels)."""
 
 import contextlib
 import gzip
@@ -21,13 +21,13 @@ _RUN_COLUMNS = "query-id Q0 document-id rank score tag"
 
 
 def ranking(documents: Mapping[str, float]) -> list[str]:
-    """Document ids in trec_eval's order: score in float32 falling, equal scores by id falling.
+    """Returns document ids in trec_eval's order: by falling float32 score, then by falling id.
 
     Example:
       >>> ranking({"a": 1.0, "b": 1.0, "c": 2.0})
       ['c', 'b', 'a']
     """
-    with np.errstate(over="ignore"):  # trec_eval too reads 1e300 as infinite
+    with np.errstate(over="ignore"):  # trec_eval also reads 1e300 as infinite
         scores = np.array(list(documents.values()), np.float32).tolist()
     return [id_ for _, id_ in sorted(zip(scores, documents, strict=True), reverse=True)]
 
@@ -35,16 +35,16 @@ def ranking(documents: Mapping[str, float]) -> list[str]:
 def run_from_rows(
     query_ids: Sequence[str], document_ids: Sequence[str], scores: np.ndarray, rows: np.ndarray
 ) -> Run:
-    """Names the results of a search.
+    """Makes a run from the rows and scores of a search.
 
     Args:
       query_ids: Q ids.
-      document_ids: of the whole collection, in row order.
+      document_ids: ids of the whole collection, in row order.
       scores: ``[Q, k]``.
-      rows: ``[Q, k]`` document rows; a negative one is no result and left out.
+      rows: ``[Q, k]`` document rows; a negative row means no result and is left out.
 
     Raises:
-      ValueError: the shapes do not fit.
+      ValueError: the shapes do not match.
 
     Example:
       >>> run_from_rows(["q"], ["a", "b"], np.array([[2.0, 0.0]]), np.array([[1, -1]]))
@@ -61,11 +61,11 @@ def run_from_rows(
 
 
 def count_own_relevant(qrels: Mapping[str, Mapping[str, int]]) -> int:
-    """Counts the queries for which the document of the same id is relevant.
+    """Counts the queries for which the document with the same id is relevant.
 
-    If there are any, queries and documents are numbered independently and equal ids mean nothing.
-    If there are none, a document of a query's id is the query itself, as in BEIR's ArguAna and
-    Quora, and finding it is no result.
+    If there are any, queries and documents are numbered independently, and equal ids mean nothing.
+    If there are none, a document with a query's id is the query itself, as in BEIR's ArguAna and
+    Quora, and does not count as a result.
 
     Example:
       >>> count_own_relevant({"1": {"1": 1}, "2": {"1": 1}})
@@ -75,7 +75,7 @@ def count_own_relevant(qrels: Mapping[str, Mapping[str, int]]) -> int:
 
 
 def without_own(run: Run, k: int | None = None) -> Run:
-    """Drops each query's document of the same id, and then all but the first k; None keeps all.
+    """Drops each query's document with the same id, then keeps the first k results (None: all).
 
     Example:
       >>> without_own({"a": {"a": 1.0, "b": 0.5, "c": 0.4}}, 1)
@@ -90,23 +90,23 @@ def without_own(run: Run, k: int | None = None) -> Run:
 def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], *, tag: str) -> None:
     """Writes a run in TREC's six columns, gzipped if the name ends in ``.gz``.
 
-    Queries stand in the order given, documents by `ranking`, ranks from 1, scores with 9 digits,
-    which keep a float32 exactly. The file appears whole or not at all.
+    Queries are in the given order, documents in the order of `ranking`, ranks start at 1. Scores
+    have 9 digits, which represent a float32 exactly. The file appears complete or not at all.
 
     Args:
-      path: of the file; it is replaced if it exists.
+      path: path of the file; an existing file is replaced.
       run: query id -> document id -> score.
-      tag: the system's name.
+      tag: name of the system.
 
     Raises:
-      InputError: an id or the tag is empty or holds white space (the format has no quoting), a
+      InputError: an id or the tag is empty or contains white space (the format has no quoting), a
         score is not finite, or the file cannot be written.
     """
     path = Path(path)
-    advice = "free some space, or give a path that can be written"
+    advice = "free some space, or give a writable path"
     with explained(path, "the run", advice), new_file(path) as raw, contextlib.ExitStack() as stack:
         file = raw
-        if path.suffix == ".gz":  # no name and no time inside: a run always gives one file
+        if path.suffix == ".gz":  # no name or time in the header, so equal runs give equal files
             file = gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0)
             stack.enter_context(file)
         for query, documents in run.items():
@@ -115,7 +115,7 @@ def write_run(path: str | Path, run: Mapping[str, Mapping[str, float]], *, tag: 
                 score = documents[document]
                 if not math.isfinite(score):
                     raise InputError(
-                        f"{path}: the score of query {query!r}, document {document!r} is "
+                        f"{path}: the score of query {query!r} and document {document!r} is "
                         f"{score}; expected a finite number"
                     )
                 line = f"{query} Q0 {document} {rank} {score:.9g} {tag}\n"
@@ -126,8 +126,8 @@ def _check_ids(path: Path, *ids: str) -> None:
     for id_ in ids:
         if id_.split() != [id_]:
             raise InputError(
-                f"{path}: the id or tag {id_!r} is empty or holds white space, which the columns "
-                "of a TREC run cannot express; rename it"
+                f"{path}: the id or tag {id_!r} is empty or contains white space, which a TREC run "
+                "cannot represent; rename it"
             )
 
 
@@ -135,8 +135,8 @@ def read_run(path: str | Path) -> Run:
     """Reads a TREC run, gzipped if the name ends in ``.gz``; the rank column is not used.
 
     Raises:
-      InputError: with file and line: not six columns, a score that is no finite number, a document
-        twice for one query, or no line at all.
+      InputError: a line does not have six columns, a score is not a finite number, a document is
+        listed twice for a query, or the file has no lines. The message names file and line.
     """
     path, run = Path(path), {}
     for number, line in read_lines(path):
@@ -172,11 +172,11 @@ def read_qrels(path: str | Path) -> Qrels:
     relevance) or BEIR's three, separated by tabs, with or without BEIR's header line.
 
     Raises:
-      InputError: as `read_qrels_lines`, or there is no judgement at all.
+      InputError: `read_qrels_lines` refuses a line, or the file has no judgements.
     """
     path, qrels = Path(path), {}
     for _, query, document, relevance in read_qrels_lines(path, trec=True):
         qrels.setdefault(query, {})[document] = relevance
     if not qrels:
-        raise InputError(f"{path}: no judgements; expected TREC's or BEIR's columns")
+        raise InputError(f"{path}: no judgements; expected lines in TREC's or BEIR's columns")
     return qrels

@@ -1,4 +1,4 @@
-"""A file of vectors that grows shard by shard, and goes on where it was left."""
+"""A .npy file of vectors that is written shard by shard and can be resumed."""
 
 import json
 import os
@@ -13,25 +13,25 @@ from selfdistill_jax.retrieval.quantize import PRECISIONS, RANGED, quantize, ran
 
 
 class VectorFile:
-    """An array of numpy's format (.npy), written in place and named when it is whole.
+    """Writes vectors into a .npy file, which gets its name when it is complete.
 
-    Until then it lies beside its place, hidden, with a note of how many rows are there: memory
-    holds one shard, and what was written outlives an interruption.
+    Until then, the rows are in a hidden file in the same folder, beside a note of how many rows are
+    written. So only one shard is in memory, and written rows survive an interruption.
 
     Args:
-      path: where the file is to be.
-      rows, dimensions: of the vectors.
-      of: fingerprint of what the vectors are made from.
-      precision: in which they are written, of `PRECISIONS`.
-      ranges: as of `quantize`; None: those of the first vectors added, since the file must not
-        wait for the last.
+      path: path of the complete file.
+      rows, dimensions: number and size of the vectors.
+      of: fingerprint of the model and the texts that the vectors are made from.
+      precision: precision of the written numbers, a key of `PRECISIONS`.
+      ranges: see `quantize`; None takes the ranges of the first vectors added, since rows are
+        written before the last vectors are known.
 
     Raises:
-      InputError: what lies there is of something else, or damaged.
+      InputError: an unfinished file at that path was made from something else, or is damaged.
 
     Attributes:
-      done: rows that are there.
-      ranges: ``[2, D]``, once they are known.
+      done: number of rows written.
+      ranges: ``[2, D]``, or None while unknown.
 
     Example:
       >>> import tempfile
@@ -74,11 +74,11 @@ class VectorFile:
 
     @staticmethod
     def begun(path: Path) -> bool:
-        """Whether a file is there that was not finished."""
+        """Returns whether there is an unfinished file for that path."""
         return path.with_name(f".{path.name}.part").is_file()
 
     def add(self, vectors: np.ndarray) -> None:
-        """The next rows, float32."""
+        """Writes the next rows, given as float32."""
         precision = self._facts["precision"]
         if self.ranges is None and precision in RANGED:
             self.ranges = ranges_of(vectors)
@@ -89,13 +89,13 @@ class VectorFile:
         self._write_note()
 
     def finish(self) -> None:
-        """Gives the file its name.
+        """Gives the complete file its name.
 
         Raises:
           ValueError: rows are missing.
         """
         if self.done != self._facts["rows"]:
-            raise ValueError(f"{self.done} of {self._facts['rows']} rows")
+            raise ValueError(f"{self.done} of {self._facts['rows']} rows are written")
         del self._array
         os.replace(self._part, self._path)
         self._note.unlink()
@@ -114,20 +114,20 @@ class VectorFile:
         return array
 
     def _open(self) -> np.memmap:
-        start_anew = f"delete {self._note.name} to start anew"
+        start_anew = f"delete {self._note.name} to start over"
         try:
             note = json.loads(self._note.read_text())
             self.done, ranges = note.pop("done"), note.pop("ranges")
             array = np.lib.format.open_memmap(self._part, mode="r+")
             shape = note["rows"], width(note["dimensions"], note["precision"])
             if array.shape != shape:
-                raise ValueError(f"an array {array.shape} instead of {shape}")
+                raise ValueError(f"the array has shape {array.shape}, expected {shape}")
         except (ValueError, KeyError, AttributeError, TypeError, OSError, EOFError) as error:
             raise InputError(f"{self._note}: damaged ({error}); {start_anew}") from None
         if note != self._facts:
             raise InputError(
-                f"{self._part}: the beginning of something else, for the texts, the model or the "
-                f"flags have changed; {start_anew}"
+                f"{self._part}: left by an interrupted command with other texts, another model or "
+                f"other flags; run that command again to finish it, or {start_anew}"
             )
         if ranges is not None:
             self.ranges = np.array(ranges, np.float32)

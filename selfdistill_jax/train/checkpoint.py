@@ -1,4 +1,4 @@
-"""Checkpoints by orbax: the state on the devices, and what the loop has to remember beside it."""
+"""Saves and restores checkpoints by orbax: the train state, and that of model selection."""
 
 import contextlib
 from collections.abc import Generator
@@ -13,15 +13,15 @@ from selfdistill_jax.train.evaluation.selection import Selection
 from selfdistill_jax.train.processes import on_first
 from selfdistill_jax.train.step import TrainState
 
-# Bytes of a checkpoint's small files, each of whole blocks: 0.1 MB measured.
+# Bytes of a checkpoint's small files, each rounded up to whole blocks: 0.1 MB measured.
 _SMALL_FILES = 1_000_000
 
 
 class Checkpoints:
-    """Saves in the background and keeps the last two, so that a crash in mid-save costs one.
+    """Saves checkpoints in the background; keeps two, so that a crash while saving loses one.
 
     Args:
-      folder: of all checkpoints, shared by all processes.
+      folder: the folder of all checkpoints, shared by all processes.
     """
 
     def __init__(self, folder: Path):
@@ -30,14 +30,14 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
-        """The last step that was saved whole."""
+        """Returns the last step that was saved completely."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, memory: Selection) -> None:
         if step == self.latest():
             return
-        # orbax's threads answer a full disk with pages of tracebacks, and one save may still be
-        # in the background.
+        # Checked first: on a full disk orbax's threads print pages of tracebacks, and one save may
+        # still be running in the background.
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SMALL_FILES
         on_first(lambda: check_room(self._folder, size, f"the checkpoint of step {step}"))
         args = ocp.args.Composite(
@@ -49,7 +49,7 @@ class Checkpoints:
             raise RuntimeError(f"orbax did not save step {step}")
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, Selection]:
-        """Reads a step into the shapes, types and shardings of ``like``."""
+        """Returns the state saved at a step, in the shapes, types and shardings of ``like``."""
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like._asdict()
         )
@@ -60,11 +60,11 @@ class Checkpoints:
         return TrainState(**restored["state"]), Selection(**restored["memory"])
 
     def preempted(self, step: int) -> bool:
-        """Whether any process of a distributed run was told to end; the same answer on all."""
+        """Returns whether any process of a distributed run was told to end; the same on all."""
         return self._manager.reached_preemption(step)
 
     def close(self) -> None:
-        """Waits for what is still being written."""
+        """Waits for pending writes, and closes the checkpoints."""
         with _full_disk_found():
             self._manager.wait_until_finished()
         self._manager.close()

@@ -1,4 +1,4 @@
-"""The step's compiled programs, one for each shape of a batch; usual ones are compiled ahead."""
+"""Compiles the step, one program for each shape of a batch; the usual shapes ahead of time."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ Step = Callable[[TrainState, TripletBatch], tuple[TrainState, dict[str, Any]]]
 
 
 class AheadOfTimeStep:
-    """A step that is compiled while something else goes on.
+    """Compiles a step in a background thread.
 
     Args:
-      step: of `make_step`.
-      mesh: its mesh.
+      step: a step from `make_step`.
+      mesh: the step's mesh.
       state: the state, or its shapes.
-      shapes: of this process's batches; programs are compiled for them, one after the other.
-      base: what the step takes besides, the same each time.
+      shapes: shapes of this process's batches, for which programs are compiled one by one.
+      base: frozen parameters, passed to every step.
 
     Attributes:
-      seconds: that programs took to trace and to compile, or to be read from the cache.
+      seconds: time spent on tracing and compiling programs, or reading them from the cache.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class AheadOfTimeStep:
         return self._programs[shape]
 
     def close(self) -> None:
-        """Lets a program that is being compiled go."""
+        """Cancels pending compilations, without waiting for the current one."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _compile(self, batch: TripletBatch) -> Step:

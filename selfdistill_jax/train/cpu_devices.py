@@ -1,4 +1,4 @@
-"""How many devices JAX shall make of a CPU; to be settled before it starts."""
+"""Sets the number of devices that JAX makes of a CPU; has to be called before JAX starts."""
 
 import os
 
@@ -6,19 +6,19 @@ import jax
 
 from selfdistill_jax.retrieval.encode_corpus import cores
 
-# Each holds parameters, moments and gradient of its own.
+# A limit, as each device holds its own parameters, moments and gradient.
 _MOST = 4
 
 
 def split_cpu_into_devices(triplets: int) -> None:
-    """Has a CPU's cores train as devices, each on its part of the batch.
+    """Splits a CPU's cores into devices, each of which trains on its part of the batch.
 
-    As one device they share the work of one operation after the other, and wait for each other at
-    the end of each: two cores of Zen 3 take a step 1.2 times as fast as two devices. Nothing is
-    done on other backends, nor where the number is given, by JAX_NUM_CPU_DEVICES or in XLA_FLAGS.
+    As one device, the cores share the work of each operation and wait for each other at its end:
+    two cores of Zen 3 take a step 1.2 times as fast as two devices. The function has no effect on
+    other backends, or if JAX_NUM_CPU_DEVICES or XLA_FLAGS sets the number.
 
     Args:
-      triplets: of a micro-batch; as many devices as can share it equally, of at most four.
+      triplets: triplets of a micro-batch, which the devices, up to four, share equally.
     """
     given = jax.config.jax_num_cpu_devices != -1  # ty: ignore[missing-attribute]
     if not given and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -26,7 +26,7 @@ def split_cpu_into_devices(triplets: int) -> None:
 
 
 def cpu_devices(triplets: int, cores: int) -> int:
-    """The most devices, up to four and the cores, that can share so many triplets equally.
+    """Returns the largest number of devices, up to four and the cores, that divides the triplets.
 
     >>> cpu_devices(64, cores=2), cpu_devices(6, cores=16), cpu_devices(7, cores=4)
     (2, 3, 1)

@@ -60,17 +60,17 @@ _MINIMUM = {
 
 
 class Job(NamedTuple):
-    """A run, read from its config and checked.
+    """Holds the parts of a run, read from its config and checked.
 
     Attributes:
       settings: the whole config as plain values, for the record.
-      mesh: of all devices.
-      data: what the run is trained on, see `load_data`.
+      mesh: the mesh of all devices.
+      data: the run's data settings, see `load_data`.
       loss: see `make_loss`.
       schedule, optimizer: see `make_schedule` and `make_optimizer`.
-      target_encoder: whether targets come from another encoder than the one that is trained.
-      target_decay: the share of that encoder's parameters that stays at each step.
-      dtype: of matrix products.
+      target_encoder: whether targets come from an encoder other than the trained one.
+      target_decay: share of that encoder's parameters that each step retains.
+      dtype: type of matrix products.
       load_model: reads the start encoder, and checks the settings that depend on it.
     """
 
@@ -99,7 +99,7 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
     """Checks a config and returns the parts of its run.
 
     Args:
-      config: as of ``configs/base.py``.
+      config: a config like that of ``configs/base.py``.
 
     Raises:
       InputError: a setting is wrong, or the data set it names does not exist.
@@ -109,7 +109,7 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
     train, data, cache = config.train, config.data, cache_folder(config.data.cache)
     dtype = train.dtype if train.dtype != "auto" else _fastest_dtype(cache)
     settings = config.to_dict()
-    settings["train"]["dtype"] = dtype  # as it is computed: another machine may choose another
+    settings["train"]["dtype"] = dtype  # not "auto", which may differ elsewhere
     loss = make_loss(
         config.loss.name,
         {key: value for key, value in config.loss.items() if key != "name"},
@@ -165,7 +165,7 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
 
 
 def _fastest_dtype(cache: Path) -> str:
-    """The first process decides for all."""
+    """Returns the faster type of the first process, for all processes."""
     names = list(DTYPES)
     index = on_first(lambda: np.array([names.index(fastest_dtype(cache))], np.int32))
     return names[int(broadcast_from_first(index, (1,))[0])]
@@ -175,7 +175,7 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
     """Reads the start encoder and builds the functions that compute it.
 
     Raises:
-      InputError: it cannot be found or read, or a setting does not fit it.
+      InputError: the encoder cannot be found or read, or a setting does not fit it.
     """
     pretrained = read_encoder(
         config.encoder.init,
@@ -228,10 +228,10 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
 
 
 def _check(config: ml_collections.ConfigDict, devices: int) -> None:
-    """Checks numbers that would fail late or mean nothing.
+    """Checks for settings that would fail late or make no sense.
 
     Raises:
-      InputError: names the key, its value and what was expected.
+      InputError: a setting is wrong.
     """
     for least, keys in _MINIMUM.items():
         for key in keys:
@@ -243,7 +243,7 @@ def _check(config: ml_collections.ConfigDict, devices: int) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"config.{key} is {value}; expected a finite number")
     size, parts = config.train.batch_size, config.train.micro_batches
-    if size < 2:  # a query alone has nothing to be compared with, and grain batches no single rows
+    if size < 2:  # one query has nothing to compare with, and grain does not batch single rows
         raise InputError(f"config.train.batch_size is {size}; expected 2 or more")
     if size % (devices * parts):
         near = max(size // (devices * parts), 1) * devices * parts

@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations on dev, checkpoints; one for every loss and encoder."""
+"""Runs the training loop of every loss and encoder: steps, evaluations on dev, checkpoints."""
 
 import time
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from selfdistill_jax.train.step import TrainState
 
 
 class Outcome(NamedTuple):
-    """How the steps ended.
+    """Describes how the steps ended.
 
     Attributes:
-      stopped: whether `stop` ended them before the last; they resume there.
-      last_step: number of the last step that was taken.
+      stopped: whether the run was stopped before its last step; it can be resumed there.
+      last_step: number of the last step taken.
       ended: why training ended early for good; empty if it did not.
     """
 
@@ -47,20 +47,20 @@ def run_steps(
     flops: Callable[[np.ndarray], float],
     stop: Callable[[int], bool],
 ) -> Outcome:
-    """Takes the steps that are left.
+    """Runs the remaining steps.
 
     Args:
-      job: of the run.
+      job: the run's job.
       programs: the compiled step for each shape of a batch.
       state: the start state, which the last checkpoint replaces.
-      batches: `TrainingBatches`.
+      batches: the run's `TrainingBatches`.
       selector: evaluates on dev and writes the best model.
-      checkpoints, log, stats: of the run.
-      flops: of a step, given the lengths ``[N]`` of its texts.
-      stop: asked after every step; True saves a checkpoint and ends early.
+      checkpoints, log, stats: the run's.
+      flops: returns a step's operations, given the lengths ``[N]`` of its texts.
+      stop: called after every step; True saves a checkpoint and ends early.
 
     Raises:
-      InputError: a loss that is not finite.
+      InputError: the loss is not finite.
     """
     selection, begin = Selection(), checkpoints.latest() or 0
     if begin:
@@ -83,7 +83,7 @@ def run_steps(
                 step = programs.for_batch(batch)
             began = process_seconds()
             state, metrics = step(state, batch)
-            records.flush()  # of the step before, while this one runs
+            records.flush()  # the previous step's, while this one runs
             if alarm.message:
                 break
             records.add(number, batch, metrics)
@@ -116,7 +116,7 @@ def run_steps(
 
 
 class _Records:
-    """Writes each step's metrics once the device has them, which is while the next step runs."""
+    """Writes each step's metrics when the device has computed them, while the next step runs."""
 
     def __init__(self, job: Job, begin: int, alarm, log: RunLog, stats: RunStats, flops, bar):
         self._job, self._alarm, self._log, self._bar = job, alarm, log, bar
@@ -126,15 +126,15 @@ class _Records:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leaves out of the next step's seconds what has passed since the last one."""
+        """Excludes the time since the last step from the seconds of the next one."""
         self._clock = time.monotonic()
 
     def add(self, number: int, batch: Any, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of a step that may still run."""
+        """Accepts the metrics of a step that may still be running."""
         self._waiting = number, batch, metrics
 
     def flush(self) -> None:
-        """Waits for the step that was added last, and writes its record."""
+        """Waits for the step added last, and writes its record."""
         if self._waiting is None:
             return
         number, batch, metrics = self._waiting
@@ -150,7 +150,7 @@ class _Records:
         self._bar.update(1, **{"loss": f"{values['loss']:.4f}", "triplets/s": rate})
 
     def _throughput(self, batch: Any, seconds: float) -> dict[str, float]:
-        processes = jax.process_count()  # whose batches are about alike
+        processes = jax.process_count()  # their batches are of similar size
         useful, computed = processes * batch.useful_tokens, processes * batch.computed_tokens
         triplets = self._job.data.batch_size
         self._stats.step(

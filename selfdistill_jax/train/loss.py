@@ -1,4 +1,4 @@
-"""Binds a loss of the registry to its options, and checks it before any work."""
+"""Binds a registered loss to its options, and checks it before a run starts."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.losses import LOSSES, matryoshka
 
 Loss = Callable[..., jax.Array]
-# Whose document vectors make a loss's targets: the encoder's own, these as constants, those of an
-# exponential moving average of it, those of the encoder it started from.
+# Document vectors from which a loss computes targets: the encoder's own, the same as constants,
+# those of the encoder's exponential moving average, or those of the start encoder.
 TARGETS = ("model", "detached", "ema", "start")
-TARGET_ENCODERS = TARGETS[2:]  # another than the one that is trained
-# What a loss gets of a batch besides the vectors, if it has a parameter of that name.
+TARGET_ENCODERS = TARGETS[2:]  # encoders other than the trained one
+# Arguments besides the vectors that a loss gets if it has a parameter of that name.
 FROM_TEACHER = {
     "teacher_margin": lambda scores: _as_negatives(scores[:, :1] - scores[:, 1:]),
     "teacher_scores": lambda scores: scores,
@@ -25,17 +25,17 @@ IDS = ("positive_ids", "negative_ids")
 
 
 def _as_negatives(x_BxK: jax.Array) -> jax.Array:
-    """``[B]`` where a query has one negative: what a simple loss of one's own expects."""
+    """Returns ``[B]`` if a query has one negative, as a simple custom loss expects."""
     return x_BxK[:, 0] if x_BxK.shape[1] == 1 else x_BxK
 
 
 def wants(loss: Loss, name: str) -> bool:
-    """Returns whether a loss has a parameter of that name (``**options`` is none)."""
+    """Returns whether a loss has a parameter of that name (``**options`` does not count)."""
     return name in inspect.signature(loss).parameters
 
 
 def needs_teacher(loss: Loss) -> bool:
-    """Returns whether a loss learns from a teacher's scores."""
+    """Returns whether a loss needs a teacher's scores."""
     return any(wants(loss, name) for name in FROM_TEACHER)
 
 
@@ -47,18 +47,18 @@ def make_loss(
     target: str = "model",
     dimensions: Sequence[int] = (),
 ) -> Loss:
-    """Returns a loss of the registry with its options bound.
+    """Returns a registered loss with its options bound.
 
     Args:
-      name: in `LOSSES`.
-      options: its keyword arguments.
-      negatives: K, negatives of a query; the loss gets ``n`` as ``[B, D]`` where it is 1.
+      name: a key of `LOSSES`.
+      options: keyword arguments of the loss.
+      negatives: K, negatives per query; if it is 1, the loss gets ``n`` as ``[B, D]``.
       target: one of `TARGETS`.
-      dimensions: sizes that are trained beside the whole vectors, see `check_dimensions`.
+      dimensions: sizes trained in addition to the whole vectors, see `check_dimensions`.
 
     Raises:
-      InputError: no such loss, an option it does not take, a value it refuses, or a target for a
-        loss that has none.
+      InputError: the loss or an option is unknown, a value is invalid, or a target is set for a
+        loss that computes none.
     """
     if name not in LOSSES:
         raise InputError(
@@ -68,8 +68,8 @@ def make_loss(
     for argument in ("where", "axis_name"):
         if not wants(LOSSES[name], argument):
             raise InputError(
-                f"config.loss.name: the loss {name!r} takes no {argument!r}, which the training "
-                "step gives it; see 'A loss of your own' in docs/losses.md"
+                f"config.loss.name: the loss {name!r} has no parameter {argument!r}, which the "
+                "training step passes; see 'A loss of your own' in docs/losses.md"
             )
     arrays = ("q", "p", "n", "where", "axis_name", "target_from", *IDS, *FROM_TEACHER)
     taken = [o for o in inspect.signature(LOSSES[name]).parameters if o not in arrays]
@@ -87,7 +87,8 @@ def make_loss(
     needed = {"model": None, "detached": "stop_gradient"}.get(target, "target_from")
     if needed and not wants(LOSSES[name], needed):
         raise InputError(
-            f"config.train.target is {target!r}; the loss {name!r} has no target of its own making"
+            f"config.train.target is {target!r}; the loss {name!r} computes no target from its "
+            "documents; set config.train.target='model'"
         )
     loss = partial(LOSSES[name], **options)
     if target == "detached":
@@ -102,16 +103,16 @@ def make_loss(
         raise InputError(f"config.loss: {error}") from None
     if result.shape != ():
         raise InputError(
-            f"config.loss.name: the loss {name!r} gives an array of shape {result.shape}; expected "
-            "a scalar, for instance by losses.global_mean(terms, where, axis_name)"
+            f"config.loss.name: the loss {name!r} returns shape {result.shape}; expected "
+            "a scalar, such as the result of losses.global_mean(terms, where, axis_name)"
         )
     return _at_dimensions(loss, dimensions) if dimensions else loss
 
 
 def _at_dimensions(loss: Loss, dimensions: Sequence[int]) -> Loss:
-    """The loss of the whole vectors and, added to it, of their first dimensions."""
+    """Returns the sum of the loss of the whole vectors and those of their first dimensions."""
 
-    @wraps(loss)  # the step asks for its parameters
+    @wraps(loss)  # the step inspects the parameters of the loss
     def at_dimensions(q, p, n, **options):
         return matryoshka(loss, q, p, n, dimensions=(q.shape[-1], *dimensions), **options)
 
@@ -122,13 +123,13 @@ def check_dimensions(dimensions: Sequence[int], whole: int) -> None:
     """Checks ``config.train.dimensions`` against the size of the encoder's vectors.
 
     Raises:
-      InputError: what is wrong with the first that cannot be trained.
+      InputError: a size is no whole number, out of range, or not smaller than the one before.
     """
     before = whole
     for size in dimensions:
         if not isinstance(size, int) or not 1 <= size < before:
             raise InputError(
-                f"config.train.dimensions has {size!r}; expected whole numbers from large to "
-                f"small, each once and below the {whole} of the encoder, which are always trained"
+                f"config.train.dimensions has {size!r}; expected whole numbers in descending "
+                f"order from 1 to {whole - 1}; all {whole} of the encoder are always trained"
             )
         before = size

@@ -1,12 +1,12 @@
-"""The device mesh: its axes, and which part of each array a device holds.
+"""Defines the device mesh: its axes, and which part of each array a device holds.
 
 The mesh has two axes. The batch is spread over both; parameters, gradients and optimizer moments
-are sharded over ``fsdp`` and the same along ``data``. No other file in train/ names an axis.
+are sharded over ``fsdp`` and replicated along ``data``. No other file in train/ names an axis.
 
-A step's function runs on each device's part of the batch (`jax.shard_map`). It gathers the shards
-of the parameters when it begins, and JAX's transpose of that gather sends each device its shard of
-the gradient. Left to XLA's partitioner instead, the same step exchanged eight times the bytes on a
-2 x 4 mesh (docs/performance.md).
+A step's function runs on each device's part of the batch (`jax.shard_map`). It first
+gathers the shards of the parameters, and JAX's transpose of that gather sends each device its shard
+of the gradient. When XLA's partitioner placed the exchanges instead, the same step exchanged eight
+times the bytes on a 2 x 4 mesh (docs/performance.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> 
     """Returns the mesh of all devices.
 
     Args:
-      devices: None for all of them.
-      fsdp: devices over which a parameter is sharded.
+      devices: the devices to use; None for all.
+      fsdp: number of devices over which a parameter is sharded.
 
     Raises:
       InputError: ``fsdp`` does not divide the number of devices.
@@ -51,17 +51,17 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> jax.NamedSharding:
 
 
 def state_shardings(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:
-    """Returns the sharding of every array of parameters, or of an optimizer's state.
+    """Returns the sharding of every array of parameters or of an optimizer's state.
 
     Args:
       tree: arrays, or anything with a shape.
-      mesh: of `make_mesh`.
+      mesh: a mesh from `make_mesh`.
     """
     return jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), _specs(tree, mesh))
 
 
 def _specs(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """The longest axis that ``fsdp`` divides is sharded; arrays without one are on every device."""
+    """Shards the longest axis that ``fsdp`` divides; arrays without one are on every device."""
     count = mesh.shape[_SHARDED]
 
     def spec(x: Any) -> jax.P:
@@ -75,23 +75,23 @@ def _specs(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def put_state(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:
-    """Moves arrays, the same on every process, to where `state_shardings` wants them."""
+    """Moves arrays, the same on every process, to the shardings of `state_shardings`."""
     return jax.device_put(tree, state_shardings(tree, mesh))
 
 
 def constrain_state(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:
-    """Keeps arrays of a compiled function where `state_shardings` wants them."""
+    """Constrains arrays in a compiled function to the shardings of `state_shardings`."""
     return lax.with_sharding_constraint(tree, state_shardings(tree, mesh))
 
 
 def put_batch(batch: Tree, mesh: jax.sharding.Mesh) -> Tree:
-    """Makes global arrays of this process's part of a batch."""
+    """Returns global arrays, made from this process's part of a batch."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def batch_shapes(batch: Tree, mesh: jax.sharding.Mesh) -> Tree:
-    """Returns the shapes, types and shardings of what `put_batch` returns."""
+    """Returns the shapes, types and shardings of the result of `put_batch`."""
     sharding, processes = batch_sharding(mesh), len({d.process_index for d in mesh.devices.flat})
 
     def whole(x: Any) -> jax.ShapeDtypeStruct:
@@ -102,7 +102,7 @@ def batch_shapes(batch: Tree, mesh: jax.sharding.Mesh) -> Tree:
 
 
 def state_shapes(tree: Tree, mesh: jax.sharding.Mesh) -> Tree:
-    """Returns the shapes, types and shardings of what `put_state` returns."""
+    """Returns the shapes, types and shardings of the result of `put_state`."""
 
     def whole(x: Any, sharding: jax.NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -126,13 +126,13 @@ def over_batch(
 ) -> Callable[[Any, Any], tuple[jax.Array, Any]]:
     """Returns ``f(state, batch) -> (scalar, arrays)``, computed on each device's part of a batch.
 
-    Take its gradient outside: taken inside, a sum over devices multiplies it by their number
-    (tests/losses/test_gradient_placement.py).
+    Take the gradient of ``f``, not within ``function``, where a sum over devices multiplies it by
+    their number (tests/losses/test_gradient_placement.py).
 
     Args:
       function: gets whole arrays of the state, and the device's part of the batch. Its scalar is
         the same on all devices; its arrays have the batch as leading axis.
-      mesh: of `make_mesh`.
+      mesh: a mesh from `make_mesh`.
     """
 
     def call(state: Any, batch: Any) -> tuple[jax.Array, Any]:
@@ -149,7 +149,7 @@ def over_batch(
 
 
 def _gather(x: jax.Array, spec: jax.P) -> jax.Array:
-    """Each device's own copy of a whole array: the transpose sums the gradient over devices."""
+    """Returns each device's copy of a whole array; the transpose sums the gradient over devices."""
     if _SHARDED not in spec:
         return lax.pcast(x, AXES, to="varying")
     x = lax.pcast(x, AXES[0], to="varying")

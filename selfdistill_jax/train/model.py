@@ -1,4 +1,4 @@
-"""The encoder of a run: the functions that compute it, and which of its parameters are trained."""
+"""Defines the encoder of a run: how it is computed, and which of its parameters are trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,19 +15,19 @@ from selfdistill_jax.encoder.lora import TARGETS, apply_lora, init_lora
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.train.evaluation.encode_table import TableEncoder
 
-# In a run's folder: the whole encoder, and the LoRA adapter alone.
+# Folders in a run's folder: the whole encoder, and the LoRA adapter alone.
 MODEL, ADAPTER = "model", "adapter"
 ADAPTERS = ("none", "lora")
 
 
 class TrainableParams(NamedTuple):
-    """The trained part.
+    """Holds the trained part of an encoder's parameters.
 
     Attributes:
-      start: the parameters that training begins with.
-      merge: ``(base, trained) -> params``: the whole encoder's, which it computes with.
-      base: the frozen parameters; None where everything is trained.
-      write: ``(path, trained, card)`` writes the trained part alone; None where it is everything.
+      start: the parameters that training starts from.
+      merge: ``(base, trained) -> params`` returns the parameters of the whole encoder.
+      base: the frozen parameters; None if everything is trained.
+      write: ``(path, trained, card)`` writes the trained part alone; None if it is everything.
     """
 
     start: Params
@@ -41,14 +41,14 @@ class TrainableParams(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A run's encoder.
+    """Holds a run's encoder.
 
     Attributes:
-      name: folder or hub id that it was read from.
+      name: the folder or hub id that it was read from.
       pretrained: the start encoder, with the run's pooling, prompts and maximum length.
-      encode: ``(params, texts) -> [M, D]``, as it is trained: with dropout.
-      encode_table: encodes token tables for search: without dropout.
-      trained: which of its parameters are trained.
+      encode: ``(params, texts) -> [M, D]`` in training, with dropout.
+      encode_table: encodes token tables for search, without dropout.
+      trained: its trained parameters.
     """
 
     name: str
@@ -66,23 +66,24 @@ def read_encoder(
     prompts: Mapping[str, str],
     lengths: Mapping[str, int],
 ) -> Pretrained:
-    """Reads a start encoder, and gives it a run's pooling, prompts and maximum length.
+    """Reads a start encoder and applies a run's pooling, prompts and maximum length.
 
     Args:
       name: folder or hub id.
       pooling: see `read_folder`.
-      max_length: tokens read of a text outside training; 0: what the source says.
-      prompts: of queries and documents; "source": as the source has them.
-      lengths: tokens that queries and documents are cut at in training.
+      max_length: tokens read per text outside training; 0 keeps the source's value.
+      prompts: prompts of queries and documents; "source" keeps the source's.
+      lengths: tokens that queries and documents are truncated to in training.
 
     Raises:
-      InputError: it cannot be found or read, or the lengths asked for are longer than it reads.
+      InputError: the encoder cannot be found or read, or a length exceeds what it reads.
     """
     encoder = read_folder(name, pooling=pooling)
     positions = encoder.config.max_positions
     if max_length > positions:
         raise InputError(
-            f"config.encoder.max_length is {max_length}; {name} has {positions} positions"
+            f"config.encoder.max_length is {max_length}; expected at most {positions}, the number "
+            f"of positions of {name}"
         )
     encoder = encoder._replace(
         max_length=max_length or min(encoder.max_length, positions),
@@ -91,17 +92,17 @@ def read_encoder(
     for kind, length in lengths.items():
         if length > encoder.max_length:
             raise InputError(
-                f"config.data.{kind}_length is {length}; {name} reads {encoder.max_length} tokens "
-                f"(config.encoder.max_length, at most {positions})"
+                f"config.data.{kind}_length is {length}; expected at most {encoder.max_length}, "
+                f"which {name} reads (config.encoder.max_length raises this up to {positions})"
             )
     return encoder
 
 
 def check_adapter_targets(targets: Sequence[str]) -> None:
-    """Checks the names of the matrices that a LoRA adapter stands beside.
+    """Checks the names of the matrices that a LoRA adapter is added to.
 
     Raises:
-      InputError: an unknown name, one given twice, or none.
+      InputError: a name is unknown or given twice, or there is none.
     """
     known = ", ".join(TARGETS)
     for name in targets:
@@ -124,29 +125,34 @@ def check_attention(
     Args:
       attention: "xla" or "cudnn".
       backend, dtype: ``config.encoder.backend``, and the type of matrix products.
-      dropout, head_size: of the encoder.
+      dropout, head_size: the encoder's dropout and the size of its attention heads.
 
     Raises:
-      InputError: what stands in the way.
+      InputError: a setting, the device or the encoder rules it out.
     """
     key = f"config.train.attention is {attention!r}"
     if backend == "cpu":
-        raise InputError(f"{key}; take 'own', or config.encoder.backend='plain'")
+        raise InputError(
+            f"{key}, but config.encoder.backend 'cpu' supports 'own' only; set "
+            "config.train.attention='own' or config.encoder.backend='plain'"
+        )
     if dropout.attention:
         raise InputError(
-            f"{key}, which drops no weights; take 'own', or config.encoder.dropout='none'"
+            f"{key}, which does not support the encoder's attention dropout; set "
+            "config.train.attention='own' or config.encoder.dropout='none'"
         )
     if attention != "cudnn":
         return
     for wrong, found in (
-        (jax.default_backend() != "gpu", f"devices are {jax.default_backend()}"),
+        (jax.default_backend() != "gpu", f"the devices are of type {jax.default_backend()!r}"),
         (dtype != "bfloat16", f"config.train.dtype is {dtype!r}"),
-        (head_size % 8 or head_size > 128, f"heads have {head_size} numbers"),
+        (head_size % 8 or head_size > 128, f"the size of an attention head is {head_size}"),
     ):
         if wrong:
             raise InputError(
-                f"{key}, and {found}; cuDNN needs an NVIDIA GPU, 'bfloat16', and heads of a "
-                "multiple of 8 up to 128"
+                f"{key}, but {found}; cuDNN needs an NVIDIA GPU, config.train.dtype='bfloat16' and "
+                "a head size that is a multiple of 8 up to 128; otherwise set "
+                "config.train.attention='own'"
             )
 
 
@@ -168,12 +174,12 @@ def lora_params(
     """Returns a new LoRA adapter as the trained part.
 
     Args:
-      pretrained: its parameters stay as they are.
-      name: folder or hub id of it, noted in the adapter's folder.
+      pretrained: the start encoder, whose parameters are frozen.
+      name: its folder or hub id, recorded in the adapter's folder.
       rank, targets: see `init_lora`.
-      alpha: what the adapter adds is scaled by alpha / rank.
-      seed: of its random numbers.
-      settings: what is computed with another value than in the start encoder, see `write_adapter`.
+      alpha: the adapter's contribution is scaled by alpha / rank.
+      seed: seed of its random numbers.
+      settings: settings that differ from the start encoder's, see `write_adapter`.
     """
     base = pretrained.params
     start = init_lora(base, rank=rank, targets=targets, key=jax.random.key(seed))

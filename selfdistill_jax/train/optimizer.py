@@ -1,4 +1,4 @@
-"""AdamW with a learning-rate schedule; weight decay on matrices only."""
+"""Defines AdamW with a learning-rate schedule; weight decay acts on matrices only."""
 
 import jax
 import optax
@@ -11,10 +11,10 @@ DECAYS = ("constant", "linear", "cosine", "exponential")
 def make_schedule(
     *, learning_rate: float, steps: int, warmup_steps: int, decay: str, decay_rate: float
 ) -> optax.Schedule:
-    """Linear from 0 up over ``warmup_steps``, then constant or down over the other steps.
+    """Returns a schedule: linear warmup over ``warmup_steps``, then constant or a decay.
 
     Raises:
-      InputError: an unknown decay.
+      InputError: the decay is unknown.
     """
     rest = max(steps - warmup_steps, 1)
     after = {
@@ -25,7 +25,7 @@ def make_schedule(
     }
     if decay not in after:
         raise InputError(f"config.train.decay is {decay!r}; expected {', '.join(DECAYS)}")
-    # Counted from 1: a first update at learning rate 0 would be a step thrown away.
+    # Counted from 1: a first update at learning rate 0 would waste a step.
     warmup = optax.linear_schedule(
         learning_rate / max(warmup_steps, 1), learning_rate, max(warmup_steps - 1, 1)
     )
@@ -35,7 +35,7 @@ def make_schedule(
 def make_optimizer(
     schedule: optax.Schedule, *, weight_decay: float, clip_norm: float
 ) -> optax.GradientTransformation:
-    """Clipping by global norm (0: none), then AdamW (b1 0.9, b2 0.999)."""
+    """Returns AdamW (b1 0.9, b2 0.999) after clipping by global norm (0: none)."""
     adamw = optax.adamw(schedule, weight_decay=weight_decay, mask=matrices)
     return optax.chain(optax.clip_by_global_norm(clip_norm), adamw) if clip_norm else adamw
 
@@ -43,7 +43,7 @@ def make_optimizer(
 def matrices(params):
     """Returns a tree of bools: True for kernels and embedding tables, False for biases and norms.
 
-    By name, not by rank: layers are stacked, so that a bias is a matrix too.
+    It decides by name, not by rank: layers are stacked, so a bias has two axes too.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key not in ("bias", "scale"), params

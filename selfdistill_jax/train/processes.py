@@ -1,4 +1,4 @@
-"""What one process of a run does for all of them, or before the others."""
+"""Coordinates the processes of a run: what one does for all of them, or before the others."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,25 +14,25 @@ Made = TypeVar("Made")
 
 
 def is_first() -> bool:
-    """Whether this process writes what all share."""
+    """Returns whether this process is the one that writes shared files."""
     return jax.process_index() == 0
 
 
 def wait(what: str) -> None:
-    """Until all processes are here."""
+    """Waits until all processes call this function."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def all_true(yes: bool) -> bool:
-    """Whether ``yes`` holds on every process; all of them ask."""
+    """Returns whether ``yes`` holds on every process; all processes must call it."""
     if jax.process_count() == 1:
         return yes
     return bool(np.all(multihost_utils.process_allgather(np.int32(yes))))
 
 
 def all_equal(content: bytes) -> bool:
-    """Whether every process has the same; all of them ask."""
+    """Returns whether every process has the same ``content``; all processes must call it."""
     if jax.process_count() == 1:
         return True
     own = np.frombuffer(hashlib.sha256(content).digest()[:8], np.uint32)
@@ -40,10 +40,10 @@ def all_equal(content: bytes) -> bool:
 
 
 def all_succeed(make: Callable[[], Made]) -> Made:
-    """``make()`` of every process; where it fails on one, all end.
+    """Returns ``make()``, called on every process; if it fails on one, all raise an error.
 
     Raises:
-      InputError: of this process, or that another one had.
+      InputError: ``make`` failed on this process, or on another one.
     """
     made: Any = None
     failure = None
@@ -52,16 +52,16 @@ def all_succeed(make: Callable[[], Made]) -> Made:
     except InputError as error:
         failure = error
     if not all_true(failure is None):
-        raise failure or InputError("another process could not go on; its message says why")
+        raise failure or InputError("another process failed; see its error message")
     return made
 
 
 def broadcast_from_first(array: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The first process's int32 array, on every process; what the others bring does not count.
+    """Returns the first process's int32 array on every process.
 
     Args:
       array: int32 on the first process; ignored on the others, where it may be None.
-      shape: of the first one's.
+      shape: shape of the first process's array.
     """
     if jax.process_count() == 1:
         return array
@@ -70,17 +70,17 @@ def broadcast_from_first(array: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def on_first(make: Callable[[], Made]) -> Made | None:
-    """Calls ``make`` on the first process; the others wait for its end.
+    """Calls ``make`` on the first process, while the others wait.
 
-    Where it fails all processes end, each with a message. Without that the others wait for one that
-    is gone until the coordinator gives them up: minutes.
+    If it fails, all processes end, each with a message. Otherwise the others would wait minutes for
+    a process that is gone, until the coordinator times out.
 
     Returns:
-      What it gave, on the first process; None on the others.
+      The result of ``make`` on the first process; None on the others.
 
     Raises:
-      InputError: on the others, where it failed.
-      Exception: whatever it raised, on the first process.
+      InputError: ``make`` failed; raised on the other processes.
+      Exception: the error of ``make``; raised on the first process.
     """
     made, failure = None, None
     if is_first():
@@ -91,13 +91,13 @@ def on_first(make: Callable[[], Made]) -> Made | None:
     if jax.process_count() > 1:
         failed = multihost_utils.broadcast_one_to_all(np.int32(failure is not None))
         if failed and not is_first():
-            raise InputError("process 0 could not go on; its message says why")
+            raise InputError("process 0 failed; see its error message")
     if failure is not None:
         raise failure
     return made
 
 
 def first_then_rest(make: Callable[[], Made]) -> Made:
-    """``make()`` of every process: one fills the caches, then the others find them filled."""
+    """Returns ``make()`` on every process; the first fills the caches before the others read."""
     made: Any = on_first(make)
     return made if is_first() else make()

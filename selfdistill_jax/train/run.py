@@ -1,4 +1,4 @@
-"""A training run from start to end: its folder, its parts, its steps, its evaluation."""
+"""Runs a training run from start to end: its folder, parts, steps and evaluation."""
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -43,17 +43,18 @@ def train(
     """Trains, or resumes a run that was stopped, and evaluates the best model on test.
 
     Args:
-      job: of `make_job`.
+      job: a job from `make_job`.
       workdir: the run's folder; holds checkpoints, metrics, the model and the evaluation.
-      restart: move an old run in that folder aside and begin anew.
-      stop: asked after every step, and before each of the last evaluations; True saves a checkpoint
-        and ends early.
+      restart: move an old run in that folder aside and start anew.
+      stop: called after every step, and before each of the final evaluations; True saves a
+        checkpoint and ends early.
 
     Returns:
       Whether the run is finished; False when it was stopped before the end.
 
     Raises:
-      InputError: a wrong setting or file, a folder of another run, or a loss that is not finite.
+      InputError: a setting or file is wrong, the folder belongs to another run, or the loss is
+        not finite.
     """
     if not restart:
         source = job.data.source
@@ -76,7 +77,7 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
         dev = make_eval_set(collection, "dev", max_documents=job.dev_documents, seed=job.seed)
     best_model = BestModel(job.settings, workdir, model, collection)
     selector = Selector(dev, evaluate, trained, best_model, patience=job.patience)
-    # While it compiles the folder is opened, the state made, the start encoder evaluated on dev.
+    # Meanwhile the folder is opened, the state created, and the start encoder evaluated on dev.
     with closing(_compile(job, model, data.batches.shapes())) as programs, ExitStack() as opened:
         start = partial(start_run, workdir, job.settings, model.pretrained, data, restart=restart)
         on_first(start)
@@ -125,7 +126,7 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
 
 
 def _compile(job: Job, model, shapes) -> AheadOfTimeStep:
-    """Starts to compile the step for the shapes of batches."""
+    """Starts compiling the step for the given shapes of batches."""
     trained = model.trained
     step = make_step(
         model.encode,

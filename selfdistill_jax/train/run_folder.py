@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, what it was made with, whether it is finished."""
+"""Manages a run's folder: its run's config and environment, and whether the run is finished."""
 
 import importlib.metadata
 import json
@@ -31,23 +31,25 @@ ENVIRONMENT = "environment.json"
 
 
 def check_run(workdir: Path, config: Mapping[str, Any], *, data: str) -> None:
-    """Checks that a folder, if it is there, belongs to a run with this config and these data.
+    """Checks that a folder, if it exists, belongs to a run with this config and these data.
 
     Args:
       workdir: the folder.
       config: the whole config as plain values.
-      data: fingerprint of the collection: the config knows only the names of files.
+      data: fingerprint of the collection; the config has only the names of files.
 
     Raises:
-      InputError: the folder holds something else, or a run with another config or other data.
+      InputError: the folder holds no run, or a run with another config or other data.
     """
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
-        raise InputError(f"{workdir}: is a file; give another --workdir")
+        raise InputError(f"{workdir}: is a file, not a folder; give another --workdir")
     if not workdir.exists() or all(entry.name == LOCK for entry in workdir.iterdir()):
         return
     if not path.is_file():
-        raise InputError(f"{workdir}: not empty and no run's folder; give another --workdir")
+        raise InputError(
+            f"{workdir}: the folder is not empty and holds no run; give another --workdir"
+        )
     differences = _differences(_read(path), config)
     if differences:
         raise InputError(
@@ -63,11 +65,11 @@ def check_run(workdir: Path, config: Mapping[str, Any], *, data: str) -> None:
 
 
 def check_start(workdir: Path, encoder: str) -> None:
-    """Checks that a run that is gone on with begins from the encoder that it began from.
+    """Checks that a resumed run still has the start encoder that it began with.
 
     Args:
       workdir: the run's folder.
-      encoder: fingerprint of the start encoder: the config knows only its name.
+      encoder: fingerprint of the start encoder; the config has only its name.
 
     Raises:
       InputError: the encoder's folder has changed since.
@@ -81,16 +83,16 @@ def check_start(workdir: Path, encoder: str) -> None:
 
 
 def open_run(workdir: Path, config: Mapping[str, Any], *, data: str, restart: bool) -> None:
-    """Makes a run's folder, or checks that the one that is there belongs to this config.
+    """Creates a run's folder, or checks that the existing one belongs to this config.
 
     Args:
       workdir: the folder.
       config: the whole config as plain values.
-      data: as of `check_run`.
-      restart: move the old folder aside and begin anew.
+      data: see `check_run`.
+      restart: move the content of the old folder aside and start anew.
 
     Raises:
-      InputError: as of `check_run`.
+      InputError: see `check_run`.
     """
     if restart and workdir.exists():
         _move_aside(workdir)
@@ -112,12 +114,12 @@ def start_run(
     Args:
       workdir: the folder.
       config: the whole config as plain values.
-      encoder: that it starts from.
-      data: that it is trained on.
-      restart: see `run_folder.open_run`.
+      encoder: the start encoder.
+      data: the run's data.
+      restart: see `open_run`.
 
     Raises:
-      InputError: the folder is of another run.
+      InputError: the folder belongs to another run.
     """
     of_data = data.collection.fingerprint
     start = fingerprint(encoder, encoder.prompts, data.tokenizer.fingerprint)
@@ -137,11 +139,11 @@ def start_run(
 
 @contextmanager
 def claimed(workdir: Path) -> Generator[None]:
-    """Makes a run's folder if need be, and keeps other processes out of it.
+    """Creates a run's folder if it does not exist, and locks it against other processes.
 
     Raises:
-      InputError: another process trains there; or the file system refused a file at any time of
-        the run, whose checkpoints are whole then.
+      InputError: another process trains there, or a file could not be written at any time of the
+        run; its checkpoints are intact then.
     """
     try:
         with locked_folder(workdir, "the run", "give a --workdir that can be written"):
@@ -150,30 +152,30 @@ def claimed(workdir: Path) -> Generator[None]:
         if error.filename is None and error.errno not in NO_ROOM:
             raise
         raise InputError(
-            f"{error.filename or workdir}: cannot be written ({reason(error)}); the same command "
-            "resumes the run when that is mended"
+            f"{error.filename or workdir}: cannot be written ({reason(error)}); fix this, then "
+            "run the same command to resume"
         ) from None
 
 
 def mark_finished(workdir: Path, **facts: Any) -> None:
-    """Notes that training and evaluation are done, with the facts that a report needs."""
+    """Records that training and evaluation are done, with the facts that a report needs."""
     write_json(workdir / FINISHED, facts)
 
 
 def is_finished(workdir: Path) -> bool:
     """Returns whether training and evaluation are done."""
-    # Runs of version 0.1 have the result alone.
+    # Runs of version 0.1 have only the result.
     return (workdir / FINISHED).is_file() or (workdir / RESULT).is_file()
 
 
 def read_result(workdir: Path) -> str | None:
-    """Returns the table of a reported run, None for any other."""
+    """Returns the result table of a reported run, None for any other."""
     path = workdir / RESULT
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def environment(**facts: Any) -> dict[str, Any]:
-    """Versions, machine and devices, and the given facts."""
+    """Returns the versions, machine and devices, and the given facts."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -221,7 +223,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _move_aside(workdir: Path) -> None:
-    """Moves what a folder holds to a new one beside it; the folder, which is locked, stays."""
+    """Moves a folder's content to a new folder beside it; the locked folder itself stays."""
     old = _free_name(workdir)
     old.mkdir()
     for entry in workdir.iterdir():

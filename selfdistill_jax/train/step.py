@@ -1,4 +1,4 @@
-"""One training step: loss, gradient, update and metrics of a global batch, on any mesh."""
+"""Defines a training step: loss, gradient, update and metrics of a global batch, on any mesh."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from selfdistill_jax.train.mesh import AXES, constrain_state, over_batch, put_st
 
 
 class TrainState(NamedTuple):
-    params: Params  # those that are trained: of the whole encoder, or of an adapter
+    params: Params  # the trained ones: the whole encoder's, or an adapter's
     optimizer: optax.OptState
-    target: Params | None = None  # of the encoder that targets come from; None: the trained one
+    target: Params | None = None  # of the target encoder; None: the trained one
 
 
 class Vectors(NamedTuple):
-    """Unit vectors of a batch: ``[B, D]``, negatives ``[B, K, D]``, or ``[B, D]`` if K is 1."""
+    """Holds a batch's unit vectors: ``[B, D]``, negatives ``[B, K, D]`` (``[B, D]`` if K is 1)."""
 
     query: jax.Array
     positive: jax.Array
@@ -39,26 +39,26 @@ def make_global_loss(
     *,
     merge: Callable[[Params | None, Params], Params] = lambda base, trained: trained,
 ):
-    """Returns ``f(params, target, batch, base=None) -> (loss, (vectors, target_vectors))`` over the
-    mesh.
+    """Returns the loss of a global batch as a function of parameters.
 
-    Triplets whose query has no tokens count for nothing. Where a device has more than one part of
-    the batch, the parts go through the encoder one after the other and the loss still sees the
-    whole batch: activations of one part are held at a time, for one more forward pass (gradient
-    caching, arXiv 2101.06983).
+    It is ``f(params, target, batch, base=None) -> (loss, (vectors, target_vectors))``. Triplets
+    whose query has no tokens do not count. If a device has several parts of the batch, the encoder
+    processes them one after the other and the loss still sees the whole batch: only one part's
+    activations are in memory at a time, for one more forward pass (gradient caching, arXiv
+    2101.06983).
 
     Args:
       encode: ``(params, texts) -> [M, D]`` unit vectors.
-      loss: of queries, positives, negatives; also gets ``where``, ``axis_name``, of `FROM_TEACHER`
-        and `IDS` what it has a parameter for, and ``target_from`` where there is a target encoder.
-      mesh: of `make_mesh`; its number of devices divides the batch's parts.
-      merge: ``(base, trained) -> params`` makes, of frozen parameters and of trained ones, those
-        that the encoder computes with.
+      loss: takes queries, positives, negatives, ``where``, ``axis_name``, those of `FROM_TEACHER`
+        and `IDS` that it has a parameter for, and ``target_from`` if there is a target encoder.
+      mesh: a mesh from `make_mesh`; its number of devices divides the number of parts.
+      merge: ``(base, trained) -> params`` combines frozen and trained parameters into those of the
+        encoder.
     """
 
     def on_device(state: Any, batch: TripletBatch):
         params, target, base = state
-        # Merged here, on whole arrays: devices sum the gradient of the trained parameters alone.
+        # Merged here, on whole arrays, so that devices sum only the trained parameters' gradient.
         in_parts = _in_parts(encode, batch.scores.shape[1] - 1)
         vectors = in_parts(merge(base, params), batch.texts)
         given: dict[str, Any] = {
@@ -66,7 +66,7 @@ def make_global_loss(
         }
         given |= {name: getattr(batch, name) for name in IDS if wants(loss, name)}
         if target is not None:
-            # A target drops nothing: its documents' similarities are what is aimed at.
+            # No dropout for a target: margins are drawn to its documents' similarities.
             texts = dataclasses.replace(batch.texts, seeds=None)
             constant = lax.stop_gradient(in_parts(merge(base, target), texts))
             given["target_from"] = constant.positive, constant.negative
@@ -78,19 +78,19 @@ def make_global_loss(
 
 
 def _present(batch: TripletBatch) -> jax.Array:
-    """``[B]`` bool: the query has tokens."""
+    """Returns ``[B]`` bool: whether the query has tokens."""
     count = len(batch.scores) // len(batch.texts.lengths)
     return batch.texts.lengths[:, :count].reshape(-1) > 0
 
 
 def _in_parts(encode: Encode, negatives: int) -> Callable[[Params, PackedTexts], Vectors]:
-    """Vectors of the texts of all parts, one part at a time."""
+    """Returns a function that encodes the texts of all parts, one part at a time."""
 
     def in_parts(params: Params, texts: PackedTexts) -> Vectors:
         if len(texts.blocks) == 1:
             vectors = encode(params, jax.tree.map(lambda x: x[0], texts))[None]
         else:
-            # checkpoint: of the forward pass only the vectors are kept.
+            # checkpoint: only the vectors of the forward pass are saved.
             one = jax.checkpoint(encode, prevent_cse=False)
             vectors = lax.map(lambda part: one(params, part), texts)
         parts, _, size = vectors.shape
@@ -114,16 +114,15 @@ def make_step(
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
     """Returns the jitted ``step(state, batch, base=None) -> (state, metrics)``.
 
-    The state is donated, the frozen parameters (``base``) are not.
-
-    Metrics are device arrays: ``loss``, ``gradient_norm``, and those of `summaries`.
+    The state is donated, the frozen parameters (``base``) are not. Metrics are device arrays:
+    ``loss``, ``gradient_norm``, and those of `summaries`.
 
     Args:
       encode, loss, mesh: see `make_global_loss`.
       optimizer: applied to the global gradient.
-      target_decay: what of the state's target encoder stays at each step, the rest being the
-        trained one's (an exponential moving average); 1 leaves it as it is.
-      **options: of `make_global_loss`.
+      target_decay: share of the target encoder's parameters that each step retains; the rest comes
+        from the trained encoder (an exponential moving average). 1 leaves the target unchanged.
+      **options: options of `make_global_loss`.
     """
     global_loss = make_global_loss(encode, loss, mesh, **options)
 
@@ -153,15 +152,15 @@ def start_state(
     *,
     target: bool,
 ) -> TrainState:
-    """Returns the state that training begins with, on the devices of the mesh.
+    """Returns the state that training starts from, on the devices of the mesh.
 
     Args:
       params: arrays of this process.
-      optimizer: of the step.
-      mesh: of the step.
-      target: whether there is a target encoder, the same one at first.
+      optimizer: the step's optimizer.
+      mesh: the step's mesh.
+      target: whether there is a target encoder; it starts as a copy of ``params``.
     """
-    # A copy: the step gives the buffers of its state away, and may not give one twice.
+    # A copy: the step donates the buffers of its state, and no buffer may be donated twice.
     copy = jax.tree.map(np.copy, params) if target else None
     own, copy = put_state((params, copy), mesh)
     shardings = state_shardings(jax.eval_shape(optimizer.init, own), mesh)

@@ -151,7 +151,9 @@ def test_an_adapter_of_the_pooler_counts_where_it_pools(based, tmp_path):
     write_tensors(tmp_path / "adapter" / TENSORS, tensors(tmp_path) | more)
     assert read_lora(tmp_path / "adapter", encoder).keys() == {"query"}
     pooler = read_folder(str(folder), pooling="pooler")
-    with pytest.raises(InputError, match=r"tensor 'base_model\.model\.pooler.* is no adapter of a"):
+    with pytest.raises(
+        InputError, match=r"tensor 'base_model\.model\.pooler.* is not an adapter of a"
+    ):
         read_lora(tmp_path / "adapter", pooler)
 
 
@@ -175,7 +177,7 @@ def test_what_else_of_the_base_was_other_is_written_and_read(based, tmp_path):
     ("change", "message"),
     [
         ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'; expected LORA"),
-        ({"use_dora": True}, r"use_dora is True, .* merge it with PEFT"),
+        ({"use_dora": True}, r"use_dora is True, .* merge the adapter with PEFT"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"invented_since": {"a": 1}}, "invented_since is {'a': 1}"),
     ],
@@ -201,7 +203,9 @@ def test_tensors_that_do_not_fit_are_named(based, tmp_path):
     encoder, _, _ = based("bert")
     other = based("distilbert")[0]
     folder = write(tmp_path / "adapter", other, adapter_of(other, ("query",)))
-    with pytest.raises(InputError, match=r"transformer\.layer\.0.* no adapter of a layer of a BER"):
+    with pytest.raises(
+        InputError, match=r"transformer\.layer\.0.* not an adapter of a layer of a BER"
+    ):
         read_lora(folder, encoder)
     folder = write(tmp_path / "adapter", encoder, adapter_of(encoder, ("query",)))
     whole = tensors(tmp_path)

@@ -172,7 +172,7 @@ def test_the_same_vectors(tiny, tmp_path, name):
         (tokenizer_settings(padding_side="left"), r"padding_side is 'left', and this architecture"),
         (lambda folder: shutil.rmtree(folder / "1_Pooling"), r"1_Pooling/config\.json: no such"),
         (lambda folder: (folder / "modules.json").write_text("{}"), "holds an object; expected"),
-        (lambda folder: change(folder / "config.json", model_type=...), "has no model_type, and"),
+        (lambda folder: change(folder / "config.json", model_type=...), "has no model_type, so"),
         (lambda folder: change(folder / "config.json", hidden_size="16"), "hidden_size is '16'"),
     ],
 )  # fmt: skip

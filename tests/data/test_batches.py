@@ -283,7 +283,7 @@ def test_no_negatives():
 
 
 def test_a_group_needs_as_many_documents():
-    with pytest.raises(InputError, match=r"^\d+ training queries leave fewer than 25 documents"):
+    with pytest.raises(InputError, match=r"^\d+ training queries have fewer than 25 documents"):
         KnownPositives(EXAMPLES.query, EXAMPLES.positive, POOL, 25)
 
 

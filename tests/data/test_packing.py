@@ -53,7 +53,7 @@ def test_texts_are_cut_at_their_limit():
 
 
 def test_a_text_longer_than_all_rows_is_refused():
-    with pytest.raises(ValueError, match="a text of 33 tokens; rows hold 32"):
+    with pytest.raises(ValueError, match="a text has 33 tokens; the longest row has 32"):
         lay_out(np.array([3, 33]), block=64, row_lengths=(8, 16, 32))
 
 

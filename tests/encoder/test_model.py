@@ -121,14 +121,14 @@ def test_choices_that_no_backend_offers_are_refused():
     assert ACTIVATIONS.keys() == CPU_ACTIVATIONS.keys()
     with pytest.raises(ValueError, match="backend is 'gpu'; known: auto, plain, cpu"):
         make_encode(CONFIG, pooling="mean", backend="gpu")
-    with pytest.raises(ValueError, match="the backend 'cpu' has its own attention, not 'xla'"):
+    with pytest.raises(ValueError, match="the backend 'cpu' does not support attention 'xla'"):
         make_encode(CONFIG, pooling="mean", backend="cpu", attention="xla")
 
 
 def test_an_architecture_that_the_engine_does_not_know_is_computed_plainly(monkeypatch):
     config = dataclasses.replace(CONFIG, architecture="new")
     params = init_params(CONFIG, jax.random.key(0))
-    with pytest.raises(ValueError, match="the backend 'cpu' does not compute 'new'"):
+    with pytest.raises(ValueError, match="'cpu' does not support the architecture 'new'"):
         make_encode(config, pooling="mean", backend="cpu")
     monkeypatch.setattr(apply, "Bert", None)
     found = make_encode(config, pooling="mean")(params, packed())

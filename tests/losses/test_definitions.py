@@ -256,9 +256,12 @@ def test_summaries_of_another_encoders_target():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda x: losses.adaptive_margin(x, x, x[:1]), "one shape"),
-        (lambda x: losses.adaptive_margin(x, x, x[:, None, :-1]), "one shape"),
-        (lambda x: losses.adaptive_margin(x, x, x[:, None][:, :0]), "needs 1 or more"),
+        (lambda x: losses.adaptive_margin(x, x, x[:1]), "the same shape"),
+        (lambda x: losses.adaptive_margin(x, x, x[:, None, :-1]), "the same shape"),
+        (
+            lambda x: losses.adaptive_margin(x, x, x[:, None][:, :0]),
+            "negatives per query; this loss needs 1 or more",
+        ),
         (lambda x: losses.adaptive_margin(x, x, x, error="l3"), "error is 'l3'"),
         (lambda x: losses.static_margin(x, x, x, margin=0, broadcast="b"), "broadcast is 'b'"),
         (lambda x: losses.distributed_margin(x, x, x, over="all"), "over is 'all'"),

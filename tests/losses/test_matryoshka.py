@@ -96,9 +96,9 @@ def test_many_negatives_and_weights():
 @pytest.mark.parametrize(
     ("sizes", "options", "words"),
     [
-        ([], {}, "one or more, and weights one each; got 0 and 0"),
-        ([2], {"weights": [1, 1]}, "got 1 and 2"),
-        ([4, 5], {}, "dimensions has 5; the vectors have 1 to 4"),
+        ([], {}, "one or more dimensions and as many weights; got 0 dimensions and 0 weights"),
+        ([2], {"weights": [1, 1]}, "got 1 dimensions and 2 weights"),
+        ([4, 5], {}, "dimensions has 5; the vectors allow 1 to 4"),
         ([0], {}, "dimensions has 0"),
     ],
 )

@@ -42,5 +42,5 @@ def test_what_is_missing_is_named(start, run, name):
 
 
 def test_no_run(start, tmp_path):
-    assert fails(start(report), "no run; give the folder")
+    assert fails(start(report), "no run given; name the folder")
     assert fails(start(report, str(tmp_path / "none")), f"{tmp_path}/none: no finished.json")

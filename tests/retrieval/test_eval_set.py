@@ -124,8 +124,8 @@ def test_evaluate_counts_as_beir_does(start, tiny, beir, tmp_path):
         "beir: 2 of 50 documents have neither title nor text; they are encoded as an empty text"
     ) in lines
     assert (
-        "beir, test: 4 of 8 queries have a document of the same id; it is left out of their "
-        "results, as in BEIR"
+        "beir, test: 4 of 8 queries have a document with the same id; that document is left out of "
+        "their results, as in BEIR"
     ) in lines
     for split, rows, more in (("train", 25, ", and training skips 1 of them"), ("test", 10, "")):
         (warning,) = [line for line in lines if f"qrels/{split}.tsv: " in line]
@@ -159,7 +159,9 @@ def test_compare_agrees_on_a_run_with_own_documents(start, tiny, beir, tmp_path)
     assert found == len(OWN)  # they find themselves first
     status, out, _ = start(compare, f"--qrels={beir}/qrels/test.tsv", f"{tmp_path}/a.trec")
     assert status == 0
-    assert f"a: {found} of 40 queries found the document of their own id; it is left out" in out
+    assert (
+        f"a: {found} of 40 queries found the document with their own id; these results are" in out
+    )
     want = beir_counting(beir, BiEncoder.load(str(tiny.encoder)), 9)
     means = [f"{np.mean(list(values.values())):.4f}" for values in want.values()]
     assert ["a", *means] in [line.split() for line in out.splitlines()]
@@ -174,8 +176,8 @@ def test_own_documents_that_answer_are_kept(tiny, beir, monkeypatch, caplog):
     eval_set = make_eval_set(collection, "test")
     assert not eval_set.drop_own
     assert caplog.messages == [
-        "beir, test: 4 of 8 queries have a document of the same id, which is judged relevant for "
-        "1; it is kept in the results of all"
+        "beir, test: 4 of 8 queries have a document with the same id; it is judged relevant for "
+        "1 of them, so no query's results leave it out"
     ]
     run = evaluate_bm25(eval_set, collection, k=5).run
     assert {f"q{i}" for i in OWN[4:]} == {query for query in run if query in run[query]}

@@ -77,7 +77,7 @@ def test_cut_vectors_are_unit_vectors_of_the_first_numbers():
         np.testing.assert_allclose(got * length, x[:, :size], atol=1e-6)
     assert truncate(x, None) is x
     for size in (0, 22):
-        with pytest.raises(InputError, match=f"dimensions is {size}; .* have 1 to 21"):
+        with pytest.raises(InputError, match=f"dimensions is {size}; expected 1 to 21, the size"):
             truncate(x, size)
 
 
@@ -85,14 +85,16 @@ def test_files_that_are_no_ranges(tmp_path):
     path = tmp_path / "ranges.npy"
     np.save(path, ranges_of(vectors()))
     np.testing.assert_array_equal(read_ranges(path, 21), ranges_of(vectors()))
-    with pytest.raises(InputError, match=r"ranges.npy: an array \(2, 21\); expected \(2, 8\)"):
+    with pytest.raises(
+        InputError, match=r"the shape is \(2, 21\); expected an array of shape \(2, 8\)"
+    ):
         read_ranges(path, 8)
     for wrong in (ranges_of(vectors())[::-1], np.full((2, 21), np.nan)):
         np.save(path, wrong)
-        with pytest.raises(InputError, match="a least value above the largest, or no number"):
+        with pytest.raises(InputError, match="a minimum is above its maximum, or a value is NaN"):
             read_ranges(path, 21)
     path.write_text("0 1")
-    with pytest.raises(InputError, match=r"ranges.npy: no array of ranges \("):
+    with pytest.raises(InputError, match=r"ranges.npy: not readable as ranges \("):
         read_ranges(path, 21)
-    with pytest.raises(InputError, match=r"none.npy: no array of ranges \("):
+    with pytest.raises(InputError, match=r"none.npy: not readable as ranges \("):
         read_ranges(tmp_path / "none.npy", 21)

@@ -110,10 +110,10 @@ def test_memory_stays_bounded(monkeypatch):
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        ({"x": 1.0}, {"x": 1.0, "y": 1.0}, "1 are in one only"),
+        ({"x": 1.0}, {"x": 1.0, "y": 1.0}, "1 are in only one"),
         ([1.0], [1.0, 2.0], r"got \(1,\) and \(2,\)"),
-        ([], [], "one length"),
-        ({}, {}, "one length"),
+        ([], [], "the same length"),
+        ({}, {}, "the same length"),
     ],
 )
 def test_refuses(a, b, message):

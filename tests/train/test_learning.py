@@ -90,7 +90,7 @@ def test_several_negatives_of_a_query(tiny, triplets, tmp_path, name):
 
 
 def test_a_margin_needs_a_negative(tiny, tmp_path):
-    message = r"^config\.loss: n has 0 negatives a query; this loss needs 1 or more"
+    message = r"^config\.loss: n has 0 negatives per query; this loss needs 1 or more"
     with pytest.raises(InputError, match=message):
         train(tiny.config(data__negatives_per_query=0), tmp_path / "other")
 
@@ -211,6 +211,6 @@ def test_teacher(tiny, triplets, tmp_path, loss):
     np.testing.assert_allclose(metrics(tmp_path / "run", "train")[0]["loss"], want, rtol=1e-5)
     for name in ("once", "drawn"):
         config = tiny.config(loss, data__triplets=str(files[name]), **own)
-        with pytest.raises(InputError, match=rf"{name}: 1 of .* no teacher's scores"):
+        with pytest.raises(InputError, match=rf"{name}: 1 of .* no teacher scores"):
             train(config, tmp_path / name)
         assert not (tmp_path / name).exists()

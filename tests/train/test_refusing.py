@@ -38,7 +38,7 @@ def test_folder_of_another_run_is_refused(tiny, finished, tmp_path):
     assert message.count(" there and ") == 2
     assert content(finished) == before
     (tmp_path / "letter.txt").write_text("mine")
-    with pytest.raises(InputError, match="not empty and no run's folder"):
+    with pytest.raises(InputError, match="the folder is not empty and holds no run"):
         train(tiny.config(), tmp_path)
     assert list(content(tmp_path)) == ["letter.txt"]
 
@@ -101,9 +101,9 @@ def test_own_loss_that_the_step_cannot_call_is_refused(tiny, tmp_path, monkeypat
     monkeypatch.setitem(LOSSES, "own", lambda q, p, n, *, where=None: 0.0)
     config = tiny.config()
     config.loss = {"name": "own"}
-    with pytest.raises(InputError, match="the loss 'own' takes no 'axis_name'"):
+    with pytest.raises(InputError, match="the loss 'own' has no parameter 'axis_name'"):
         train(config, tmp_path / "run")
     monkeypatch.setitem(LOSSES, "own", lambda q, p, n, *, where=None, axis_name=None: q[:, 0])
-    with pytest.raises(InputError, match=r"gives an array of shape \(2,\); expected a scalar"):
+    with pytest.raises(InputError, match=r"returns shape \(2,\); expected a scalar"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

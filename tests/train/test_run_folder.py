@@ -63,7 +63,9 @@ def test_other_data_are_refused(tmp_path):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="not empty and no run's folder; give another --workdir"):
+    with pytest.raises(
+        InputError, match="the folder is not empty and holds no run; give another --workdir"
+    ):
         open_run(tmp_path, CONFIG, data="aa", restart=False)
     assert list(content(tmp_path)) == ["thesis.tex"]
 

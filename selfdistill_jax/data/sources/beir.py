@@ -18,9 +18,10 @@ _LAYOUT = "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/{train,dev,
 class BeirFolder:
     """Reads a BEIR folder (https://github.com/beir-cellar/beir/wiki); files may end in ``.gz``.
 
-    Every judgement of the train split with a relevance above 0 is trained on, its negative drawn.
-    A document may have no title, an empty text, or neither (BEIR's FiQA). Judgements may name
-    documents that the corpus lacks (BEIR's ArguAna): a warning counts them.
+    Every judgement of the train split with a relevance above 0 is a training example, without
+    negatives of its own. A document may have no title, no text, or neither (BEIR's FiQA).
+    Judgements may name documents that are not in the corpus (BEIR's ArguAna): a warning gives their
+    number.
 
     Raises:
       InputError: the folder or one of its files is missing. The content is checked when read.
@@ -50,12 +51,12 @@ class BeirFolder:
         }
         if not self._qrels:
             raise InputError(f"{folder}/qrels: no train.tsv, dev.tsv or test.tsv; {_LAYOUT}")
-        self._document_rows: dict[str, int] = {}  # empty until they are read
+        self._document_rows: dict[str, int] = {}  # empty until the documents are read
         self._query_rows: dict[str, int] = {}
-        self._warned: set[str] = set()  # a split is read several times and warned of once
+        self._warned: set[str] = set()  # splits; each is read several times
 
     def fingerprint(self) -> str:
-        # With the names of the splits: the same rows are another collection as test.tsv.
+        # The splits' names are included: the same rows as test.tsv are another collection.
         version = " ".join((_VERSION, *self._qrels))
         return digest(version, self._corpus, self._queries, *self._qrels.values())
 
@@ -107,7 +108,7 @@ class BeirFolder:
                 continue
             if document not in self._document_rows:
                 absent.append((line, document, relevance))
-            # The id of a document that is absent takes the place of its row.
+            # A document outside the corpus has no row and is given by its id.
             row = self._document_rows.get(document, document)
             yield Judgement(self._query_rows[query], row, relevance)
         if unknown:
@@ -121,13 +122,13 @@ class BeirFolder:
             self._check_absent(split, absent, total)
 
     def _check_absent(self, split: str, absent: list[tuple[int, str, int]], total: int) -> None:
-        """Warns of judged documents that the corpus lacks; refuses a split without any others."""
+        """Warns of judged documents outside the corpus; refuses a split that has no others."""
         path, (line, id_, _) = self._qrels[split], absent[0]
         first = f"(first: line {line}, {id_!r})"
         if len(absent) == total:
             raise InputError(
                 f"{path}: no judged document is in {self._corpus.name} {first}; "
-                "give the corpus that was judged"
+                "give the corpus that the judgements refer to"
             )
         if split in self._warned:
             return
@@ -147,10 +148,12 @@ class BeirFolder:
 
 
 def read_document(id_: str, row: dict[str, Any], *, path: Path, line: int) -> Document:
-    """Checks a row of a corpus; title and text may be empty or null, and the title may be missing.
+    """Returns the document of a corpus row after checking it.
+
+    Title and text may be empty or null, and the title may be missing.
 
     Raises:
-      InputError: the text is missing, one of the two is not a string, or a field is misspelt.
+      InputError: the text is missing, title or text is not a string, or a field is misspelt.
     """
     at = {"path": path, "line": line}
     check_lookalikes(row, ("_id", "title", "text"), **at)

@@ -1,4 +1,4 @@
-"""From a reStructuredText docstring to a summary sentence and a plain body."""
+"""Splits a reStructuredText docstring into a summary sentence and a plain body."""
 
 import re
 
@@ -11,23 +11,23 @@ _DIRECTIVE = re.compile(r"^\s*\.\.( |$)")
 _ROLE = re.compile(r":[\w:+.-]+:`([^`]*)`")
 _TARGET = re.compile(r"\s*<[^<>`]*>(?=`)")
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!cf)(?<!vs)\.(?=\s+[A-Z(])")
-# A summary that is none: the heading of a section, or a sentence whose end was a formula.
+# Not a summary: the heading of a section, or a sentence that ended in a formula.
 NO_SENTENCE = re.compile(
     r"(Parameters|Attributes|Arguments|Args|Returns)( -{3}|:)|.* \.\. \w"
     r"|.*\b(as|by|is|are|of|the|to|with|for|via|where|and|or)$"
 )
-_RESIDUE = (  # of markup that `plain` would leave standing
+_RESIDUE = (  # markup that `plain` does not remove
     (r"(?m)^\s*(%\([\w:]+\)s|%s|\$\{\w+\})\s*$", ""),  # a placeholder filled in at import
     (r"(?m)^\s*(\+[-=+]+\+|=+( +=+)+)\s*$", ""),  # a table's rules
     (r"\s*\[[\w.+-]+\]_", ""),  # a citation
     (r"(?<!`)`[~!]?\.?(?=[A-Za-z_])", "`"),  # `~pkg.name` and `.name`: shown as name
-    (r"`{1,2}(__\w+)`{1,2}", r"\1"),  # else the underscores would pass for markup
+    (r"`{1,2}(__\w+)`{1,2}", r"\1"),  # else `plain` would take the underscores for markup
     (r"`\\(?=\w)", "`"),  # the plural's s, as in `.Tick`\s
 )
 
 
 def plain(text: str) -> str:
-    """Inline markup removed, white space folded.
+    """Returns a text without inline markup and with white space folded.
 
     >>> plain("Like :func:`~jax.numpy.sin`, but ``x`` is *small*.")
     'Like jax.numpy.sin, but x is small.'
@@ -40,10 +40,10 @@ def plain(text: str) -> str:
 
 
 def split_docstring(docstring: str) -> tuple[str, str]:
-    """Returns the summary sentence and the rest, both plain.
+    """Returns the summary sentence and the rest, both as plain text.
 
     Args:
-      docstring: as `ast.get_docstring` cleans it.
+      docstring: docstring as cleaned by `ast.get_docstring`.
 
     >>> split_docstring("Sorts an array. Stable.\\n\\nExamples\\n--------\\n>>> sort([2, 1])")
     ('Sorts an array.', 'Stable.')
@@ -59,17 +59,17 @@ def split_docstring(docstring: str) -> tuple[str, str]:
 
 
 def shorten(text: str, characters: int) -> str:
-    """Cuts at a word's end."""
+    """Returns a text cut to at most so many characters, at the end of a word."""
     if len(text) <= characters:
         return text
     return text[:characters].rsplit(" ", 1)[0]
 
 
 def _prose(text: str) -> str:
-    """Drops doctests, directives with their blocks, headings' underlines and sections of code."""
+    """Removes doctests, directives with their blocks, heading underlines and sections of code."""
     kept: list[str] = []
     lines = text.splitlines()
-    block_indent = None  # of a directive or section whose indented lines are dropped
+    block_indent = None  # indent of a directive or section that is being dropped
     skipping_section = in_doctest = False
     for i, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())

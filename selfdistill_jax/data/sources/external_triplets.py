@@ -1,4 +1,4 @@
-"""Combines a triplet file, which is trained on, with a collection, which is evaluated on."""
+"""Combines a triplet file for training with a collection for evaluation."""
 
 import hashlib
 from collections.abc import Container, Iterator, Sequence
@@ -16,11 +16,11 @@ _VERSION = "id-triplets-3"  # part of the fingerprint: raise it when a file is r
 
 
 class TripletsOver:
-    """Trains on a triplet file, evaluates on a collection.
+    """Combines a triplet file of texts, for training, with a collection, for evaluation.
 
-    The file's texts follow the collection's, so that rows stay valid. Evaluation searches only the
-    first `corpus_size` documents, which are the collection's own. Open the file with
-    ``held_out=False``, since none of it is evaluated on.
+    The file's texts follow the collection's, so that the collection's rows stay valid. Evaluation
+    searches only the first `corpus_size` documents, which are the collection's own. Open the file
+    with ``held_out=False``, since evaluation uses no part of it.
 
     Example:
       >>> TripletsOver(PyDocs(), TripletFile("mine.jsonl", held_out=False))  # doctest: +SKIP
@@ -32,7 +32,7 @@ class TripletsOver:
 
     @property
     def pool_start(self) -> int:
-        """Excludes the collection: a document that only evaluation knows is never a negative."""
+        """Returns the first row after the collection, whose documents only evaluation may see."""
         return self.corpus_size
 
     @cached_property
@@ -67,8 +67,8 @@ class TripletsOver:
         first = next(self._triplets.queries(), None)
         if first is not None and first.text.strip() in ids:
             raise InputError(
-                f"{self._triplets.path}: the first query is {first.text!r}, the id of one of "
-                f"{self._collection.name}; a file of ids names its columns {', '.join(IDS)}"
+                f"{self._triplets.path}: the first query is {first.text!r}, the id of a query of "
+                f"{self._collection.name}; name the columns of a file of ids {', '.join(IDS)}"
             )
         queries, documents = len(ids), self.corpus_size
         for example in self._triplets.examples():
@@ -80,23 +80,23 @@ class TripletsOver:
 
 
 class TripletsOf:
-    """Trains on triplets of a collection's own queries and documents, named by their ids.
+    """Combines a collection with training triplets of the ids of its queries and documents.
 
-    The collection keeps its judgements. Refused are negatives that train judges relevant or that
-    are positives of the same query in another row, queries that dev or test judges, and documents
-    before `pool_start`, which only evaluation may see.
+    The collection's judgements stay in use. The file is refused if it has negatives that are judged
+    relevant in train or are positives of the same query in another row, queries that are judged in
+    dev or test, or documents before `pool_start`, which only evaluation may see.
 
     JSONL rows are ``{"query_id": str, "positive_id": str, "negative_id": str}``, optionally with
-    the numbers ``positive_score`` and ``negative_score``; or with the lists ``negative_ids`` and
-    ``negative_scores`` instead. A TSV file has a header of these names. Negatives that are missing
-    are drawn.
+    the numbers ``positive_score`` and ``negative_score``. The lists ``negative_ids`` and
+    ``negative_scores`` may replace the negative and its score. A TSV file has a header of these
+    names. Missing negatives are drawn.
 
     Args:
-      collection: has the queries and documents.
-      path: the file.
+      collection: collection with the queries and documents.
+      path: path of the triplet file.
 
     Raises:
-      InputError: as `check_file`; rows are checked while read.
+      InputError: as for `check_file`. Rows are checked when read.
 
     Example:
       >>> TripletsOf(BeirFolder("msmarco"), "triplets.tsv")  # doctest: +SKIP
@@ -143,7 +143,7 @@ class TripletsOf:
         evaluated = {j.query for split in ("dev", "test") for j in self.judgements(split)}
         relevant = {j[:2] for j in self.judgements("train") if j.relevance > 0}
         first = self.pool_start  # pydocs counts its documents at each access
-        wrong: dict[str, list[Any]] = {}  # problem -> number of rows, first one's line and id
+        wrong: dict[str, list[Any]] = {}  # problem -> number of rows, line and id of the first
         total = 0
         seen = Seen()
         for line, query, positive, negatives, *scores in read_rows(self._path, IDS):
@@ -158,7 +158,7 @@ class TripletsOf:
             if not problem:
                 problem = next(
                     (
-                        ("negatives that train judges relevant", id_)
+                        ("negatives that are judged relevant in train", id_)
                         for id_, row in zip(negatives, rows[2:], strict=True)
                         if (rows[0], row) in relevant
                     ),
@@ -187,13 +187,13 @@ class TripletsOf:
         evaluated: Container[int],
         first: int,
     ) -> tuple[str, str] | None:
-        """Returns the first thing that a row must not name, and its id."""
+        """Returns a row's first problem and the id that causes it, or None."""
         kinds = ("queries", *["documents"] * (len(ids) - 1))
         for kind, id_, row in zip(kinds, ids, rows, strict=True):
             if row is None:
                 return f"{kind} that are not in {self._collection.name}", id_
             if kind == "queries" and row in evaluated:
-                return "queries that dev or test judges", id_
+                return "queries that are judged in dev or test", id_
             if kind == "documents" and row < first:
                 return "documents that only evaluation may see", id_
         return None

@@ -1,4 +1,4 @@
-"""Reads the lines of text files; every message about them names the file and the line."""
+"""Reads the lines of text and JSONL files; every error names the file and the line."""
 
 import gzip
 import hashlib
@@ -43,7 +43,7 @@ _REQUIRED = object()
 def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields ``(line number, line with its line end)`` of a UTF-8 file; ``.gz`` is unpacked.
 
-    The file is read once and never sought in, so that it may be a pipe.
+    The file is read once and without seeking, so it may be a pipe.
 
     Raises:
       InputError: the file is missing, unreadable, not UTF-8 or a broken gzip file.
@@ -64,7 +64,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields ``(line number, line)`` of the lines that are not blank, without their line ends.
 
     Raises:
-      InputError: as `decoded_lines`.
+      InputError: as for `decoded_lines`.
 
     Example:
       >>> list(read_lines(Path("queries.tsv")))  # doctest: +SKIP
@@ -80,7 +80,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields ``(line number, object)`` of a JSONL file (https://jsonlines.org); blanks are skipped.
 
     Raises:
-      InputError: as `read_lines`, or a line that is not one JSON object.
+      InputError: as for `read_lines`, or a line is not one JSON object.
 
     Example:
       >>> list(read_jsonl(Path("queries.jsonl")))  # doctest: +SKIP
@@ -112,12 +112,12 @@ def field(
     """Returns a field of a row after checking it; a required string must not be empty.
 
     Args:
-      row: as `read_jsonl` yields it.
-      name: the field's name.
-      expected: ``str`` or ``float`` (which takes whole numbers too).
+      row: row as yielded by `read_jsonl`.
+      name: name of the field.
+      expected: expected type, ``str`` or ``float`` (which accepts whole numbers too).
       path: the row's file, for the message.
       line: the row's line, for the message.
-      default: returned where the field is missing or null; without it the field is required.
+      default: value to return if the field is missing or null; without it the field is required.
 
     Raises:
       InputError: the field is missing, empty, of another type, or not a finite number.
@@ -131,7 +131,7 @@ def field(
         if default is not _REQUIRED:
             return default
         present = ", ".join(map(repr, row)) or "none"
-        raise InputError(f"{where} is missing; add it (fields there: {present})")
+        raise InputError(f"{where} is missing; add it (fields present: {present})")
     value = row[name]
     fits = isinstance(value, (int, float) if expected is float else expected)
     # bool is a subclass of int, but true is not a number in JSON.
@@ -145,9 +145,9 @@ def field(
         if not value.isascii():
             try:
                 value.encode()
-            except UnicodeEncodeError as error:  # "\ud83d" alone: half of a character
+            except UnicodeEncodeError as error:  # "\ud83d" alone is half of a character
                 raise InputError(
-                    f"{where} holds half a surrogate pair at character {error.start}; "
+                    f"{where} has half a surrogate pair at character {error.start}; "
                     "write the text as UTF-8"
                 ) from None
     return value
@@ -156,17 +156,17 @@ def field(
 def check_lookalikes(row: dict[str, Any], known: Collection[str], *, path: Path, line: int) -> None:
     """Refuses a row with a misspelt field, such as ``Title``, ``ID`` or ``id`` for ``_id``.
 
-    A field that is spelt like a known one but for case, spaces, ``_`` and ``-`` would silently be
-    left out. Beside the known field it is accepted, since nothing is lost then.
+    A field whose name differs from a known one only in case, spaces, ``_`` and ``-`` would be
+    ignored silently. It is accepted if the row has the known field too, since nothing is lost then.
 
     Args:
-      row: as `read_jsonl` yields it.
-      known: the names of the fields that are read.
+      row: row as yielded by `read_jsonl`.
+      known: names of the fields that are read.
       path: the row's file, for the message.
       line: the row's line, for the message.
 
     Raises:
-      InputError: names the field and the name that is expected.
+      InputError: a field is misspelt; the message has the expected name.
 
     Example:
       >>> check_lookalikes({"Title": "a"}, ("_id", "title"), path=Path("corpus.jsonl"), line=1)
@@ -193,7 +193,8 @@ def check_id(id_: str, seen: Container[str], *, path: Path, line: int) -> str:
     """Returns an id after checking that it is unique and fits a TREC run.
 
     Raises:
-      InputError: it is in `seen`, is empty, or holds white space, which separates a run's columns.
+      InputError: the id is in ``seen``, is empty, or has white space, which separates the columns
+        of a run.
 
     Example:
       >>> check_id("d1", {"d2"}, path=Path("corpus.jsonl"), line=1)
@@ -201,11 +202,11 @@ def check_id(id_: str, seen: Container[str], *, path: Path, line: int) -> str:
     """
     if id_.split() != [id_]:
         raise InputError(
-            f"{path}:{line}: _id {id_!r} is empty or holds white space, which the columns of a "
-            "TREC run cannot express; rename it"
+            f"{path}:{line}: _id {id_!r} is empty or has white space, which separates the "
+            "columns of a TREC run; rename it"
         )
     if id_ in seen:
-        raise InputError(f"{path}:{line}: _id {id_!r} stands there twice; ids must be unique")
+        raise InputError(f"{path}:{line}: _id {id_!r} occurs twice; ids must be unique")
     return id_
 
 

@@ -1,9 +1,9 @@
-"""The embedded collection "find the function that does this", read from installed packages.
+"""Reads the embedded collection "find the function that does this" from installed packages.
 
-It needs no download and ships nothing: the documentation strings of this package's own dependencies
-are read with `ast`, without importing them. A document is one public function, class or method (its
-qualified name as title, signature and the body of its docstring as text); the query that should
-find it is the docstring's summary sentence, which the document does not contain.
+It needs no download and no shipped data: the docstrings of this package's own dependencies are read
+with `ast`, without importing them. A document is one public function, class or method (its
+qualified name as title, signature and the body of its docstring as text). Its query is the
+docstring's summary sentence, which the document does not contain.
 """
 
 import ast
@@ -38,24 +38,24 @@ _SKIPPED_FOLDERS = {
     *("externals", "_externals", "_vendor", "vendored", "third_party", "_lib"),
     # Installed on Python 3.11 only, so the same numpy would give two collections.
     "distutils",
-    "f2py",  # a compiler's insides
+    "f2py",  # internals of a compiler
 }
 _SKIPPED_FILES = re.compile(r"(conftest|setup|test_\w+|\w+_test|_?test(util|utils|ing)?)\.py")
 _QUERY_WORDS = range(4, 41)
 _MIN_BODY_WORDS = 15
 _SIGNATURE_CHARACTERS = 160
 _DEV, _TEST = 40, 120  # per mille of the modules
-# Of 0..999 the one whose counts come closest to 84 / 4 / 12 % in every package (chi-square 37, the
-# next 60). Chosen on these counts alone, before any encoder was evaluated on the split.
+# The one of 0..999 whose splits come closest to 84 / 4 / 12 % of every package (chi-square 37, the
+# next one 60). Chosen by these counts alone, before any encoder was evaluated on the split.
 _SALT = 217
 
-# What stands first in the docstring of a C function: a call ("--" ends it there).
+# The call with which the docstring of a C function begins; a line "--" may follow it.
 _CALL = re.compile(r"\w[\w.]*\((?:[^()]|\([^()]*\))*\)(?: *-> *[^\n]+)?(?:\n--)?(?:\n|$)")
 
 
 class _Entry(NamedTuple):
     name: str
-    module: str  # where it is written, private parts too; a module is in one split as a whole
+    module: str  # defining module, with private parts; a module is in one split as a whole
     text: str
     summary: str
 
@@ -63,15 +63,15 @@ class _Entry(NamedTuple):
 class PyDocs:
     """Reads the collection from the installed packages; document i answers query i.
 
-    Those of the dev and test modules stand in front and are never drawn as negatives, so that
+    The documents of the dev and test modules come first and are never drawn as negatives, so that
     training does not see their texts at all.
 
     Args:
       packages: names of installed packages.
-      roots: package name -> folder of its sources, instead of the installed one.
+      roots: package name -> folder of its sources, to read instead of the installed one.
 
     Raises:
-      InputError: a package is not installed, or a root is no folder.
+      InputError: a package is not installed, or a root is not a folder.
 
     Example:
       >>> PyDocs().describe()["packages"]["numpy"]  # doctest: +SKIP
@@ -100,7 +100,7 @@ class PyDocs:
         return hashlib.sha256(f"{VERSION} {sorted(self._versions.items())}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Versions; files that could not be parsed are counted once the collection was read."""
+        """Returns the versions, and the number of unparsable files, 0 until they are read."""
         return {
             "format": VERSION,
             "packages": dict(self._versions),
@@ -138,7 +138,7 @@ class PyDocs:
                     parts = [package, *path.relative_to(root).with_suffix("").parts]
                     for entry in _read_module(tree, parts):
                         found.setdefault(entry.name, entry)
-        # A summary that several objects share does not say which of them is meant.
+        # A summary that several objects share identifies none of them.
         times = Counter(_key(e.summary) for e in found.values())
         entries = [
             e
@@ -155,9 +155,11 @@ class PyDocs:
 
 @contextmanager
 def _undisturbed() -> Generator[None]:
-    """Pauses the collector, which among syntax trees walks all of jax again and again: 5 s, not 10.
+    """Pauses the garbage collector and silences the parser's warnings.
 
-    Silences what the parser says of the packages: a stray backslash is no concern of the reader's.
+    While syntax trees are made, the collector would walk all objects of jax again and again:
+    reading takes 5 s without it and 10 s with it. The warnings are about the packages' own code,
+    such as a stray backslash.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -202,7 +204,7 @@ def _content_version(root: Path) -> str:
 def _parse(path: Path) -> ast.Module | None:
     source = path.read_text(encoding="utf-8", errors="replace")
     try:
-        # Without docstrings there is nothing to parse it for: half of the files, half of the time.
+        # Only files with docstrings are parsed: half of the files, half of the time.
         return ast.parse(source if '"""' in source else "")
     except (SyntaxError, ValueError):
         return None
@@ -211,7 +213,7 @@ def _parse(path: Path) -> ast.Module | None:
 def _read_module(tree: ast.Module, parts: list[str]) -> Iterator[_Entry]:
     if parts[-1] == "__init__":
         parts = parts[:-1]
-    # jax._src.numpy.sorting is where jax.numpy's functions are written: show the public way there.
+    # jax.numpy's functions are defined in jax._src.numpy.sorting: names leave out private parts.
     public = [part for part in parts if not part.startswith("_")]
     yield from _read_body(tree.body, public, ".".join(parts))
 
@@ -233,13 +235,16 @@ def _read_body(body: list[ast.stmt], owner: list[str], module: str) -> Iterator[
 
 
 def _read_added(call: ast.expr, owner: list[str], module: str) -> Iterator[_Entry]:
-    """What is written in C: ``add_newdoc([place,] name, text or (attribute, text))``."""
+    """Yields the object, written in C, whose docstring is added by a call of ``add_newdoc``.
+
+    Its arguments are ``([place,] name, text or (attribute, text))``.
+    """
     if not isinstance(call, ast.Call) or getattr(call.func, "id", "") != "add_newdoc":
         return
     try:
         arguments = [ast.literal_eval(argument) for argument in call.args]
     except ValueError:
-        return  # built by a program
+        return  # arguments that are not literals
     match arguments:
         case [*_, str(last), str(text)]:
             name = [last]
@@ -268,7 +273,7 @@ def _entry(name: list[str], module: str, signature: str, docstring: str) -> Iter
 
 
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> str:
-    """The arguments with their defaults; annotations would fill the line with types."""
+    """Returns name and arguments with defaults; annotations would fill the line with types."""
     init = [n for n in getattr(node, "body", []) if getattr(n, "name", "") == "__init__"]
     function = node if not isinstance(node, ast.ClassDef) else init[0] if init else None
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):

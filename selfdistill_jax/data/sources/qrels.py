@@ -1,4 +1,4 @@
-"""Reads the lines of a file of relevance judgements: BEIR's three columns or TREC's four."""
+"""Reads files of relevance judgements, with BEIR's three columns or TREC's four."""
 
 import re
 from collections.abc import Iterator
@@ -34,13 +34,13 @@ def read_qrels_lines(path: Path, *, trec: bool = False) -> Iterator[QrelsLine]:
 
     Args:
       path: file of BEIR's columns, separated by tabs. A first line that names them is a header; it
-        may name them in any order, with ``_`` for ``-``, and the document ``doc-id``.
-      trec: also accept TREC's columns (query id, unused, document id, relevance), separated by
-        white space; the first line then decides which of the two formats the file has.
+        may name them in any order, with ``_`` for ``-``, and ``doc-id`` for the document.
+      trec: whether to also accept TREC's columns (query id, unused, document id, relevance),
+        separated by white space; the first line then determines the file's format.
 
     Raises:
-      InputError: with file and line: another number of columns, a header that is not understood, a
-        relevance that is no whole number, or a pair that is judged twice, differently.
+      InputError: a line has a wrong number of columns, an unknown header, a relevance that is not a
+        whole number, or a pair that an earlier line judges differently.
 
     Example:
       >>> list(read_qrels_lines(Path("qrels/test.tsv")))  # doctest: +SKIP
@@ -83,9 +83,9 @@ def read_qrels_lines(path: Path, *, trec: bool = False) -> Iterator[QrelsLine]:
 
 
 def _read_header(columns: list[str], *, where: str) -> list[int] | None:
-    """Returns the places of query, document and score, or None if the line is a judgement."""
+    """Returns the columns of query, document and score, or None if the line is a judgement."""
     names = [_NAMES.get(column.lower().replace("_", "-")) for column in columns]
-    # An id may well be "score"; a judgement ends in a number, and no header does.
+    # An id may be "score", but a judgement ends in a number, and a header does not.
     if len(columns) != 3 or _WHOLE_NUMBER.fullmatch(columns[-1]) or not any(names):
         return None
     if set(names) != set(_ROLES):

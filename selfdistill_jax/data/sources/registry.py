@@ -1,4 +1,4 @@
-"""Opens the collection that a run's two settings name."""
+"""Opens the collection given by the settings ``dataset`` and ``triplets``."""
 
 from selfdistill_jax.data.collection import Source
 from selfdistill_jax.data.sources.beir import BeirFolder
@@ -13,16 +13,16 @@ EMBEDDED = {"pydocs": PyDocs}
 
 
 def open_source(*, dataset: str = "", triplets: str = "") -> Source:
-    """Returns what is trained on and evaluated on.
+    """Returns the collection to train and evaluate on.
 
     Args:
-      dataset: an embedded collection's name or a BEIR folder; empty means pydocs, or with
-        ``triplets`` the held-out part of that file.
-      triplets: a file to train on instead of the dataset's own pairs: of texts, or of ids of the
-        dataset's.
+      dataset: name of an embedded collection or path of a BEIR folder. If empty, pydocs is used,
+        or with a ``triplets`` file of texts the held-out part of that file.
+      triplets: file to train on instead of the dataset's own pairs, with texts or with ids of the
+        dataset's queries and documents.
 
     Raises:
-      InputError: nothing by that name, or ids without the dataset that they are of.
+      InputError: the dataset or file does not exist, or the file has ids and no dataset is given.
 
     Example:
       >>> open_source().name
@@ -31,7 +31,8 @@ def open_source(*, dataset: str = "", triplets: str = "") -> Source:
     of_ids = bool(triplets) and has_ids(check_file(triplets))
     if of_ids and not dataset:
         raise InputError(
-            f"{triplets}: has ids ({', '.join(IDS)}), and no dataset is given that they are of"
+            f"{triplets}: has ids ({', '.join(IDS)}), but no dataset is given; give the dataset "
+            "with these queries and documents"
         )
     if triplets and not dataset:
         return TripletFile(triplets)
@@ -49,12 +50,12 @@ def _open(dataset: str) -> Source:
     path = expand(dataset)
     if not path.exists():
         raise InputError(
-            f"dataset {dataset!r}: no folder and no embedded collection; expected the path of a "
-            f"BEIR folder or one of: {', '.join(EMBEDDED)}{nearest(dataset, EMBEDDED)}"
+            f"dataset {dataset!r}: neither a folder nor an embedded collection; expected the path "
+            f"of a BEIR folder or one of: {', '.join(EMBEDDED)}{nearest(dataset, EMBEDDED)}"
         )
     if path.is_file():
         raise InputError(
-            f"dataset {dataset!r}: is a file; expected a BEIR folder (a file of triplets is given "
-            "as triplets, not as dataset)"
+            f"dataset {dataset!r}: is a file; expected a BEIR folder (give a file of triplets as "
+            "triplets, not as dataset)"
         )
     return BeirFolder(path)

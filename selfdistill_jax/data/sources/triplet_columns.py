@@ -7,7 +7,7 @@ from selfdistill_jax.errors import InputError
 
 TEXTS = ("query", "positive", "negative")
 IDS = ("query_id", "positive_id", "negative_id")
-# In JSONL, a list in place of the negative, and of its score.
+# JSONL fields that hold a list instead of one negative, or instead of its score.
 LISTS = {
     "negative": "negatives",
     "negative_id": "negative_ids",
@@ -21,7 +21,7 @@ _IGNORED = frozenset((
 ))  # fmt: skip
 _LABELS = frozenset(("label", "labels", "score", "scores", "similarity", "relevance"))
 # Words in names of columns, here and in other tools' files. A first record of only such names is a
-# header, if one that is refused: read as data it would become a triplet.
+# header, even if the header is then refused: read as data, it would become a triplet.
 _WORDS = _IGNORED | _LABELS | frozenset((
     *TEXTS, *_ALIASES, "hard", "pos", "neg", "q", "p", "n", "d", "qid", "pid", "nid", "did",
     "question", "answer", "passage", "document", "doc", "context", "text", "sentence", "premise",
@@ -29,7 +29,7 @@ _WORDS = _IGNORED | _LABELS | frozenset((
     "questions", "answers", "passages", "documents", "docs", "texts", "input", "output", "target",
     "response", "prompt", "instruction", "corpus", "user",
 ))  # fmt: skip
-# `sentence1` and `negative_1` are such names, but `q1` and `doc1` are ids.
+# `sentence1` and `negative_1` are names of columns, but `q1` and `doc1` are ids.
 _NAME = re.compile(r"([a-z]+(?:[_-][a-z]+)*)(?:_\d+|(?<=[a-z]{4})\d+)?|_id")
 _SEVERAL = re.compile(r".*neg(?:s|atives)?|.*neg.*\d")  # negatives, neg, negative_1, hard_neg2
 _LABEL_ADVICE = "rows with labels are not trained on: keep the positive pairs as query and positive"
@@ -62,16 +62,16 @@ def _is_name(name: str) -> bool:
 def find_columns(
     fields: Sequence[str], names: Sequence[str], kind: str, where: str
 ) -> tuple[dict[str, str], list[str]]:
-    """Returns the file's own spelling of each name that it has, and the fields to ignore.
+    """Returns the file's own spelling of each known name, and the fields to ignore.
 
     Args:
-      fields: the cells of a TSV header or the fields of a JSONL row.
+      fields: cells of a TSV header or fields of a JSONL row.
       names: `TEXTS` or `IDS`.
       kind: "column" or "field", for messages.
       where: file and line, for messages.
 
     Raises:
-      InputError: a name is unknown, given twice, or missing though required.
+      InputError: a name is unknown, occurs twice, or is required and missing.
     """
     single = (*names, *SCORES)
     lists = {name: LISTS[name] for name in single if name in LISTS and kind == "field"}
@@ -100,7 +100,7 @@ def find_columns(
         if name not in found:
             present = ", ".join(map(repr, fields)) or "none"
             raise InputError(
-                f"{where}: {kind} {name!r} is missing; add it ({kind}s there: {present})"
+                f"{where}: {kind} {name!r} is missing; add it ({kind}s present: {present})"
             )
     return found, ignored
 

@@ -22,26 +22,26 @@ class TripletFile:
     """Reads a triplet file; its distinct texts are the collection.
 
     JSONL rows are ``{"query": str, "positive": str, "negative": str}``, optionally with the numbers
-    ``positive_score`` and ``negative_score``; or with the lists ``negatives`` and
-    ``negative_scores`` instead. TSV files have a header of these names, or none and the three texts
-    in this order. Where negatives are missing, they are drawn from the other documents.
-    The suffixes ``.jsonl`` and ``.json`` (both one object a line), ``.tsv`` and these with ``.gz``
-    are known. See `read_rows` for other fields and columns.
+    ``positive_score`` and ``negative_score``. The lists ``negatives`` and ``negative_scores`` may
+    replace the negative and its score. A TSV file has a header of these names, or no header and the
+    three texts in this order. Missing negatives are drawn from the other documents. The suffix is
+    ``.jsonl`` or ``.json`` (both with one object a line) or ``.tsv``, optionally followed by
+    ``.gz``. See `read_rows` for other fields and columns.
 
     Texts that differ only in white space at their ends are one text, spelt as in the first row.
-    A file is refused if it has a document as positive and as negative of the same query.
+    A file is refused if a document is a positive and a negative of the same query.
 
     Args:
-      path: the file.
-      held_out: keep 5 % of the queries for dev and 5 % for test, chosen by a hash of the query's
-        text, so that adding rows moves no query to another split.
+      path: path of the file.
+      held_out: whether to hold out 5 % of the queries for dev and 5 % for test. A hash of the
+        query's text chooses them, so that adding rows moves no query to another split.
 
     Attributes:
-      path: the file.
+      path: path of the file.
       name: the file's name without suffixes.
 
     Raises:
-      InputError: the file is missing or has an unknown suffix. Rows are checked while read.
+      InputError: the file is missing or has an unknown suffix. Rows are checked when read.
 
     Example:
       >>> TripletFile("mine.csv")
@@ -130,14 +130,14 @@ class _Texts:
 
 
 class Seen:
-    """Remembers the rows of a file, of which it may have millions, as numbers."""
+    """Stores the rows of a file compactly, as there may be millions, to find contradictions."""
 
     def __init__(self):
         self._queries, self._positives, self._lines = array("q"), array("q"), array("q")
         self._negatives, self._of = array("q"), array("q")
 
     def add(self, example: Example, line: int) -> None:
-        """Takes the next row of the file."""
+        """Adds the next row of the file."""
         self._negatives.extend(example.negatives)
         self._of.extend([len(self._queries)] * len(example.negatives))
         self._queries.append(example.query)
@@ -145,14 +145,15 @@ class Seen:
         self._lines.append(line)
 
     def check_contradictions(self, path: Path, *, name: Callable[[int], str]) -> None:
-        """Refuses rows with a document as positive and as negative of the same query.
+        """Refuses a file in which a document is a positive and a negative of the same query.
 
         Args:
-          path: the file, for the message.
-          name: returns the text or id of a document, for the message.
+          path: path of the file, for the message.
+          name: function that returns the text or id of a document, for the message.
 
         Raises:
-          InputError: counts the rows, and names the first one and the line of the positive.
+          InputError: there are such rows; the message has their number, the line of the first one
+            and the line of the positive.
         """
         columns = self._queries, self._positives, self._negatives, self._of
         queries, positives, negatives, of = (np.array(column, np.int64) for column in columns)

@@ -1,4 +1,4 @@
-"""Reads the rows of a triplet file: JSONL or TSV, of texts or of ids."""
+"""Reads the rows of a triplet file, JSONL or TSV, with texts or with ids."""
 
 import itertools
 import json
@@ -54,10 +54,10 @@ def _kind(path: Path) -> str:
 def has_ids(path: Path) -> bool:
     """Returns whether the first row names columns of `IDS` and no query text.
 
-    Nothing else is checked: `read_rows` refuses a row that it does not understand.
+    Nothing else is checked; `read_rows` does that.
 
     Raises:
-      InputError: as `read_tsv` or `read_lines`.
+      InputError: as for `read_tsv` or `read_lines`.
     """
     if _kind(path) == ".tsv":
         _, cells = next(read_tsv(path), (0, []))
@@ -76,17 +76,18 @@ def has_ids(path: Path) -> bool:
 def read_rows(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
     """Yields ``(line, query, positive, negatives, positive score, negative scores)``.
 
-    Columns and fields are found by their names, in any order and case. Those that say nothing about
-    the triplet, such as ``url``, are left out, and a line in the log names them; all others are
-    refused. A TSV file without a header has two or three columns, in the order of `TEXTS`.
+    Negatives and their scores are tuples; without scores, the positive score is NaN.
+
+    Columns and fields are found by name, in any order and case. Those that do not concern the
+    triplet, such as ``url``, are ignored, and the log names them; all others are refused. A TSV
+    file without a header has two or three columns, in the order of `TEXTS`.
 
     Args:
-      path: as `check_file` returns it.
-      names: `TEXTS` or `IDS`. Negatives and their scores are tuples; without scores the positive's
-        is NaN. A TSV file of ids must have a header.
+      path: as returned by `check_file`.
+      names: `TEXTS` or `IDS`; a TSV file of ids must have a header.
 
     Raises:
-      InputError: names the file, the line and the column that is wrong.
+      InputError: a row is invalid; the message names the file, the line and the column.
     """
     return _tsv(path, names) if _kind(path) == ".tsv" else _jsonl(path, names)
 
@@ -97,16 +98,16 @@ def _log_ignored(path: Path, ignored: Collection[str], kind: str) -> None:
 
 
 def _jsonl(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
-    layouts: dict[tuple[str, ...], dict[str, str]] = {}  # of the rows so far, few in any file
+    layouts: dict[tuple[str, ...], dict[str, str]] = {}  # by a row's fields; few in any file
     ignored: dict[str, None] = {}
     for line, row in read_jsonl(path):
         found = layouts.get(tuple(row))
         if found is None:
-            # A null says nothing, and a field that is always null may have any name.
+            # A null is no value, so a field that is always null may have any name.
             given = [name for name, value in row.items() if value is not None or name in names]
             found, others = find_columns(given, names, "field", f"{path}:{line}")
             ignored |= dict.fromkeys(others)
-            if len(given) == len(row):  # else another row of these fields may have no null
+            if len(given) == len(row):  # else another row with these fields may have no null
                 layouts[tuple(row)] = found
         query, positive = (
             field(row, found.get(name, name), str, path=path, line=line) for name in names[:2]
@@ -129,36 +130,36 @@ def _jsonl(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
 def _one_or_list(
     row: dict[str, Any], found: Mapping[str, str], name: str, kind: type, *, path: Path, line: int
 ) -> tuple:
-    """Returns the values of a field, or of the field that has a list in its place.
+    """Returns the values of a field, or of the list field that may replace it.
 
     Args:
-      row: of the file.
-      found: the file's own spelling of names.
-      name: of the field for one value, a key of `LISTS`.
-      kind: ``str`` or ``float``.
-      path, line: of the row, for messages.
+      row: row of the file.
+      found: the file's own spelling of each name.
+      name: name of the field for one value, a key of `LISTS`.
+      kind: expected type of a value, ``str`` or ``float``.
+      path, line: position of the row, for messages.
     """
     one, many = (found.get(key, key) for key in (name, LISTS[name]))
     where = f"{path}:{line}: field"
     if row.get(one) is not None and row.get(many) is not None:
-        raise InputError(f"{where}s {one!r} and {many!r} are both there; remove one of them")
+        raise InputError(f"{where}s {one!r} and {many!r} are both present; remove one of them")
     if isinstance(row.get(one), list):
-        raise InputError(f"{where} {one!r} is a list; expected one value, or the name {many!r}")
+        raise InputError(f"{where} {one!r} is a list; expected one value; rename it to {many!r}")
     if row.get(one) is not None:
         return (field(row, one, kind, path=path, line=line),)
     values = row.get(many)
     if values is None:
         return ()
     if not isinstance(values, list):
-        raise InputError(f"{where} {many!r} is no list; expected a list, or the name {name!r}")
+        raise InputError(f"{where} {many!r} is not a list; make it a list or rename it to {name!r}")
     items = {f"{many}[{number}]": value for number, value in enumerate(values)}
     return tuple(field(items, key, kind, path=path, line=line) for key in items)
 
 
 def _one_score(path: Path, line: int) -> InputError:
     return InputError(
-        f"{path}:{line}: only one of positive_score and negative_score is there; expected both or "
-        "none"
+        f"{path}:{line}: only one of positive_score and negative_score is present; expected both "
+        "or neither"
     )
 
 
@@ -176,7 +177,7 @@ def _tsv(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
         if len({*SCORES} & {*places}) == 1:
             raise _one_score(path, line)
     elif names == IDS:
-        raise InputError(f"{path}:{line}: no header; expected a first line of {', '.join(IDS)}")
+        raise InputError(f"{path}:{line}: no header; expected a first line: {', '.join(IDS)}")
     elif width not in (2, 3):
         raise InputError(
             f"{path}:{line}: {width} columns; expected 3 (or 2, without the negative), "

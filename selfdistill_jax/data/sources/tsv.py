@@ -8,14 +8,14 @@ from selfdistill_jax.data.sources.jsonl import decoded_lines
 from selfdistill_jax.errors import InputError
 
 # CSV (RFC 4180): a field has no quotation mark, or begins and ends with one and doubles the others.
-# "++" and "*+" never go back, so that matching takes time linear in the length.
+# "++" and "*+" never backtrack, so that matching takes time linear in the length.
 _QUOTED = r'"[^"]*+(?:""[^"]*+)*+'
 _FIELD = rf'(?:{_QUOTED}"|[^"\t]*+)'
 _WHOLE = re.compile(rf"{_FIELD}(?:\t{_FIELD})*+")
-_OPEN = re.compile(rf"(?:{_FIELD}\t)*+{_QUOTED}")  # the last field goes on in the next line
-_FIELDS = re.compile(rf"({_FIELD})\t")  # of a record followed by a tab
-# A quotation mark that is not closed within these is taken for text, so that looking for its pair
-# does not read a large file into memory.
+_OPEN = re.compile(rf"(?:{_FIELD}\t)*+{_QUOTED}")  # the last field continues in the next line
+_FIELDS = re.compile(rf"({_FIELD})\t")  # fields of a record followed by a tab
+# A quotation mark that is not closed within these limits is taken for text, so that the search for
+# its pair does not read a large file into memory.
 _MOST_LINES, _MOST_CHARACTERS = 1_000, 1_000_000
 
 
@@ -26,7 +26,7 @@ def read_tsv(path: Path) -> Iterator[tuple[int, list[str]]]:
     For that, a file with quotation marks is read twice.
 
     Raises:
-      InputError: as `read_lines`, or some fields are quoted as in CSV and others have quotation
+      InputError: as for `read_lines`, or some fields are quoted as in CSV and others have quotation
         marks that CSV does not allow.
 
     Example:
@@ -69,20 +69,20 @@ def _unquoted(record: str) -> list[str]:
 def _is_quoted(path: Path, width: int | None) -> bool:
     """Returns whether the quotation marks of a file are CSV quoting.
 
-    They are, if all records with marks fit CSV. But two stray marks, one at the beginning of a
-    column and one at the end of a later column, fit as well, and would make one field of all that
-    is between them. So a record proves nothing if each of its lines has the right number of columns
-    with the marks as text and another number, or several lines, with the marks as quoting.
+    They are if all records with marks fit CSV. However, two stray marks, one at the beginning of a
+    column and one at the end of a later column, fit as well, and would join everything between them
+    into one field. So a record is inconclusive if each of its lines has the right number of columns
+    with the marks as text, and another number, or several lines, with the marks as quoting.
 
     Args:
-      path: the file.
-      width: the number of columns in the first record; None if that has quotation marks.
+      path: path of the file.
+      width: number of columns of the first record; None if that record has quotation marks.
 
     Raises:
-      InputError: a record does not fit CSV though another is surely quoted: a field holds doubled
-        marks, a tab or a line break, or all fields of the first record are quoted.
+      InputError: a record does not fit CSV although another one is surely quoted: a field of it has
+        doubled marks, a tab or a line break, or it is the first record and all fields are quoted.
     """
-    stray = sure = 0  # lines of the first records of that kind
+    stray = sure = 0  # line of the first record of each kind, or 0
     doubtful = False
     for number, lines, fits in _marked_records(path):
         fields = _FIELDS.findall("\n".join(lines) + "\t") if fits else []
@@ -109,7 +109,7 @@ def _is_quoted(path: Path, width: int | None) -> bool:
 
 def _marked_records(path: Path) -> Iterator[tuple[int, list[str], bool]]:
     """Yields the records with quotation marks: line number, lines, and whether they fit CSV."""
-    start, parts, size = 0, [], 0  # of a record whose last field is open
+    start, parts, size = 0, [], 0  # the record whose last field is open
     for number, line in decoded_lines(path):
         text = line.rstrip("\r\n")
         if parts:

@@ -1,10 +1,10 @@
-"""Attention within the rows of a block, forwards and backwards.
+"""Computes attention within the rows of a block, forward and backward.
 
-Written out because its layout decides its speed on a CPU: head-major operands (``[S, L, K]``)
+It is written out because its layout decides its speed on a CPU: head-major operands (``[S, L, K]``)
 run 128 rows of 128 tokens in 20 ms where `jax.nn.dot_product_attention` (time-major) takes 130 ms
 on the same two cores, and the backward pass of autodiff multiplies transposed operands, which fall
-back to a slow product. What the backward pass needs of the forward is the result and the logarithm
-of each token's sum of weights; weights are computed anew (arXiv 2205.14135, section 3).
+back to a slow product. The forward pass stores its result and the logarithm of each token's sum of
+weights; the backward pass computes the weights again (arXiv 2205.14135, section 3).
 
 Shape legend: T tokens of a block, R rows of L tokens, H heads, K head size, D = H K, S = R H.
 """
@@ -22,18 +22,18 @@ from selfdistill_jax.encoder.cpu.row_groups import by_rows
 from selfdistill_jax.encoder.dropout import drop_weights
 from selfdistill_jax.encoder.positions import by_distance, square
 
-# Finite, so that a row without any token stays free of NaN; exp() of it is 0 in float32.
+# Finite, so that a row without tokens gives no NaN; its exp() is 0 in float32.
 _MASKED = -1e9
 
 
 class TokenInfo(NamedTuple):
-    """What a layer knows of a block's tokens besides their hidden states.
+    """Holds the data about a block's tokens that layers need besides hidden states.
 
     Attributes:
-      texts: ``[T]`` int32; tokens of one number see each other.
-      positions: ``[T]`` int32, places within texts.
-      row: int32, which of the row lengths the block is cut into.
-      seeds: ``[T]`` uint32, of what is dropped of a token; None drops nothing.
+      texts: ``[T]`` int32; tokens with the same number attend to each other.
+      positions: ``[T]`` int32, positions within texts.
+      row: int32, index of the block's row length in ``row_lengths``.
+      seeds: ``[T]`` uint32 seeds of dropout; None drops nothing.
     """
 
     texts: jax.Array
@@ -43,11 +43,11 @@ class TokenInfo(NamedTuple):
 
 
 class LayerMask(NamedTuple):
-    """What of a text a layer's tokens see, besides what all layers do.
+    """Holds a layer's own limits of attention within a text.
 
     Attributes:
       window: int32, positions to either side; None for the whole text.
-      seeds: ``[T]`` uint32, of the weights that are dropped; None drops nothing.
+      seeds: ``[T]`` uint32 seeds of the dropout of weights; None drops nothing.
     """
 
     window: jax.Array | None = None
@@ -67,20 +67,20 @@ def attend(
     sight: LayerMask = WHOLE_TEXT,
     drop: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Softmax attention; scores, softmax and sums in float32.
+    """Computes softmax attention, with scores, softmax and sums in float32.
 
     Args:
       qkv_Tx3D: queries, keys and values side by side.
-      block: of these tokens.
+      block: data about these tokens.
       heads: H.
-      row_lengths: one of which ``block.row`` names.
-      bias_OxH: added to scores by the distance of two tokens, see `relative`; float32.
-      sight: of this layer.
-      drop: the share of weights that is dropped.
+      row_lengths: the possible row lengths; ``block.row`` is an index into them.
+      bias_OxH: float32 bias of scores by the distance of two tokens, see `positions`.
+      sight: the layer's limits of attention.
+      drop: share of weights to drop.
 
     Returns:
-      ``[T, D]`` of the same dtype, and ``[T, H]`` float32 logarithms of the sums of weights, for
-      `attend_backward`.
+      ``[T, D]`` of the dtype of ``qkv``, and ``[T, H]`` float32 logarithms of the sums of weights,
+      for `attend_backward`.
     """
     branches = [partial(_attend, length=length, heads=heads, drop=drop) for length in row_lengths]
     return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH)
@@ -98,14 +98,14 @@ def attend_backward(
     sight: LayerMask = WHOLE_TEXT,
     drop: float = 0.0,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Returns the gradients with respect to ``qkv`` and bias, given that of the result."""
+    """Returns the gradients with respect to ``qkv`` and bias, given the result's gradient ``g``."""
     branches = [partial(_attend_backward, length=length, drop=drop) for length in row_lengths]
     operands = (qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH)
     return lax.switch(block.row, branches, *operands)
 
 
 def _heads(x_Txn: jax.Array, length: int, heads: int, count: int) -> tuple[jax.Array, ...]:
-    """``[T, count D]`` to so many ``[S, L, K]``."""
+    """Splits ``[T, count D]`` into ``count`` arrays ``[S, L, K]``."""
 
     def move(x):
         size = x.shape[-1] // (count * heads)
@@ -116,25 +116,25 @@ def _heads(x_Txn: jax.Array, length: int, heads: int, count: int) -> tuple[jax.A
 
 
 def _flat(x_SxLxK: jax.Array, heads: int) -> jax.Array:
-    """The inverse, of one: ``[T, D]``."""
+    """Returns the inverse of `_heads` for one array: ``[T, D]``."""
     _, length, size = x_SxLxK.shape
     x_RxHxLxK = x_SxLxK.reshape(-1, heads, length, size)
     return x_RxHxLxK.transpose(0, 2, 1, 3).reshape(-1, heads * size)
 
 
 def _per_row(x_TxH: jax.Array, length: int) -> jax.Array:
-    """``[T, H]`` to ``[S, L]``."""
+    """Reshapes ``[T, H]`` to ``[S, L]``."""
     heads = x_TxH.shape[-1]
     return x_TxH.reshape(-1, length, heads).transpose(0, 2, 1).reshape(-1, length)
 
 
 def _of_tokens(block: TokenInfo, sight: LayerMask) -> tuple[TokenInfo, jax.Array | None]:
-    """What rows differ in besides their vectors: arrays of T, for `by_rows`."""
+    """Returns the data that differs between tokens, with a leading axis of T, for `by_rows`."""
     return TokenInfo(block.texts, block.positions, row=None), sight.seeds
 
 
 def _seen(block: TokenInfo, window: jax.Array | None, length: int) -> jax.Array:
-    """``[R, L, L]`` bool, which tokens see each other."""
+    """Returns ``[R, L, L]`` bool: which tokens attend to each other."""
 
     def of_pairs(x_T: jax.Array, compare: Callable) -> jax.Array:
         x_RxL = x_T.reshape(-1, length)
@@ -147,7 +147,7 @@ def _seen(block: TokenInfo, window: jax.Array | None, length: int) -> jax.Array:
 
 
 def _masked(x_SxLxL: jax.Array, seen_RxLxL: jax.Array, other: float) -> jax.Array:
-    """``other`` where two tokens do not see each other."""
+    """Returns ``x``, with ``other`` where two tokens do not attend to each other."""
     length = x_SxLxL.shape[-1]
     per_row = x_SxLxL.reshape(len(seen_RxLxL), -1, length, length)
     return jnp.where(seen_RxLxL[:, None], per_row, other).reshape(x_SxLxL.shape)
@@ -182,7 +182,7 @@ def _attend(
         total = weights.sum(-1, keepdims=True)
         weights = drop_weights(weights, seeds, block.positions, drop)
         mixed = product(weights.astype(v.dtype), v)
-        # Dividing L x K sums instead of L x L weights: the smaller array.
+        # Divides the L x K sums, not the L x L weights: the smaller array.
         return ((mixed / total).astype(v.dtype), highest + jnp.log(total)), ()
 
     of_heads = _heads(qkv_Tx3D, length, heads, 3)
@@ -202,7 +202,10 @@ def _attend_backward(
     length: int,
     drop: float,
 ):
-    """Keys run along the rows of the square matrices: three of four products need it so."""
+    """Computes the gradients for one row length.
+
+    Square matrices are keys by queries, as three of the four products need them.
+    """
     heads = log_sum_TxH.shape[-1]
     dtype = qkv_Tx3D.dtype
     bias_HxLxL = None if bias_OxH is None else square(bias_OxH[::-1], length)

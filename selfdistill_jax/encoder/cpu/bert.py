@@ -1,4 +1,4 @@
-"""BERT and its kin in Flax Linen: embeddings, then equal layers over blocks of tokens.
+"""Defines BERT and related encoders in Flax Linen: embeddings, then equal layers over token blocks.
 
 Shape legend: N blocks of T tokens, D hidden size.
 """
@@ -61,7 +61,7 @@ def _layer(
     row_lengths: tuple[int, ...],
     dropout: Dropout = NO_DROPOUT,
 ):
-    """One function for one configuration: `run_layers` takes another for another program."""
+    """Returns one function per configuration: `run_layers` compiles anew for another function."""
     layer = Layer(config, row_lengths, dropout)
 
     def apply(params, constants, x_TxD, block, keep):
@@ -72,7 +72,7 @@ def _layer(
 
 
 def _init_layers(key: jax.Array, config: EncoderConfig):
-    """Parameters of all layers, stacked on a leading axis."""
+    """Returns the parameters of all layers, stacked on a leading axis."""
     given = {
         "x_TxD": jnp.zeros((2, config.hidden_size)),
         "block": TokenInfo(jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32), jnp.int32(0)),
@@ -83,7 +83,7 @@ def _init_layers(key: jax.Array, config: EncoderConfig):
 
 
 class Bert(nn.Module):
-    """Packed texts to the hidden states of the last layer, ``[N, T, D]`` of ``dtype``."""
+    """Maps packed texts to the hidden states of the last layer, ``[N, T, D]`` of ``dtype``."""
 
     config: EncoderConfig
     dtype: jnp.dtype = jnp.float32
@@ -123,7 +123,7 @@ class Bert(nn.Module):
         return x_NxTxD
 
     def _bias(self, longest: int) -> jax.Array:
-        """``[layers, 2 longest - 1, H]``, the same for all layers."""
+        """Returns ``[layers, 2 longest - 1, H]`` biases, the same for all layers."""
         c = self.config
         shape = (c.relative_buckets, c.num_heads)
         table_BxH = self.param("relative", INIT, shape, jnp.float32)

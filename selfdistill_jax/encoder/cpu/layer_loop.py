@@ -1,10 +1,11 @@
-"""A stack of equal layers over blocks of tokens: layer after layer, and in each, block after block.
+"""Runs a stack of equal layers over blocks of tokens: layer by layer, and each block by block.
 
 A block's intermediates stay in the processor's cache instead of passing through memory, blocks not
 in use are skipped at run time (so batches of different sizes share one compiled program), and the
-compile time depends neither on the depth nor on the number of blocks. Differentiated by hand,
-because autodiff of nested scans stores bfloat16 residuals on a CPU by rewriting all of them at each
-step (10.6 s a step instead of 8.2). Kept values are therefore stored as `bits`.
+compile time depends neither on the depth nor on the number of blocks. The derivative is written by
+hand, because autodiff of nested scans stores bfloat16 residuals on a CPU by rewriting all of them
+at each step of a scan (10.6 s per training step instead of 8.2). Values for the backward pass are
+therefore stored by `to_bits`.
 
 Shape legend: N blocks of T tokens, D hidden size.
 """
@@ -25,19 +26,19 @@ Layer = Callable[[Any, Any, jax.Array, TokenInfo, "Residuals"], jax.Array]
 
 
 class Residuals:
-    """Given to a layer, which says by it what the backward pass shall not compute again.
+    """Lets a layer mark the values that the backward pass shall not compute again.
 
-    This one remembers nothing: for a forward pass alone.
+    This base class stores nothing: it serves a forward pass without a backward pass.
     """
 
     def __call__(self, value: jax.Array) -> jax.Array:
-        """Marks a value, which is returned; in the backward pass the kept one is."""
+        """Marks a value and returns it; in the backward pass, returns the stored value instead."""
         return value
 
     def call(self, forward: Callable, backward: Callable, x: Any) -> jax.Array:
-        """``forward(x)[0]``, of which all outputs are kept for ``backward(x, *outputs, g)``.
+        """Returns ``forward(x)[0]``; stores all outputs for ``backward(x, *outputs, g)``.
 
-        ``x`` is an array or a tree of them, of which ``backward`` gives the gradient.
+        ``x`` is an array or a tree of arrays, and ``backward`` returns its gradient.
         """
         return forward(x)[0]
 
@@ -59,7 +60,7 @@ class _Saving(Residuals):
 
 
 class _Loading(Residuals):
-    """Gives the kept values back; what computed them is left only with its derivative."""
+    """Returns the stored values; of the code that computed them, only the derivative is used."""
 
     def __init__(self, kept):
         self._kept = list(kept)
@@ -81,7 +82,7 @@ class _Loading(Residuals):
 
 
 class _Recomputing(Residuals):
-    """Nothing was kept: all is computed again, the derivatives by the same rules."""
+    """Computes all values again, as none is stored; ``backward`` still gives the derivatives."""
 
     def call(self, forward, backward, x):
         @jax.custom_vjp
@@ -114,21 +115,20 @@ def run_layers(
     constants: Any = None,
     remat: str = "products",
 ) -> jax.Array:
-    """Applies layers one after the other.
+    """Applies the layers in order.
 
     Args:
-      layer: ``(params, constants, x, block, keep) -> x`` of one layer and one block, ``[T, D]``; a
-        static argument: of one identity for one compiled program.
-      params: its parameters with a leading axis of layers.
+      layer: ``(params, constants, x, block, keep) -> x`` for one layer and one block, ``[T, D]``; a
+        static argument: another function object means another compilation.
+      params: the layers' parameters, with a leading axis of layers.
       x_NxTxD: hidden states.
-      blocks: which tokens belong together; arrays with a leading axis of N.
-      count: int32, how many blocks are in use.
-      constants: what else differs from layer to layer, with a leading axis of layers; no gradient
-        is taken by it.
-      remat: of `REMATS`, see there.
+      blocks: data about the blocks' tokens, with a leading axis of N.
+      count: int32, number of blocks in use.
+      constants: other data of the layers, with a leading axis of layers; it gets no gradient.
+      remat: a key of `model.REMATS`.
 
     Returns:
-      ``[N, T, D]``; zeros in blocks that are not in use. A block alone is computed in any case.
+      ``[N, T, D]``; zeros in blocks that are not in use. A single block is always computed.
     """
     return _run(layer, remat, params, constants, x_NxTxD, blocks, count)
 
@@ -175,7 +175,7 @@ def _run_forward(layer, remat, params, constants, x, blocks, count):
 
 def _run_backward(layer, remat, residuals, g):
     params, constants, inputs, buffers, blocks, count, kinds = residuals
-    depth, dtype = _depth(params), g.dtype  # that of x, of which `inputs` may hold the bits
+    depth, dtype = _depth(params), g.dtype  # the dtype of x; `inputs` may hold its bits
     kept = kinds.tree()
     replay = _Loading if remat == "products" else lambda _: _Recomputing()
 
@@ -196,7 +196,7 @@ def _run_backward(layer, remat, residuals, g):
             of_params, of_x = pull(_load(g, dtype, b))
             return _put(back, to_bits(of_x), b), jax.tree.map(jnp.add, sums, of_params)
 
-        # Into another array than it is read from: else XLA copies the whole for each block.
+        # Writes to another array than it reads: else XLA copies the whole array for each block.
         start = (_room(g, like=g), jax.tree.map(lambda p: _room(p, like=g), own))
         g, sums = _over_blocks(len(g), count, one_block, start)
         return g, jax.tree.map(lambda all_, one: _put(all_, one, number), gradients, sums)
@@ -210,8 +210,11 @@ _run.defvjp(_run_forward, _run_backward)
 
 
 def _over_blocks(blocks: int, count: jax.Array, one_block: Callable, start: Any) -> Any:
-    """The blocks in use, one after the other. One alone needs no loop, before each round of which
-    an accelerator would ask the host whether there is another."""
+    """Applies ``one_block`` to the blocks in use, in order.
+
+    A single block needs no loop: before each iteration of a loop, an accelerator asks the host
+    whether there is another.
+    """
     if blocks == 1:
         return one_block(0, start)
     return lax.fori_loop(0, count, one_block, start)
@@ -224,8 +227,10 @@ def _depth(params: Any) -> int:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Kinds:
-    """Shapes and types of a tree's arrays, as a residual without arrays: tracing the layer once
-    more to know them is a tenth of a step's tracing."""
+    """Holds shapes and types of a tree's arrays, as a residual without arrays.
+
+    Tracing the layer once more to find them would take a tenth of a step's tracing.
+    """
 
     leaves: tuple[jax.ShapeDtypeStruct, ...]
     structure: Any
@@ -242,7 +247,7 @@ class _Kinds:
 def _kept_shapes(
     layer: Layer, remat: str, params: Any, constants: Any, x: Any, blocks: TokenInfo
 ) -> list[Any]:
-    """Shapes of what a layer keeps of one block."""
+    """Returns the shapes of the values that a layer stores for one block."""
 
     def kept(params, constants, x, blocks):
         keep = _Saving(remat)
@@ -271,7 +276,10 @@ def _put(x: jax.Array, value: jax.Array, *at: jax.Array | int) -> jax.Array:
 
 
 def _room(kind: Any, *leading: int, like: jax.Array) -> jax.Array:
-    """Zeros of a kind's shape and storage type; under `jax.shard_map` each device's own if
-    ``like`` is (a loop's carry keeps its type)."""
+    """Returns zeros of a kind's shape and storage type.
+
+    Under `jax.shard_map` they vary over devices if ``like`` does: a loop's carry must keep its
+    type.
+    """
     dtype = jnp.uint16 if kind.dtype == jnp.bfloat16 else kind.dtype
     return lax.full_like(like, 0, dtype, (*leading, *kind.shape))

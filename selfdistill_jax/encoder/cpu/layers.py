@@ -1,4 +1,4 @@
-"""The parts that encoders are made of, in Flax Linen: products, norms, attention, a layer.
+"""Defines the parts of encoders in Flax Linen: products, norms, attention, a layer.
 
 Shape legend: T tokens of a block, D hidden size, F feed-forward size.
 """
@@ -24,17 +24,17 @@ from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop
 from selfdistill_jax.encoder.model import INIT, PerLayer
 from selfdistill_jax.encoder.positions import turn
 
-# The name of a kernel that is held as its transpose.
+# The name of a kernel that is stored transposed.
 _TURNED = "turned_kernel"
 
 
 def transpose_kernels(params: Any) -> Any:
-    """Kernels of more inputs than outputs as their transposes: `affine` is faster with these.
+    """Transposes kernels with more inputs than outputs: `affine` is faster with the transposes.
 
-    Only within a step; parameters as they are kept have all kernels as ``[inputs, outputs]``.
+    This is for use within a step only; stored parameters have all kernels as ``[inputs, outputs]``.
 
     Args:
-      params: of layers, with or without a leading axis of them.
+      params: parameters of layers, with or without a leading axis of layers.
     """
     if not isinstance(params, Mapping):
         return params
@@ -46,7 +46,7 @@ def transpose_kernels(params: Any) -> Any:
 
 
 class Dense(nn.Module):
-    """A product and a bias; its kernel may come turned, see `transpose_kernels`."""
+    """Computes a product and a bias; the kernel may be transposed, see `transpose_kernels`."""
 
     features: int
     bias: bool = True
@@ -65,7 +65,7 @@ class Dense(nn.Module):
 
 
 class AddNorm(nn.Module):
-    """Layer norm of a sum, or of one array alone."""
+    """Computes the layer norm of a sum, or of one array alone."""
 
     epsilon: float
     bias: bool = True
@@ -120,7 +120,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One transformer layer of a block of tokens, its norms behind the sums or before the parts."""
+    """Computes a transformer layer for a block, with norms after the sums or before the parts."""
 
     config: EncoderConfig
     row_lengths: tuple[int, ...]
@@ -152,8 +152,8 @@ class Layer(nn.Module):
 
         def fed_forward(x: jax.Array) -> jax.Array:
             width = c.intermediate_size * (2 if c.gated else 1)
-            # The product's result is kept, a third of all that is; the activation is computed
-            # again.
+            # The product's result, a third of all stored values, is stored; the activation is
+            # computed again.
             inner = keep(Dense(width, c.biases, name="inner")(x))
             gate = None
             if c.gated:
@@ -163,7 +163,7 @@ class Layer(nn.Module):
             return dropped(keep(Dense(c.hidden_size, c.biases, name="outer")(inner)), "outer")
 
         if c.pre_norm:
-            # The embeddings are normed already.
+            # The first layer's input, the embeddings, is normed already.
             normed = jnp.where(constants.number == 0, x_TxD, norms[0](x_TxD))
             x_TxD = x_TxD + attended(normed)
             return x_TxD + fed_forward(norms[1](x_TxD))

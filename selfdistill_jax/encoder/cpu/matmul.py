@@ -1,9 +1,9 @@
-"""The matrix products of the encoder: low-precision operands, float32 accumulation, both ways.
+"""Computes matrix products and their gradients: low-precision operands, float32 accumulation.
 
-Written out because autodiff does not keep it: a product must be *asked for* in float32 to run on
-matrix units at full rate (on an AMX CPU 2,300 GFLOP/s instead of 334), and then its transpose
-multiplies a float32 cotangent with bfloat16 operands, which falls back to the slow path. So the
-cotangent is cast to the operand's type first.
+The gradients are written out because autodiff loses these types: a product must be *requested* in
+float32 to run on matrix units at full rate (on an AMX CPU 2,300 GFLOP/s instead of 334), and then
+its transpose multiplies a float32 cotangent with bfloat16 operands, which falls back to the slow
+path. So the cotangent is cast to the operand's type first.
 
 Shape legend: T tokens of a block, D inputs, F outputs.
 """
@@ -23,9 +23,9 @@ _TILE = 32
 
 
 def product(a: jax.Array, b: jax.Array, *, transpose_b: bool = False) -> jax.Array:
-    """``a @ b`` over the last two axes (leading ones are a batch), in float32.
+    """Returns ``a @ b`` over the last two axes (leading ones are a batch), in float32.
 
-    Operands are of one dtype. ``transpose_b`` multiplies with b's transpose, which costs nothing.
+    Operands have the same dtype. ``transpose_b`` multiplies by b's transpose, at no extra cost.
     """
     batch = tuple(range(a.ndim - 2))
     contracted = ((a.ndim - 1,), (b.ndim - 1 if transpose_b else b.ndim - 2,))
@@ -37,12 +37,12 @@ def product(a: jax.Array, b: jax.Array, *, transpose_b: bool = False) -> jax.Arr
 
 
 def hidden_from_xla(move: Callable[[jax.Array], Any], x: jax.Array) -> Any:
-    """``move(x)``, of which XLA does not know that it only moves elements.
+    """Returns ``move(x)``, hiding from XLA that ``move`` only moves elements.
 
-    A CPU's fast bfloat16 product takes no operand that XLA knows to be a transpose: it folds the
+    A CPU's fast bfloat16 product takes no operand that XLA knows to be a transpose: XLA folds the
     transpose into the product, which then runs in float32 at 320 to 430 GFLOP/s instead of 780 to
-    890 (jax 0.10.2, Zen 5), and it fuses the move with what computes x, which is then done once for
-    each strided read. A branch stops both; its two sides are the same.
+    890 (jax 0.10.2, Zen 5). XLA also fuses the move with the computation of x, which is then
+    repeated for each strided read. A branch with two equal sides prevents both.
     """
 
     def on_cpu(x: jax.Array) -> Any:
@@ -55,7 +55,7 @@ def hidden_from_xla(move: Callable[[jax.Array], Any], x: jax.Array) -> Any:
 
 
 def transposed(x: jax.Array) -> jax.Array:
-    """``x`` with its last two axes exchanged, as an operand of `product`."""
+    """Returns ``x`` with its last two axes exchanged, as an operand of `product`."""
     *batch, rows, columns = x.shape
     tile = math.gcd(rows, columns, _TILE)
 
@@ -71,10 +71,10 @@ def transposed(x: jax.Array) -> jax.Array:
 
 
 def sum_rows(x_TxF: jax.Array) -> jax.Array:
-    """``[F]`` float32 sums over T, in two stages.
+    """Returns ``[F]`` float32 sums over T, computed in two stages.
 
-    Over so many rows at once XLA would rewrite the sum into a tree of windows, which takes a CPU
-    4 ms instead of 0.3 for 1,024 x 1,536.
+    XLA would rewrite a single sum over many rows into a tree of windows, which takes a CPU 4 ms
+    instead of 0.3 for 1,024 x 1,536.
     """
     x = x_TxF.astype(jnp.float32)
     return x.reshape(math.gcd(len(x), _TILE), -1, x.shape[1]).sum(0).sum(0)
@@ -84,18 +84,18 @@ def sum_rows(x_TxF: jax.Array) -> jax.Array:
 def affine(
     x_TxD: jax.Array, kernel: jax.Array, bias_F: jax.Array | None, turned: bool = False
 ) -> jax.Array:
-    """``x @ kernel + bias``, accumulated in float32.
+    """Returns ``x @ kernel + bias``, accumulated in float32.
 
-    A kernel's gradient multiplies the transpose of x, or, if the kernel is turned, that of what
-    comes back. So of more inputs than outputs a kernel is better held turned: the smaller array is
-    moved (0.11 ms for 432 x 384 in bfloat16, 0.57 for 432 x 1,536, a core of Zen 4), and a product
-    with longer rows is the faster one (2.8 ms instead of 3.4).
+    A kernel's gradient multiplies the transpose of x or, if the kernel is transposed, that of the
+    result's gradient. A kernel with more inputs than outputs is therefore better transposed: the
+    smaller array is moved (0.11 ms for 432 x 384 in bfloat16, 0.57 for 432 x 1,536, a core of
+    Zen 4), and a product with longer rows is faster (2.8 ms instead of 3.4).
 
     Args:
-      x_TxD: of the dtype that operands and result are to have.
-      kernel: ``[D, F]`` float32 master weights, cast for the product; so is their gradient float32.
-      bias_F: float32; or None.
-      turned: the kernel is ``[F, D]``, and so is its gradient.
+      x_TxD: input, of the dtype that operands and result have.
+      kernel: ``[D, F]`` float32 master weights, cast for the product; their gradient is float32.
+      bias_F: float32 bias; or None.
+      turned: whether the kernel is transposed, ``[F, D]``; its gradient is then too.
 
     Returns:
       ``[T, F]`` of x's dtype.

@@ -18,7 +18,7 @@ from selfdistill_jax.train.processes import all_equal, first_then_rest
 
 
 class Data(NamedTuple):
-    """The data of a run: the parts of its `TokenizedCollection`, and the batches."""
+    """Holds a run's data: the parts of its `TokenizedCollection`, and the batches."""
 
     collection: Collection
     tokenizer: Tokenizer
@@ -29,22 +29,22 @@ class Data(NamedTuple):
 
 
 def load_data(settings: DataSettings, model: Model) -> Data:
-    """Builds or opens tables, tokens and hard negatives, and the batches of this process.
+    """Returns a run's tables, tokens and hard negatives, and the batches of this process.
 
     Args:
-      settings: what to load.
+      settings: the run's data settings.
       model: the start encoder.
 
     Raises:
-      InputError: something is wrong with the data, there is nothing to train on, or processes do
-        not read the same.
+      InputError: the data are faulty, there is nothing to train on, or the processes read
+        different data.
     """
     tables = first_then_rest(partial(open_tokenized, settings, model.pretrained))
     read = tables.collection.fingerprint, tables.tokenizer.fingerprint
     if not all_equal(repr(read).encode()):
         raise InputError(
-            f"{tables.collection.name}: processes read other texts, or by another tokenizer; give "
-            "all machines the same files and the same versions of packages"
+            f"{tables.collection.name}: the processes read different texts, or have different "
+            "tokenizers; give all machines the same files and the same package versions"
         )
     parts = jax.device_count() * settings.micro_batches
     share = parts // jax.process_count()

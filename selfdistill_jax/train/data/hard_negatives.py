@@ -1,4 +1,4 @@
-"""Hard negatives of a run: for each triplet the documents that a search ranks high, wrongly."""
+"""Finds hard negatives: documents that a search ranks high for a query, wrongly."""
 
 import hashlib
 from functools import partial
@@ -35,20 +35,20 @@ _FILE = "candidates.npy"
 def find_candidates(
     settings: DataSettings, tables: TokenizedCollection, model: Model
 ) -> np.ndarray | None:
-    """Returns the documents that negatives are drawn from, searched once and kept in the cache.
+    """Returns the documents that negatives are drawn from, searched once, then cached.
 
     Args:
-      settings: which search, and how many candidates.
+      settings: the kind of search and the number of candidates, among others.
       tables: the collection; its training pool is searched.
-      model: the start encoder finds mined candidates, from texts cut as in training.
+      model: the start encoder, which finds mined candidates, from texts truncated as in training.
 
     Returns:
-      ``[n, k]`` as of `top_candidates`, of all triplets; those with a negative have none; or
-      None where documents are drawn at random, or each triplet brings one.
+      ``[n, k]`` as from `top_candidates`, for all triplets; triplets that bring enough negatives
+      have no candidates. None if negatives are drawn at random, or all triplets bring enough.
 
     Raises:
-      InputError: the encoder's vectors are not finite, or what is in the cache is damaged or not
-        the same on all processes.
+      InputError: the encoder's vectors are not finite, or the cached candidates are damaged or
+        differ between processes.
     """
     kind, k = settings.negatives, settings.candidates
     given = (tables.examples.negatives >= 0).sum(axis=1)
@@ -68,18 +68,18 @@ def find_candidates(
     if all_true(folder.is_dir()):
         found = all_succeed(lambda: _read(folder))
     else:
-        made = find() if kind == "mined" else on_first(find)  # all encode together
-        # Elsewhere rounding may order documents of equal scores differently.
+        made = find() if kind == "mined" else on_first(find)  # all processes encode together
+        # Rounding on another process may order documents of equal scores differently.
         found = broadcast_from_first(made, (len(drawn), k))
         _write(folder, found)
     if not all_equal(found.tobytes()):
         raise InputError(
-            f"{folder}: not the same on all processes; let them share config.data.cache, or delete "
-            "the folder on each machine"
+            f"{folder}: the processes have different candidates; share one config.data.cache "
+            "between them, or delete the folder on each machine"
         )
     if without := int((found < 0).all(1).sum()):
         LOG.info(
-            "%s: none found for %s of %s triplets; theirs are drawn at random",
+            "%s: no candidates found for %s of %s triplets, whose negatives are drawn at random",
             _LABEL, f"{without:,}", f"{len(drawn):,}",
         )  # fmt: skip
     if len(drawn) == len(given):
@@ -98,8 +98,8 @@ def _write(folder: Path, found: np.ndarray) -> None:
     try:
         with new_folder(folder) as new:
             np.save(new / _FILE, found)
-    except OSError as error:  # the run has what it needs
-        LOG.warning("%s: not kept in the cache (%s); the next run searches again", folder, error)
+    except OSError as error:  # the run itself can continue
+        LOG.warning("%s: cannot be written (%s); the next run repeats the search", folder, error)
 
 
 def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarray:
@@ -117,7 +117,7 @@ def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarr
         tables.examples.query[drawn],
         known=tables.known,
         k=k,
-        at_once=1000,  # each takes as long as all documents do
+        at_once=1000,  # each query scores all documents
         progress=_LABEL if is_first() else "",
     )
 
@@ -134,13 +134,13 @@ def _by_encoder(
         made = model.encode_table(params, table.take(rows), limit=limit, progress=label)
         if not np.isfinite(made).all():
             raise InputError(
-                f"config.data.negatives is 'mined', and {model.name} gives vectors that are not "
-                "finite; try config.train.dtype=float32"
+                f"config.data.negatives is 'mined', but vectors of {model.name} are not finite; "
+                "try config.train.dtype=float32"
             )
         return made
 
     asked = np.unique(queries)
-    # Evaluation's documents may be positives; they stand in front of those that are searched.
+    # Positives may be evaluation's documents, outside the pool; they precede the searched ones.
     front = np.setdiff1d(positives, pool)
     held = np.concatenate([front, np.array(pool)])
     of_asked = vectors(tables.queries, asked, settings.query_length, "query texts")
@@ -156,7 +156,7 @@ def _by_encoder(
         q = of_asked[np.searchsorted(asked, queries)]
         p = of_held[np.searchsorted(held, positives)]
         most = np.einsum("nd,nd->n", q, p)
-        most = np.minimum(most, settings.mined_ceiling * most)  # they may be below 0
+        most = np.minimum(most, settings.mined_ceiling * most)  # cosines may be below 0
     return top_candidates(
         of_queries,
         queries,

@@ -1,4 +1,4 @@
-"""Opens and tokenizes the collection of a run, and refuses faulty data."""
+"""Opens and tokenizes a run's collection, and rejects faulty data."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,19 +17,19 @@ from selfdistill_jax.train.processes import is_first
 
 
 class DataSettings(NamedTuple):
-    """What a run is trained on.
+    """Holds the data settings of a run.
 
     Attributes:
       source: the collection.
       cache: the folder of tables, tokens and negatives.
       negatives, candidates, mined_ceiling: see ``config.data``.
-      query_length, document_length: tokens that texts are cut at in training.
+      query_length, document_length: tokens that texts are truncated to in training.
       negatives_per_query: K; those that an example does not bring are drawn.
-      batch_size: examples of an update, over all devices.
-      micro_batches: parts of a device's rows.
-      seed: of the order of triplets and of drawn negatives.
-      dropout: whether texts get seeds of what is dropped of them.
-      needs_teacher: whether every triplet must bring a teacher's scores.
+      batch_size: examples per update, over all devices.
+      micro_batches: number of parts of a device's rows.
+      seed: seed of the order of triplets and of drawn negatives.
+      dropout: whether texts get seeds for dropout.
+      needs_teacher: whether every triplet must bring teacher scores.
       dtype: name of the type of matrix products, which mined negatives depend on.
     """
 
@@ -50,13 +50,13 @@ class DataSettings(NamedTuple):
 
 
 class TokenizedCollection(NamedTuple):
-    """A collection, opened, and its tokens.
+    """Holds an opened collection and its tokens.
 
     Attributes:
       collection: texts and judgements.
-      tokenizer: of the run's encoder.
-      queries, documents: tokens of all of the collection's.
-      examples: what is trained on.
+      tokenizer: the tokenizer of the run's encoder.
+      queries, documents: tokens of all queries and documents of the collection.
+      examples: the training examples.
       known: documents that must not become negatives: positives of triplets and of train's
         judgements, and each query's document of the same id, if the corpus holds the queries.
     """
@@ -70,14 +70,14 @@ class TokenizedCollection(NamedTuple):
 
 
 def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedCollection:
-    """Builds or opens tables and tokens in the cache.
+    """Returns a run's collection and tokens, built in the cache unless they are there.
 
     Args:
-      settings: what to open.
-      encoder: its tokenizer and prompts make the tokens.
+      settings: the run's data settings.
+      encoder: the encoder whose tokenizer and prompts produce the tokens.
 
     Raises:
-      InputError: something is wrong with the data, or there is nothing to train on.
+      InputError: the data are faulty, or there is nothing to train on.
     """
     collection = open_collection(settings.source, settings.cache)
     tokenizer = open_tokenizer(encoder)
@@ -86,8 +86,8 @@ def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedColl
         (tokens,) = tokenizer.encode([""], limit=encoder.config.max_positions, prompt=prompt)
         if len(tokens) >= limit:
             raise InputError(
-                f"config.data.{kind}_length is {limit}, and the prompt {prompt!r} takes "
-                f"{len(tokens)} of it; nothing of a {kind} would be left"
+                f"config.data.{kind}_length is {limit}, but the prompt {prompt!r} alone takes "
+                f"{len(tokens)} tokens; raise the length, so that it has room for the {kind}"
             )
     queries, documents = (
         cached_tokens(
@@ -120,8 +120,8 @@ def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedColl
         _check_teacher(collection.name, examples, settings.negatives_per_query)
     if count < settings.batch_size:
         raise InputError(
-            f"{collection.name}: {count} training triplets, fewer than one batch of "
-            f"{settings.batch_size} (config.train.batch_size)"
+            f"{collection.name}: {count} training triplets are fewer than one batch of "
+            f"{settings.batch_size}; lower config.train.batch_size, or give more triplets"
         )
     return TokenizedCollection(
         collection,
@@ -143,7 +143,7 @@ def _known(collection: Collection, examples: Examples, count: int) -> KnownPosit
     pairs = np.concatenate([given, np.array(judged, np.int32).reshape(-1, 2)])
     known = KnownPositives(*pairs.T, collection.training_pool, count)
     own = collection.own_documents
-    # As `count_own_relevant` says: one positive of its query's id, and equal ids mean nothing.
+    # If any positive has its query's id, equal ids mean nothing: see `count_own_relevant`.
     if len(own) and not known.contains(*own.T).any():
         known = KnownPositives(*np.concatenate([pairs, own]).T, collection.training_pool, count)
     return known
@@ -151,13 +151,13 @@ def _known(collection: Collection, examples: Examples, count: int) -> KnownPosit
 
 def _check_teacher(collection: str, examples: Examples, count: int) -> None:
     given = (examples.negatives >= 0) & np.isfinite(examples.scores[:, 1:])
-    # Unscored ones may not stand among those that a step chooses from.
+    # A step may draw any of the given negatives, so each of them needs a score.
     scored = np.isfinite(examples.scores[:, 0]) & (given.sum(axis=1) >= count)
     scored &= (given == (examples.negatives >= 0)).all(axis=1)
     if not scored.all():
         raise InputError(
             f"{collection}: {np.sum(~scored):,} of {len(scored):,} training triplets have no "
-            "teacher's scores, which config.loss.name learns from; give --config.data.triplets a "
+            "teacher scores, which config.loss.name needs; give --config.data.triplets a "
             "JSONL file with negative, positive_score and negative_score in every row (or, with "
             "several negatives for a query, negatives and negative_scores)"
         )

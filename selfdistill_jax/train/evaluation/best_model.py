@@ -1,4 +1,4 @@
-"""The best model of a run: how it is written while the run goes on, and read at its end."""
+"""Writes the best model of a run during training, and reads it at the end."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +13,13 @@ from selfdistill_jax.train.run_folder import flatten
 
 
 class BestModel:
-    """Writes and reads ``model/`` of a run's folder and, of a LoRA run, ``adapter/``.
+    """Writes and reads ``model/`` in a run's folder and, in a LoRA run, ``adapter/``.
 
     Args:
       settings: the run's config as plain values.
-      workdir: its folder.
+      workdir: the run's folder.
       model: the run's encoder.
-      collection: that it is trained on.
+      collection: the collection that it is trained on.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class BestModel:
         self._model, self._collection = model, collection
 
     def write(self, own: Params, params: Params, note: str) -> None:
-        """Writes it in place of what was the best before.
+        """Writes the model, replacing the previous best.
 
         Args:
-          own: the trained part.
-          params: the whole encoder's.
-          note: what is known of its quality.
+          own: the trained parameters.
+          params: the whole encoder's parameters.
+          note: a note on its quality, for the model card.
         """
         card = model_card(
             flatten(self._settings),
@@ -53,9 +53,9 @@ class BestModel:
             self._model.trained.write(self._workdir / ADAPTER, own, card)
 
     def exists(self) -> bool:
-        """Whether anything was written."""
+        """Returns whether a model has been written."""
         return (self._workdir / MODEL).is_dir()
 
     def read(self) -> Pretrained:
-        """Returns the model as it was written."""
+        """Returns the model that was written last."""
         return read_folder(str(self._workdir / MODEL), pooling=self._model.pretrained.pooling)

@@ -10,7 +10,7 @@ from selfdistill_jax.retrieval.encode_corpus import encode_tokens, local_mesh, o
 
 
 class TableEncoder:
-    """Encodes every row of a token table; each process encodes its share, all get all vectors.
+    """Encodes every row of a token table; each process encodes a share and gets all vectors.
 
     Args:
       encode: the encoder without dropout.
@@ -32,10 +32,10 @@ class TableEncoder:
         """Encodes a table.
 
         Args:
-          params: of `on_devices`, the same on every process.
+          params: parameters from `on_devices`, the same on every process.
           tokens: the texts, the same on every process.
-          limit: tokens each is cut at.
-          progress: label of a progress bar; without one none is shown.
+          limit: tokens that each text is truncated to.
+          progress: label of a progress bar; empty shows none.
 
         Returns:
           ``[rows, D]`` float32 unit vectors in the table's order.

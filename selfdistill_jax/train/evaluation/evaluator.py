@@ -1,4 +1,4 @@
-"""Evaluates parameters within a run, with the devices of all its processes."""
+"""Evaluates parameters during a run, on the devices of all its processes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,9 +29,9 @@ class Evaluator:
 
     Args:
       model: the run's encoder.
-      data: of the run.
+      data: the run's data.
       depth: documents retrieved for each query.
-      stats: seconds are noted there.
+      stats: records the seconds spent.
 
     Attributes:
       test_split: the split of the final evaluation: test, else dev, else empty.
@@ -47,7 +47,7 @@ class Evaluator:
         """Evaluates one encoder.
 
         Raises:
-          InputError: its vectors are not finite.
+          InputError: the encoder's vectors are not finite.
         """
         with self._stats.timed("evaluation"):
             local = self._model.encode_table.on_devices(params)
@@ -64,9 +64,9 @@ class Evaluator:
         """Evaluates BM25, the start encoder and the best model, and writes the results.
 
         Args:
-          folder: for the results.
-          read_best: gives the best model's parameters.
-          stop: asked before each encoder; True ends the evaluation.
+          folder: the folder for the results.
+          read_best: returns the best model's parameters.
+          stop: called before each encoder; True ends the evaluation.
 
         Returns:
           True when the evaluation is complete, False when it was stopped.
@@ -79,7 +79,7 @@ class Evaluator:
         start = self._model.pretrained.params
         for name, read in (("start", lambda: start), ("trained", read_best)):
             if stop():
-                LOG.info("Stopped before the end of the evaluation; the same command resumes it")
+                LOG.info("Stopped during the final evaluation; the same command resumes it")
                 return False
             systems[name] = self(eval_set, read(), f"Test, {name}")
         texts = list(collection.query_texts())
@@ -93,5 +93,5 @@ class Evaluator:
         limit = self._model.pretrained.max_length
         vectors = self._model.encode_table(params, tokens, limit=limit, progress=label)
         if not np.isfinite(vectors).all():
-            raise InputError(f"{label}: vectors that are not finite; {HINT_LOWER_LR}")
+            raise InputError(f"{label}: the encoder's vectors are not finite; {HINT_LOWER_LR}")
         return vectors

@@ -1,4 +1,4 @@
-"""Chooses the best model of a run on dev, and ends a run that no longer gets better."""
+"""Selects the best model of a run on dev, and ends a run that no longer improves."""
 
 from typing import NamedTuple
 
@@ -17,11 +17,11 @@ SELECTION = MEASURES[0]  # the measure on dev by which the best model is chosen
 
 
 class Selection(NamedTuple):
-    """The state of model selection, saved in every checkpoint."""
+    """Holds the state of model selection, which is saved in every checkpoint."""
 
-    best: float = float("-inf")  # its measure on dev
+    best: float = float("-inf")  # the highest SELECTION on dev
     best_step: int = -1
-    without_gain: int = 0  # evaluations since
+    without_gain: int = 0  # evaluations since the best one
 
     def update(self, step: int, value: float) -> "Selection":
         if value > self.best:
@@ -33,11 +33,11 @@ class Selector:
     """Evaluates on dev and writes the best model.
 
     Args:
-      dev: the eval set; None in a collection without a dev split, where the last model is kept.
+      dev: the eval set; None without a dev split, and then the last model counts as the best.
       evaluate: evaluates parameters.
-      trained: makes the encoder's parameters of those that are trained.
-      best_model: writes them.
-      patience: number of evaluations without a gain that ends the run; 0: never.
+      trained: merges trained parameters into the encoder's.
+      best_model: writes the model.
+      patience: evaluations without improvement that end the run; 0: never.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class Selector:
         self._best_model, self._patience = best_model, patience
 
     def select(self, step: int, trained: Params, selection: Selection, log: RunLog) -> Selection:
-        """Evaluates on dev and writes the model if it is the best; without dev writes the last.
+        """Evaluates on dev and writes the model if it is the best; without dev, always writes it.
 
         Args:
-          step: number of the step that was taken last.
+          step: number of the last step taken.
           trained: the trained parameters, on devices.
-          selection: so far.
-          log: gets the values.
+          selection: the selection so far.
+          log: receives the values.
 
         Returns:
-          The selection with this step.
+          The selection including this step.
         """
         if self._dev is None and not step:
             return selection._replace(best_step=0)  # see write_start
@@ -86,20 +86,20 @@ class Selector:
         return new
 
     def is_over(self, selection: Selection) -> bool:
-        """Returns whether evaluations have found no better model for too long, and says so."""
+        """Returns whether too many evaluations brought no improvement, and logs it if so."""
         if not self._patience or selection.without_gain < self._patience:
             return False
         LOG.info(
-            "Stopping early: no better dev %s in %d evaluations, the best was %.4f at step %d",
+            "Stopping early: no better dev %s in %d evaluations; the best was %.4f at step %d",
             SELECTION, selection.without_gain, selection.best, selection.best_step,
         )  # fmt: skip
         return True
 
     def write_start(self) -> None:
-        """Writes the start encoder where no model was written: no step was evaluated."""
+        """Writes the start encoder if no model was written because no step was evaluated."""
         if not self._best_model.exists():
             start = self._trained.start
-            note = "step 0: the run ended before the next"
+            note = "step 0: the run ended before any other step was evaluated"
             self._write(start, self._trained.merged(start), note)
 
     def _write(self, own: Params, params: Params, note: str) -> None:

@@ -1,7 +1,7 @@
-"""The alarm for what self-distillation can fall into: an encoder that finds all documents alike.
+"""Warns when self-distillation collapses: the encoder makes all documents alike.
 
-A target moves towards 1 as documents grow alike, and margins follow it: the loss may fall while
-the encoder loses what it knew.
+A target moves towards 1 as documents become more alike, and margins follow it: the loss may fall
+while the encoder gets worse.
 """
 
 from selfdistill_jax.progress import LOG
@@ -11,17 +11,17 @@ class CollapseAlarm:
     """Warns when the documents' mean cosine rises above a limit.
 
     Args:
-      limit: of the mean cosine of a batch's documents, see `losses.summaries`.
-      stop: whether the run is to end there.
+      limit: highest mean cosine of a batch's documents without a warning, see `losses.summaries`.
+      stop: whether the run ends when the limit is passed.
     """
 
     def __init__(self, limit: float, *, stop: bool):
         self._limit, self._stop = limit, stop
         self._above = False
-        self.message = ""  # why the run is to end; "": it is not
+        self.message = ""  # why the run has to end; empty if it does not
 
     def update(self, step: int, cosine: float) -> None:
-        """Logs a warning when the limit is passed, and again only after a fall below it."""
+        """Logs a warning when the limit is passed, and again only after a fall below the limit."""
         above = cosine > self._limit  # False for the NaN of a batch without documents
         if above and not self._above:
             what = (
@@ -29,8 +29,8 @@ class CollapseAlarm:
                 f"above config.train.collapse_cosine {self._limit:g}"
             )
             LOG.warning(
-                "Warning: %s. A lower config.train.learning_rate keeps documents apart; so does, "
-                "for a loss that makes its own target, config.train.target 'detached' or 'start'",
+                "Warning: %s. To keep documents apart, lower config.train.learning_rate or, with a "
+                "loss that computes its own target, take config.train.target 'detached' or 'start'",
                 what,
             )
             if self._stop:

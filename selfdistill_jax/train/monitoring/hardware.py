@@ -1,6 +1,6 @@
-"""What the machine says of itself: the process's age, its memory, its matrix product, its energy.
+"""Measures the machine: the process's age and memory, the rate of matrix products, the energy.
 
-Whatever a machine does not say is None: a run's account is no reason for a run to fail.
+A figure that the machine does not report is None: missing statistics are no reason to fail a run.
 """
 
 import contextlib
@@ -25,29 +25,29 @@ from selfdistill_jax.json_file import read_json
 _IMPORTED = time.monotonic()
 _POWERCAP = Path("/sys/class/powercap")
 
-# [m, k] x [k, n]: of an encoder where that fills the machine, else of what does. Several, since
-# no one shape is the best of every machine.
+# Shapes [m, k] x [k, n]: an encoder's where they fill the machine, else larger ones. Several, since
+# no single shape is the fastest on every machine.
 _SHAPES = {
     "cpu": ((2048, 384, 1536), (2048, 768, 3072), (2048, 3072, 768)),
     "other": ((8192, 1024, 4096), (8192, 4096, 1024), (8192, 4096, 4096)),
 }
-# Products in a row of one reading: on an accelerator a launch hides behind the product before it.
+# Consecutive products per reading: on an accelerator a launch overlaps with the previous product.
 _AT_ONCE = {"cpu": 1, "other": 4}
 # Types that `fastest_dtype` chooses from, and how much faster the second must be: a CPU without
-# 16-bit units computes it as float32, and converts.
+# 16-bit units converts bfloat16 to float32 and computes with that.
 _NAMES, _FASTER = ("float32", "bfloat16"), 1.2
 
 
 def process_seconds(stat: Path = Path("/proc/self/stat")) -> float:
-    """Seconds since this process was started, imports included.
+    """Returns the seconds since this process was started, imports included.
 
-    Elsewhere than on Linux it is the seconds since this module was imported.
+    On systems other than Linux, returns the seconds since this module was imported.
 
     Args:
-      stat: the kernel's line about the process.
+      stat: the kernel's status line of the process.
     """
     try:
-        # The second field is the program's name, which may hold blanks and brackets itself.
+        # The second field is the program's name, which may contain blanks and brackets.
         fields = stat.read_text().rpartition(")")[2].split()
         started = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
@@ -56,11 +56,11 @@ def process_seconds(stat: Path = Path("/proc/self/stat")) -> float:
 
 
 def host_peak_gb(status: Path = Path("/proc/self/status")) -> float:
-    """The most memory that this process has held, in GB (10⁹ bytes).
+    """Returns this process's peak memory in GB (10⁹ bytes).
 
     Args:
-      status: the kernel's page about the process. It is asked first, since `getrusage` begins at
-        the peak of the process that started this one.
+      status: the kernel's status page of the process. It is read first, since `getrusage` starts
+        from the peak of the parent process.
     """
     try:
         if found := re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.M):
@@ -72,9 +72,9 @@ def host_peak_gb(status: Path = Path("/proc/self/status")) -> float:
 
 
 def device_peak_gb() -> float | None:
-    """The most memory in use on the fullest of this process's devices, in GB (10⁹ bytes).
+    """Returns the peak memory of this process's fullest device in GB (10⁹ bytes).
 
-    None where the backend does not count: CPUs, and GPUs without jax's own allocator.
+    Returns None where the backend does not count: on CPUs, and on GPUs without jax's own allocator.
     """
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
@@ -82,16 +82,16 @@ def device_peak_gb() -> float | None:
 
 
 def matmul_rate(dtype: jnp.dtype, *, seconds: float = 0.3) -> float:
-    """FLOP/s that this process's devices reach in a matrix product: what utilization is a share of.
+    """Returns the FLOP/s of this process's devices in a matrix product, the base of utilization.
 
-    Measured, as no table knows a CPU's or a shared machine's: the best reading over a few shapes,
-    operands of ``dtype``, sums in float32 and the result in ``dtype`` again, as in the encoder.
-    All of them multiply at once: a CPU's devices share its cores, and one of them alone does not
-    get the most out of these. On a machine that others use too the rate is what they leave.
+    The rate is measured, as no table has that of a CPU or a shared machine. It is the best reading
+    over a few shapes, with operands of ``dtype``, sums in float32 and results in ``dtype``, as in
+    the encoder. All devices multiply at once: a CPU's devices share its cores, and one device alone
+    does not use them fully. On a machine that others use too, it is the rate that they leave.
 
     Args:
-      dtype: of the operands, that of training.
-      seconds: about how long to measure; compiling and making the operands come on top.
+      dtype: type of the operands, that of training.
+      seconds: approximate time to measure; compiling and creating operands come on top.
     """
     devices = jax.local_devices()
     kind = "cpu" if devices[0].platform == "cpu" else "other"
@@ -100,10 +100,10 @@ def matmul_rate(dtype: jnp.dtype, *, seconds: float = 0.3) -> float:
 
 
 def fastest_dtype(cache: Path) -> str:
-    """Returns "bfloat16" where this machine multiplies it faster than float32, else "float32".
+    """Returns "bfloat16" if this machine multiplies it faster than float32, else "float32".
 
     Args:
-      cache: the folder in which the answer is kept for the next start, by kind of machine.
+      cache: folder that stores the answer for the next start, by kind of machine.
     """
     path, key = cache / "dtypes.json", f"{_machine()}, jax {jax.__version__}"
     try:
@@ -113,7 +113,7 @@ def fastest_dtype(cache: Path) -> str:
     if known.get(key) not in _NAMES:
         rates = [matmul_rate(jnp.dtype(name), seconds=0.1) for name in _NAMES]
         known |= {key: _NAMES[int(rates[1] > _FASTER * rates[0])]}
-        with contextlib.suppress(OSError):  # measured again at the next start
+        with contextlib.suppress(OSError):  # else the next start measures again
             cache.mkdir(parents=True, exist_ok=True)
             write_json(path, known)
     return known[key]
@@ -140,8 +140,8 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 def _rate(
     m: int, k: int, n: int, dtype: jnp.dtype, devices: list, at_once: int, seconds: float
 ) -> float:
-    """FLOP/s of the best reading of ``[m, k] x [k, n]``, of two at least."""
-    numbers = np.random.default_rng(0)  # a product of equal numbers draws less power: too fast
+    """Returns the FLOP/s of ``[m, k] x [k, n]``, the best of at least two readings."""
+    numbers = np.random.default_rng(0)  # equal numbers draw less power: too fast a rate
     a, b = (
         jnp.asarray(numbers.random(shape, np.float32) - 0.5, dtype) for shape in ((m, k), (k, n))
     )
@@ -160,19 +160,19 @@ def _rate(
 
 
 class Energy:
-    """Joules since construction, by the machine's own counters.
+    """Counts joules since construction, by the machine's own counters.
 
-    NVML if it counts: all NVIDIA GPUs of the machine, whoever uses them, and nothing else (package
-    ``nvidia-ml-py``). Else RAPL: the processor packages of the machine, without their DRAM where
-    that is counted apart. Counters that may not be read count as not there; RAPL's have been
-    root's alone since Linux 5.10.
+    The source is NVML if that counts: all NVIDIA GPUs of the machine, including other users' work,
+    and nothing else (package ``nvidia-ml-py``). Otherwise it is RAPL: the machine's processor
+    packages, without their DRAM where that is counted separately. Counters without read permission
+    are treated as missing; since Linux 5.10 only root may read those of RAPL.
 
-    A RAPL counter begins anew after ``max_energy_range_uj`` (a quarter of an hour at 290 W where
-    that is 2.6e11), and how often it did so between two readings cannot be seen. So call `joules`
-    now and then in a long run, such as at every row of a log.
+    A RAPL counter wraps around after ``max_energy_range_uj`` (a quarter of an hour at 290 W if that
+    is 2.6e11), and a second wrap between two readings goes unnoticed. Therefore call `joules`
+    regularly in a long run, such as at every row of a log.
 
     Args:
-      root: where Linux shows RAPL.
+      root: folder where Linux shows RAPL.
 
     Attributes:
       source: "NVML", "RAPL", or None.
@@ -192,7 +192,7 @@ class Energy:
                 break
 
     def joules(self) -> float | None:
-        """Joules of all counters; None without any, and for good once one fails to be read."""
+        """Returns the joules of all counters; None without any, and after any failed reading."""
         if self.source is None:
             return None
         try:
@@ -203,18 +203,18 @@ class Energy:
         return self._joules
 
 
-_UNREADABLE = (OSError, ValueError)  # the latter for a file that holds no number
+_UNREADABLE = (OSError, ValueError)  # ValueError: a file without a number
 
 
 class _Counter:
-    """One counter; ``read`` gives joules, raises OSError, and begins anew after ``span``."""
+    """Reads a counter: ``read`` returns joules or raises OSError, and wraps around at ``span``."""
 
     def __init__(self, read: Callable[[], float], span: float):
         self._read, self._span = read, span
         self._last = read()
 
     def more(self) -> float:
-        """Joules since the last call, or since construction."""
+        """Returns the joules since the last call, or since construction."""
         now = self._read()
         more, self._last = now - self._last, now
         return more if more >= 0 else more + self._span
@@ -235,7 +235,7 @@ def _nvml() -> list[_Counter]:
             except pynvml.NVMLError as error:
                 raise OSError(f"NVML, GPU {index}: {error}") from error
 
-        return _Counter(read, span=0.0)  # 64 bits of mJ: they last
+        return _Counter(read, span=0.0)  # 64 bits of mJ never wrap around
 
     try:
         pynvml.nvmlInit()
@@ -245,17 +245,17 @@ def _nvml() -> list[_Counter]:
 
 
 def _rapl(root: Path) -> list[_Counter]:
-    """A counter for each processor package; none if one cannot be read, for half is no figure.
+    """Returns a counter per processor package; none if any is unreadable: a part would mislead.
 
     Other zones are left out: those below a package (two colons) are its parts or its DRAM, and
-    ``psys``, which is below none, contains them all.
+    the top-level zone ``psys`` contains all packages.
     """
     counters: dict[str, _Counter | None] = {}
     for zone in sorted(root.glob("*rapl*:*")):
         if zone.name.count(":") > 1 or not (zone / "name").is_file():
             continue
         name = (zone / "name").read_text().strip()
-        # A package may be shown twice, by its registers and by its memory-mapped ones.
+        # A package may appear twice, by its registers and by its memory-mapped registers.
         if not name.startswith("package") or counters.get(name):
             continue
         try:
@@ -268,5 +268,5 @@ def _rapl(root: Path) -> list[_Counter]:
 
 
 def _microjoules(path: Path) -> float:
-    """Joules in a file of microjoules."""
+    """Returns the joules in a file of microjoules."""
     return int(path.read_text()) / 1e6

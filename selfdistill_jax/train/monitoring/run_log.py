@@ -1,4 +1,4 @@
-"""What a run writes while it goes on: ``metrics.jsonl`` and TensorBoard events."""
+"""Writes the log of a run: ``metrics.jsonl`` and TensorBoard events."""
 
 import functools
 import json
@@ -20,16 +20,16 @@ HINT_LOWER_LR = (
 
 
 class RunLog:
-    """Appends records; a resumed run drops what lies past its checkpoint, and so repeats nothing.
+    """Appends records; a resumed run drops records past its checkpoint, so none is repeated.
 
-    TensorBoard's are written by a thread: the first brings torch along where that is installed, and
-    the first step waited 2 to 4 s for it. What fails there is raised by the next record, or at the
-    end.
+    A thread writes those of TensorBoard: the first one imports torch if that is installed, and the
+    first step waited 2 to 4 s for it. An error of the thread is raised by the next record, or at
+    the end.
 
     Args:
       workdir: the run's folder.
-      step: where the run begins; records of later steps are dropped.
-      active: False on all processes but the first, which then write nothing.
+      step: the step that the run starts from; records of later steps are dropped.
+      active: whether to write anything; True on the first process only.
     """
 
     def __init__(self, workdir: Path, *, step: int, active: bool):
@@ -68,7 +68,7 @@ class RunLog:
 
     def _send(self, numbers: dict[str, float], step: int, before: Future | None) -> None:
         if before is not None:
-            before.result()  # what failed is not lost behind a record that came meanwhile
+            before.result()  # else a record added meanwhile would hide its error
         for name, value in numbers.items():
             self._events.add_scalar(name, value, step)
 
@@ -83,12 +83,12 @@ class RunLog:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """All records of a run."""
+    """Returns all records of a run."""
     return [record for _, record in _lines(workdir / METRICS)]
 
 
 def check_finite(step: int, loss: float) -> None:
-    """Raises InputError: the run cannot go on from there, and the checkpoint before it is whole."""
+    """Raises InputError for a loss that is not finite; the checkpoint before it is intact."""
     if not math.isfinite(loss):
         raise InputError(f"the loss is {loss} at step {step}; {HINT_LOWER_LR}")
 

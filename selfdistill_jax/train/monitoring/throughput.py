@@ -1,4 +1,4 @@
-"""The account of a run: what it did in a second, and where the other seconds went."""
+"""Measures a run: its throughput, the time spent beside training steps, memory and energy."""
 
 import time
 from collections.abc import Callable, Generator
@@ -11,7 +11,7 @@ PHASES = ("compile", "evaluation", "checkpoint", "data")
 _ENERGY_SECONDS = 30.0  # between two readings of counters that wrap around
 _COUNTED = ("triplets", "useful_tokens", "computed_tokens", "useful_flops", "seconds", "data")
 
-# Key of the account, what a reader sees, unit. "" is a count and "%" a share.
+# Key of the account, label, unit: "" is a count and "%" a share.
 _ROWS = (
     ("steps", "steps", ""),
     ("triplets_per_second", "triplets", "/s"),
@@ -32,23 +32,23 @@ _ROWS = (
     ("device_peak_gb", "most memory, one device", "GB"),
     ("energy_joules", "energy", "J"),
 )
-# What only the machine can tell; other rows are empty because nothing was measured.
+# Figures that only the machine can report; others are empty if nothing was measured.
 _REPORTED = ("host_peak_gb", "device_peak_gb", "energy_joules")
 
 
 class RunStats:
-    """Sums what a training loop feeds it.
+    """Accumulates the statistics of a training loop.
 
-    It knows of this process's own steps only: a resumed run begins a new account. Steps are given
-    as they are measured, so global figures in make global figures out; memory and energy are this
-    machine's. Not for several threads.
+    It covers this process's own steps only: a resumed run starts a new account. Given the global
+    figures of each step, it returns global figures; memory and energy are those of this machine.
+    It is not thread-safe.
 
     Args:
       matmul_flops: FLOP/s of a matrix product on the devices whose work ``useful_flops`` counts,
-        see `machine.matmul_rate`; None leaves utilization out. It may be set later, as may
-        ``compile_seconds``, what `AheadOfTimeStep` took.
-      energy: counts from its own construction on; None begins one now.
-      clock: seconds, only ever growing.
+        see `hardware.matmul_rate`; None leaves utilization out. It may be set later, as may
+        ``compile_seconds``, the time that `AheadOfTimeStep` took.
+      energy: counter of energy since its construction; None constructs one now.
+      clock: monotonic clock in seconds.
 
     Example:
       >>> ledger = RunStats(matmul_flops=1e9)
@@ -82,8 +82,8 @@ class RunStats:
         self._first = dict.fromkeys(_COUNTED, 0.0)  # of the first step
         self._later = dict.fromkeys(_COUNTED, 0.0)
         self._spent = dict.fromkeys(PHASES, 0.0)
-        self._data_before = 0.0  # waited for data when the last step was noted
-        self._inner = 0.0  # seconds of stretches within the one that is open
+        self._data_before = 0.0  # seconds waited for data up to the last recorded step
+        self._inner = 0.0  # seconds of blocks within the open one
         self._first_step: tuple[float, float] | tuple[None, None] = None, None
 
     def step(
@@ -95,15 +95,15 @@ class RunStats:
         useful_flops: float,
         seconds: float,
     ) -> None:
-        """Notes one step.
+        """Records one step.
 
         Args:
-          triplets: trained on.
-          useful_tokens: of the texts.
-          computed_tokens: with the padding around them.
+          triplets: triplets trained on.
+          useful_tokens: tokens of the texts.
+          computed_tokens: tokens including padding.
           useful_flops: see `encoder.flops.training_flops`.
-          seconds: from the last step's end to this one's, without evaluation and checkpoints.
-            Waiting for data is part of it: what was noted since the last call is this step's.
+          seconds: time from the last step's end to this one's, without evaluation and checkpoints.
+            It includes waiting for data; waits recorded since the last call count for this step.
         """
         sums = self._later if self._steps else self._first
         self._steps += 1
@@ -115,16 +115,16 @@ class RunStats:
 
     @contextmanager
     def timed(self, name: str) -> Generator[None]:
-        """Notes the seconds of a ``with`` block under one of `PHASES`, also if it raises.
+        """Records the seconds of a ``with`` block under one of `PHASES`, even if it raises.
 
-        Blocks of one name add up. Of a block within another the seconds are its own only, so no
-        second counts twice; a block counts once it has ended.
+        Blocks of the same name add up. The seconds of a nested block do not count for the outer
+        block, so no second counts twice; a block counts once it has ended.
 
         Raises:
-          ValueError: another name.
+          ValueError: the name is not one of `PHASES`.
         """
         if name not in self._spent:
-            raise ValueError(f"stretch is {name!r}; known: {', '.join(PHASES)}")
+            raise ValueError(f"phase is {name!r}; expected one of {', '.join(PHASES)}")
         outer, self._inner = self._inner, 0.0
         begin = self._clock()
         try:
@@ -136,22 +136,22 @@ class RunStats:
             self._read_energy()
 
     def first_step(self, begin: float, end: float) -> None:
-        """Notes seconds from the start of the process until the first step began, and ended."""
+        """Records the seconds from process start to the begin and to the end of the first step."""
         self._first_step = begin, end
 
     def account(self) -> dict[str, float | str | None]:
-        """The figures so far; None where there is none.
+        """Returns the figures so far; a figure that is not available is None.
 
         Rates per second, utilization and the share of waiting for data leave out the first step,
-        which compiles and fills the pipeline, unless it is the only one. Everything else is of
+        which compiles and fills the pipeline, unless it is the only one. All other figures cover
         all steps. A step in which a new shape is compiled counts like any other.
 
         Returns:
-          ``steps``; ``triplets_per_second``, ``useful_tokens_per_second``; ``padding_share``, what
-          of the computed tokens is padding; ``model_flops_per_second``, useful FLOP/s;
+          ``steps``; ``triplets_per_second``, ``useful_tokens_per_second``; ``padding_share``, the
+          share of padding in computed tokens; ``model_flops_per_second``, useful FLOP/s;
           ``matmul_flops_per_second``, as given; ``model_flops_utilization``, the former over the
           latter; ``data_wait_seconds``, ``data_wait_share`` of the steps' time;
-          ``compile_seconds``, as given; ``compile_wait_seconds``, what of it the steps waited for;
+          ``compile_seconds``, as given; ``compile_wait_seconds``, the part that steps waited for;
           ``seconds_to_first_step`` and ``seconds_to_first_update``, from the process's start to
           the first step's begin and end; ``evaluation_seconds``,
           ``checkpoint_seconds``; ``host_peak_gb``, ``device_peak_gb``, 10⁹ bytes;
@@ -186,9 +186,9 @@ class RunStats:
         }
 
     def table(self) -> str:
-        """The account as lines of two columns.
+        """Returns the account as lines of two columns.
 
-        A figure that only the machine can give, and that this one does not, is said to be so.
+        A figure that this machine does not report is marked as such.
         """
         account = self.account()
         width = max(len(label) for _, label, _ in _ROWS)
@@ -216,7 +216,7 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def _human(value: float, unit: str) -> str:
-    """A value with its unit; one that takes a prefix has three digits.
+    """Returns a value with its unit; a value with a prefix has three digits.
 
     >>> [_human(*pair) for pair in ((1200, ""), (0.25, "%"), (83.25, "s"), (999.7, "/s"))]
     ['1,200', '25.0 %', '83.2 s', '1 k/s']
@@ -233,6 +233,6 @@ def _human(value: float, unit: str) -> str:
         return f"{value:.2f} GB"
     prefixes = iter(("", "k", "M", "G", "T", "P"))
     prefix = next(prefixes)
-    while value >= 999.5 and prefix != "P":  # 999.7 of three digits is the next unit's 1
+    while value >= 999.5 and prefix != "P":  # 999.7 rounds to 1 of the next prefix
         value, prefix = value / 1000, next(prefixes)
     return f"{value:.3g} {prefix}{unit}"

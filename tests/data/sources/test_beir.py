@@ -129,7 +129,7 @@ def test_fingerprint_is_the_content(folder, tmp_path):
             '{"_id": "d2", "title": 1, "text": "a"}',
             ":2: field 'title' is a number; expected a string",
         ),
-        ('{"id": "d2", "text": "a"}', ":2: field '_id' is missing; add it (fields there: 'id', "),
+        ('{"id": "d2", "text": "a"}', ":2: field '_id' is missing; add it (fields present: 'id', "),
         ('{"_id": "d2", "title": "a"}', ":2: field 'text' is missing"),
         (
             '{"_id": "d2", "Title": "a", "text": ""}',
@@ -138,7 +138,7 @@ def test_fingerprint_is_the_content(folder, tmp_path):
         ('{"_id": "d2", "TEXT": "a"}', ":2: field 'TEXT' is not read; expected 'text'"),
         ('{"_id": "d2", "text": 1}', ":2: field 'text' is a number; expected a string"),
         ('{"_id": "", "text": "a"}', ":2: field '_id' is empty"),
-        ('{"_id": "d1", "text": "a"}', ":2: _id 'd1' stands there twice"),
+        ('{"_id": "d1", "text": "a"}', ":2: _id 'd1' occurs twice"),
         ('{"_id": "d 2", "text": "a"}', ":2: _id 'd 2' is empty or holds white space"),
     ],
 )
@@ -153,7 +153,7 @@ def test_wrong_document(folder, corpus, message):
     [
         ('{"_id": "q2", "text": ""}', ":2: field 'text' is empty"),
         ('{"_id": "q2", "Text": "b"}', ":2: field 'Text' is not read; expected 'text'"),
-        ('{"_id": "q1", "text": "b"}', ":2: _id 'q1' stands there twice"),
+        ('{"_id": "q1", "text": "b"}', ":2: _id 'q1' occurs twice"),
         ('{"_id": "q2\\n", "text": "b"}', ":2: _id 'q2\\n' is empty or holds white space"),
         ('{"_id": "q2", "text": null}', ":2: field 'text' is null; expected a string"),
     ],
@@ -227,7 +227,7 @@ def test_another_corpus_is_refused(folder):
     path.write_text("query-id\tcorpus-id\tscore\nq2\tdoc17\t1\nq2\tdoc18\t1\n")
     assert refusal(folder) == (
         f"{path}: no judged document is in corpus.jsonl (first: line 2, 'doc17'); "
-        "give the corpus that was judged"
+        "give the corpus that the judgements refer to"
     )
 
 

@@ -163,8 +163,8 @@ def test_field_returns_value_or_default(tmp_path):
 @pytest.mark.parametrize(
     ("row", "expected", "message"),
     [
-        ({"b": 1}, str, "field 'x' is missing; add it (fields there: 'b')"),
-        ({}, str, "field 'x' is missing; add it (fields there: none)"),
+        ({"b": 1}, str, "field 'x' is missing; add it (fields present: 'b')"),
+        ({}, str, "field 'x' is missing; add it (fields present: none)"),
         ({"x": 3}, str, "field 'x' is a number; expected a string"),
         ({"x": None}, str, "field 'x' is null; expected a string"),
         ({"x": ["a"]}, str, "field 'x' is a list; expected a string"),
@@ -173,7 +173,7 @@ def test_field_returns_value_or_default(tmp_path):
         ({"x": "3"}, float, "field 'x' is a string; expected a number"),
         ({"x": True}, float, "field 'x' is true or false; expected a number"),
         ({"x": float("nan")}, float, "field 'x' is nan; expected a finite number"),
-        ({"x": "a\ud83d"}, str, "field 'x' holds half a surrogate pair at character 1; "),
+        ({"x": "a\ud83d"}, str, "field 'x' has half a surrogate pair at character 1; "),
     ],
 )
 def test_field_that_does_not_fit(tmp_path, row, expected, message):

@@ -141,9 +141,9 @@ def test_fingerprint_is_of_ids_and_collection(folder, tmp_path):
          "(first: line 2, 'q7'); remove them"),
         ("q0\tc1\tc0\nq0\tc8\tc9\n", ": 1 of 2 rows name documents that are not in mine "
          "(first: line 3, 'c8'); remove them"),
-        ("q0\tc1\tc0\nq2\tc1\tc0\nq1\tc1\tc0\n", ": 2 of 3 rows name queries that dev or test "
-         "judges (first: line 3, 'q2'); remove them"),
-        ("q0\tc0\tc1\n", ": 1 of 1 rows name negatives that train judges relevant "
+        ("q0\tc1\tc0\nq2\tc1\tc0\nq1\tc1\tc0\n", ": 2 of 3 rows name queries that are judged in "
+         "dev or test (first: line 3, 'q2'); remove them"),
+        ("q0\tc0\tc1\n", ": 1 of 1 rows name negatives that are judged relevant in train "
          "(first: line 2, 'c1'); remove them"),
         ("q0\tc1\tc1\n", ":2: positive_id and negative_id are the same, 'c1'; remove the row"),
         ("q0\tc1\n", ":2: 2 columns; expected 3, separated by tabs"),
@@ -173,7 +173,7 @@ def test_ids_without_names(folder, tmp_path):
     path = tmp_path / "own.tsv"
     path.write_text("q0\tc1\tc0\n")
     source = open_source(dataset=str(folder), triplets=str(path))
-    with pytest.raises(InputError, match=r"own\.tsv: the first query is 'q0', the id of one of"):
+    with pytest.raises(InputError, match=r"own\.tsv: the first query is 'q0', the id of a query"):
         list(source.examples())
 
 
@@ -275,8 +275,8 @@ def test_unknown_name(tmp_path, triplets):
     with pytest.raises(InputError) as caught:
         open_source(dataset="pydoc")
     assert str(caught.value) == (
-        "dataset 'pydoc': no folder and no embedded collection; expected the path of a BEIR folder "
-        "or one of: pydocs; did you mean 'pydocs'?"
+        "dataset 'pydoc': neither a folder nor an embedded collection; expected the path of a BEIR "
+        "folder or one of: pydocs; did you mean 'pydocs'?"
     )
     with pytest.raises(InputError) as caught:
         open_source(dataset=str(tmp_path / "none"))

@@ -145,13 +145,16 @@ def test_several_negatives_in_a_row(tmp_path):
     [
         (
             {"negatives": "b"},
-            "field 'negatives' is no list; expected a list, or the name 'negative'",
+            "field 'negatives' is not a list; make it a list or rename it to 'negative'",
         ),
         ({"negatives": ["b", " "]}, "field 'negatives[1]' is empty"),
         ({"negatives": ["b", 7]}, "field 'negatives[1]' is a number; expected a string"),
         ({"negatives": ["b", None]}, "field 'negatives[1]' is null; expected a string"),
         ({"negatives": ["b", "a "]}, "positive and negative are the same text"),
-        ({"negative": "b", "negatives": ["c"]}, "fields 'negative' and 'negatives' are both there"),
+        (
+            {"negative": "b", "negatives": ["c"]},
+            "fields 'negative' and 'negatives' are both present",
+        ),
         (
             {"negatives": ["b"], "positive_score": 1},
             "only one of positive_score and negative_score",
@@ -217,7 +220,7 @@ def test_fingerprint_is_the_content_and_what_is_held_out(tmp_path):
         ('{"query": "a", "positive": "b", "negative": " "}', "field 'negative' is empty"),
         (
             '{"query": "a", "positive": "b", "negative": ["c"]}',
-            "field 'negative' is a list; expected one value, or the name 'negatives'",
+            "field 'negative' is a list; expected one value; rename it to 'negatives'",
         ),
         (
             '{"query": "a", "positive": "b", "negative": "b "}',
@@ -225,7 +228,7 @@ def test_fingerprint_is_the_content_and_what_is_held_out(tmp_path):
         ),
         (
             '{"query": "a", "positive": "b", "positive_score": 1}',
-            "only one of positive_score and negative_score is there",
+            "only one of positive_score and negative_score is present",
         ),
         (
             '{"query": "a", "positive": "b", "positive_score": "1", "negative_score": 0}',

@@ -170,7 +170,7 @@ def test_vectors_that_are_not_finite(tiny, own_cache):
     broken[key] = {k: np.full_like(v, np.nan) if hasattr(v, "shape") else v
                    for k, v in broken[key].items()}  # fmt: skip
     model = model._replace(pretrained=model.pretrained._replace(params=broken))
-    with pytest.raises(InputError, match=r"^config\.data\.negatives is 'mined', and .* not finite"):
+    with pytest.raises(InputError, match=r"^config\.data\.negatives is 'mined', but .* not finite"):
         hard_negatives.find_candidates(settings, tables, model)
 
 

@@ -46,7 +46,7 @@ def test_run_warns_and_goes_on(tiny, finished, tmp_path, warnings):
     assert len(warnings()) == 1
     assert len(metrics(tmp_path, "train")) == 2
     page = (tmp_path / "report.html").read_text()
-    assert "How alike documents are" in page
+    assert "Similarity between documents" in page
 
 
 def test_run_stops_where_it_is_told_to(tiny, finished, tmp_path):
