@@ -53,7 +53,9 @@ flags.DEFINE_enum(
     flag_values=_FLAGS,
 )
 options.define_path(
-    "ranges", "The .npy file of ranges for int8 and uint8; by default they are of --input.", _FLAGS
+    "ranges",
+    "The .npy file of ranges for int8 and uint8; by default they come from --input.",
+    _FLAGS,
 )
 
 

@@ -22,10 +22,10 @@ class PackedTexts:
 
     Attributes:
       ids: ``[N, T]`` int32 token ids.
-      texts: ``[N, T]`` int32, the index of each token's text; M on padding.
+      segment_ids: ``[N, T]`` int32, the index of each token's text; M on padding.
       positions: ``[N, T]`` int32, each token's position within its text.
-      rows: ``[N]`` int32, the index in `row_lengths` of each block's row length.
-      blocks: int32, the number of blocks in use; the others cost no time.
+      row_kind: ``[N]`` int32, the index in `row_lengths` of each block's row length.
+      num_blocks: int32, the number of blocks in use; the others cost no time.
       starts: ``[M]`` int32, the index of each text's first token among all ``N * T`` tokens.
       lengths: ``[M]`` int32, the number of each text's tokens; 0 for an unused entry.
       seeds: ``[M]`` uint32, the dropout seed of each text; None turns dropout off.
@@ -33,10 +33,10 @@ class PackedTexts:
     """
 
     ids: Array
-    texts: Array
+    segment_ids: Array
     positions: Array
-    rows: Array
-    blocks: Array
+    row_kind: Array
+    num_blocks: Array
     starts: Array
     lengths: Array
     row_lengths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
@@ -51,7 +51,7 @@ def one_text_a_row(ids_MxL: Array, lengths_M: Array) -> PackedTexts:
       lengths_M: ``[M]`` int, number of tokens of each text.
 
     Example:
-      >>> one_text_a_row(jnp.ones((3, 8), jnp.int32), jnp.array([8, 5, 2])).texts[0, 8:16]
+      >>> one_text_a_row(jnp.ones((3, 8), jnp.int32), jnp.array([8, 5, 2])).segment_ids[0, 8:16]
       Array([1, 1, 1, 1, 1, 3, 3, 3], dtype=int32)
     """
     places = jnp.arange(ids_MxL.shape[1])[None]
@@ -78,10 +78,10 @@ def from_mask(ids_MxL: Array, mask_MxL: Array) -> PackedTexts:
     places = jnp.arange(width, dtype=jnp.int32)[None] - first_M[:, None]
     return PackedTexts(
         ids=jnp.asarray(ids_MxL, jnp.int32).reshape(1, -1),
-        texts=jnp.where(mask, number[:, None], count).reshape(1, -1),
+        segment_ids=jnp.where(mask, number[:, None], count).reshape(1, -1),
         positions=jnp.where(mask, places, 0).reshape(1, -1),
-        rows=jnp.zeros(1, jnp.int32),
-        blocks=jnp.int32(1),
+        row_kind=jnp.zeros(1, jnp.int32),
+        num_blocks=jnp.int32(1),
         starts=number * width + first_M,
         lengths=mask.sum(1, dtype=jnp.int32),
         row_lengths=(width,),

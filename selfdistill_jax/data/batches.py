@@ -53,7 +53,7 @@ class TripletBatch(NamedTuple):
     @property
     def computed_tokens(self) -> int:
         """Returns the number of tokens of the blocks in use, with padding."""
-        return int(self.texts.blocks.sum()) * self.texts.ids.shape[-1]
+        return int(self.texts.num_blocks.sum()) * self.texts.ids.shape[-1]
 
 
 class TrainingBatches:
@@ -149,7 +149,7 @@ class TrainingBatches:
     def shapes(self) -> list[TripletBatch]:
         """Returns the shapes and types of the batches' arrays, those of the first batch first."""
         first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self[0])
-        (parts,) = first.texts.blocks.shape
+        (parts,) = first.texts.num_blocks.shape
 
         def of_capacity(capacity: int) -> TripletBatch:
             arrays = self._arrays(capacity)
@@ -157,7 +157,7 @@ class TrainingBatches:
                 jax.ShapeDtypeStruct((parts, *size), np.int32) for size in (arrays, arrays[:1])
             )
             texts = dataclasses.replace(
-                first.texts, ids=tokens, texts=tokens, positions=tokens, rows=rows
+                first.texts, ids=tokens, segment_ids=tokens, positions=tokens, row_kind=rows
             )
             return first._replace(texts=texts)
 

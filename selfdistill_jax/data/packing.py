@@ -189,10 +189,10 @@ def write_tokens(
     empty = (0, count - len(lengths))
     return PackedTexts(
         ids=ids.reshape(blocks, block),
-        texts=numbers.reshape(blocks, block),
+        segment_ids=numbers.reshape(blocks, block),
         positions=positions.reshape(blocks, block),
-        rows=np.pad(layout.rows, (0, blocks - len(layout.rows))),
-        blocks=np.int32(len(layout.rows)),
+        row_kind=np.pad(layout.rows, (0, blocks - len(layout.rows))),
+        num_blocks=np.int32(len(layout.rows)),
         starts=np.pad(layout.starts, empty),
         lengths=np.pad(lengths, empty),
         row_lengths=tuple(row_lengths),

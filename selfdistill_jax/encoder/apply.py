@@ -94,4 +94,4 @@ def init_params(config: EncoderConfig, key: jax.Array) -> Params:
     Parameters of layers are stacked on axis 0.
     """
     texts = one_text_a_row(jnp.zeros((1, 2), jnp.int32), jnp.ones((1,), jnp.int32))
-    return jax.jit(Bert(config).init)(key, texts)["params"]
+    return jax.jit(Encoder(config).init)(key, texts)["params"]

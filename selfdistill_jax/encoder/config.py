@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from selfdistill_jax.encoder.activations import ACTIVATIONS
 from selfdistill_jax.encoder.architectures import ARCHITECTURES
-from selfdistill_jax.encoder.cpu.norm_gelu import ACTIVATIONS
 from selfdistill_jax.encoder.dropout import Dropout
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.json_file import entry

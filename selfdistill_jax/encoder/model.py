@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selfdistill_jax.encoder.activations import ACTIVATIONS
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.dropout import (
     NO_DROPOUT,
@@ -35,12 +36,6 @@ INIT = nn.initializers.normal(0.02)
 # Attention is computed by this module ("own"), or by this implementation of
 # `jax.nn.dot_product_attention`.
 ATTENTIONS = ("own", "xla", "cudnn")
-ACTIVATIONS = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-}
 # The values stored for the backward pass: the results of matrix products, or only the inputs of
 # layers. Everything else is computed again.
 REMATS = {
@@ -90,12 +85,14 @@ class Embeddings(nn.Module):
     def __call__(self, ids_T: jax.Array, positions_T: jax.Array, seeds_T: jax.Array | None):
         c = self.config
         size = c.embedding_size or c.hidden_size
-        x = self.param("word", INIT, (c.vocab_size, size))[ids_T]
+        x = self.param("word", INIT, (c.vocab_size, size), jnp.float32)[ids_T]
         if not c.rotary:
             rows = c.max_positions + c.position_offset
-            x += self.param("position", INIT, (rows, size))[positions_T + c.position_offset]
+            x += self.param("position", INIT, (rows, size), jnp.float32)[
+                positions_T + c.position_offset
+            ]
             if c.type_vocab_size:  # all tokens are of the first type
-                x += self.param("token_type", INIT, (c.type_vocab_size, size))[:1]
+                x += self.param("token_type", INIT, (c.type_vocab_size, size), jnp.float32)[:1]
         x = _norm(c, "norm")(x)
         if seeds_T is not None:
             x = drop(x, at(seeds_T, "embeddings"), self.dropout.embeddings)
@@ -217,7 +214,10 @@ class Encoder(nn.Module):
         c = self.config
         # The shortest row length that is a multiple of every row length.
         length = math.lcm(*texts.row_lengths)
-        segments, positions = texts.texts.reshape(-1, length), texts.positions.reshape(-1, length)
+        segments, positions = (
+            texts.segment_ids.reshape(-1, length),
+            texts.positions.reshape(-1, length),
+        )
         seeds = None
         if texts.seeds is not None:
             seeds = of_tokens(texts.seeds, segments.reshape(-1), positions.reshape(-1))
@@ -225,7 +225,7 @@ class Encoder(nn.Module):
         x_TxD = embeddings(texts.ids.reshape(-1), positions.reshape(-1), seeds)
         bias = None
         if c.relative_buckets:
-            table = self.param("relative", INIT, (c.relative_buckets, c.num_heads))
+            table = self.param("relative", INIT, (c.relative_buckets, c.num_heads), jnp.float32)
             bias = square(table[buckets(length, c.relative_buckets)], length)
         layers = nn.scan(
             nn.remat(Layer, policy=REMATS[self.remat], prevent_cse=False),

@@ -29,10 +29,10 @@ def pool(hidden_NxTxD: jax.Array, texts: PackedTexts, pooling: str) -> jax.Array
         last = texts.starts + jnp.maximum(texts.lengths, 1) - 1
         return jnp.where(there_Mx1, flat[last], 0)
     if pooling == "max":
-        highest = jax.ops.segment_max(flat, texts.texts.reshape(-1), count + 1)[:count]
+        highest = jax.ops.segment_max(flat, texts.segment_ids.reshape(-1), count + 1)[:count]
         return jnp.where(there_Mx1, highest, 0)
     if pooling == "mean":
-        total = jax.ops.segment_sum(flat, texts.texts.reshape(-1), count + 1)[:count]
+        total = jax.ops.segment_sum(flat, texts.segment_ids.reshape(-1), count + 1)[:count]
         return total / jnp.maximum(texts.lengths, 1).astype(jnp.float32)[:, None]
     raise ValueError(f"pooling is {pooling!r}; known: {', '.join(POOLINGS)}")
 

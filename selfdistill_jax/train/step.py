@@ -87,7 +87,7 @@ def _in_parts(encode: Encode, negatives: int) -> Callable[[Params, PackedTexts],
     """Returns a function that encodes the texts of all parts, one part at a time."""
 
     def in_parts(params: Params, texts: PackedTexts) -> Vectors:
-        if len(texts.blocks) == 1:
+        if len(texts.num_blocks) == 1:
             vectors = encode(params, jax.tree.map(lambda x: x[0], texts))[None]
         else:
             # checkpoint: only the vectors of the forward pass are saved.

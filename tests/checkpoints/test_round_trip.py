@@ -169,7 +169,7 @@ def test_the_same_vectors(tiny, tmp_path, name):
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
-        (tokenizer_settings(padding_side="left"), r"padding_side is 'left', and this architecture"),
+        (tokenizer_settings(padding_side="left"), r"padding_side is 'left', but this architecture"),
         (lambda folder: shutil.rmtree(folder / "1_Pooling"), r"1_Pooling/config\.json: no such"),
         (lambda folder: (folder / "modules.json").write_text("{}"), "holds an object; expected"),
         (lambda folder: change(folder / "config.json", model_type=...), "has no model_type, so"),
@@ -199,5 +199,5 @@ def test_an_unusable_sentencepiece_model_is_refused(tiny, tmp_path, monkeypatch)
 def test_a_token_without_an_embedding_is_refused(tiny):
     """The tokenizer knows [MASK], the table of the tiny encoder has no row for it."""
     model = BiEncoder.load(str(tiny.encoder))
-    with pytest.raises(InputError, match=rf"token '\[MASK\]' the id {len(WORDS)}, and the embeddi"):
+    with pytest.raises(InputError, match=rf"token '\[MASK\]' the id {len(WORDS)}, but the embeddi"):
         model.encode(["mabo", "tiri [MASK]"])

@@ -69,7 +69,7 @@ def make(**changes):
 def unpack(batch, kinds=3):
     """The token rows of all triplets: queries, positives, negatives."""
     kinds = tuple([] for _ in range(kinds))
-    for part in range(len(batch.texts.blocks)):
+    for part in range(len(batch.texts.num_blocks)):
         texts = jax.tree.map(lambda x, part=part: x[part], batch.texts)
         ids = texts.ids.reshape(-1)
         rows = [
@@ -205,7 +205,7 @@ def test_texts_are_cut(limits):
 def test_tokens_are_counted():
     batch = make(batch_size=6, parts=2)[0]
     assert batch.useful_tokens == sum(len(row) for kind in unpack(batch) for row in kind)
-    assert batch.computed_tokens == batch.texts.blocks.sum() * batch.texts.ids.shape[2]
+    assert batch.computed_tokens == batch.texts.num_blocks.sum() * batch.texts.ids.shape[2]
     assert batch.useful_tokens < batch.computed_tokens < batch.texts.ids.size
 
 
@@ -364,14 +364,14 @@ def test_an_accelerators_batches_have_the_same_texts(block):
         assert other.texts.row_lengths == (24,)
         assert other.texts.ids.shape[1] % merged.shape.merged == 0
         assert_blocks_hold_their_texts(other.texts)
-        if max(other.texts.blocks) <= merged.shape.merged:
+        if max(other.texts.num_blocks) <= merged.shape.merged:
             assert other.texts.ids.shape in shapes
 
 
 def assert_blocks_hold_their_texts(texts):
     """Each within one row, and in a block that is in use."""
     size = texts.ids.shape[-1]
-    for starts, lengths, blocks in zip(texts.starts, texts.lengths, texts.blocks, strict=True):
+    for starts, lengths, blocks in zip(texts.starts, texts.lengths, texts.num_blocks, strict=True):
         for start, length in zip(starts, lengths, strict=True):
             assert start % 24 + length <= 24
             assert length == 0 or start // size < blocks

@@ -29,8 +29,8 @@ def packed(lengths, block, kinds, limit=10**6, **options):
 def test_every_token_is_in_its_place(lengths):
     count = len(lengths)
     texts = packed(lengths, 64, (8, 16, 32), blocks=100, texts=count + 3)
-    assert texts.ids.shape == texts.texts.shape == texts.positions.shape == (100, 64)
-    ids, numbers, places = (x.reshape(-1) for x in (texts.ids, texts.texts, texts.positions))
+    assert texts.ids.shape == texts.segment_ids.shape == texts.positions.shape == (100, 64)
+    ids, numbers, places = (x.reshape(-1) for x in (texts.ids, texts.segment_ids, texts.positions))
     assert texts.lengths.tolist() == [*lengths, 0, 0, 0]
     for i, (start, length) in enumerate(zip(texts.starts, lengths, strict=False)):
         at = np.arange(start, start + length)
@@ -38,9 +38,9 @@ def test_every_token_is_in_its_place(lengths):
         assert set(numbers[at]) <= {i}
         assert places[at].tolist() == list(range(length))
         if length:  # within one row of one of the blocks in use
-            kind = texts.row_lengths[texts.rows[start // 64]]
+            kind = texts.row_lengths[texts.row_kind[start // 64]]
             assert start // kind == (start + length - 1) // kind
-            assert start // 64 < texts.blocks
+            assert start // 64 < texts.num_blocks
     assert np.sum(numbers != count + 3) == sum(lengths)
 
 

@@ -99,7 +99,7 @@ def test_queries_and_documents_get_their_prompts(mteb, task, model):
 
 
 def test_the_pages_script(mteb, task, finished, tmp_path, monkeypatch):
-    _, code = blocks("vectors.md")
+    _, code = blocks("docs/vectors.md")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(finished)
     monkeypatch.chdir(tmp_path)

@@ -75,7 +75,7 @@ def vectors_of(encoder, batch, negatives=1):
     kinds = 2 + negatives
     parts = [
         np.split(encode(encoder.params, jax.tree.map(lambda x, i=i: x[i], batch.texts)), kinds)
-        for i in range(len(batch.texts.blocks))
+        for i in range(len(batch.texts.num_blocks))
     ]
     q, p, *n = (np.concatenate(kind) for kind in zip(*parts, strict=True))
     return [q, p, n[0] if negatives == 1 else np.stack(n, axis=1)]

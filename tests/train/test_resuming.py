@@ -9,7 +9,7 @@ import pytest
 from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
 from selfdistill_jax.checkpoints.sentence_transformers import Prompts
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train import job
+from selfdistill_jax.train import model
 from selfdistill_jax.train.evaluation import evaluator
 from tests.tiny import content, metrics, train
 from tests.train.runs import (
@@ -67,7 +67,7 @@ def test_killed_in_the_last_evaluation(tiny, finished, tmp_path, monkeypatch):
 
 
 def test_finished_run_is_told_not_repeated(tiny, finished, monkeypatch):
-    monkeypatch.setattr(job, "read_folder", None)  # nothing is even loaded
+    monkeypatch.setattr(model, "read_folder", None)  # nothing is even loaded
     before = content(finished)
     assert train(tiny.config(), finished) == (finished / "result.txt").read_text()
     assert content(finished) == before

@@ -205,7 +205,7 @@ def test_micro_batches_hold_the_activations_of_one():
             rows.texts,
             **{
                 name: jax.ShapeDtypeStruct((parts, blocks, *x.shape[2:]), x.dtype)
-                for name in ("ids", "texts", "positions", "rows")
+                for name in ("ids", "segment_ids", "positions", "row_kind")
                 for x in [getattr(rows.texts, name)]
             },
         )

@@ -108,7 +108,7 @@ def test_start_encoder_stays_where_nothing_is_better(tiny, tmp_path, on_dev):
     on_dev([0.5, 0.4])
     text = train(tiny.config(train__steps=2), tmp_path)
     assert same(read_folder(str(tmp_path / "model")).params, read_folder(str(tiny.encoder)).params)
-    assert "model/ is that" in text
+    assert "model/ holds that encoder" in text
 
 
 def test_patience_ends_a_run_early(tiny, tmp_path, on_dev, monkeypatch):

@@ -59,7 +59,7 @@ def split_docstring(docstring: str) -> tuple[str, str]:
 
 
 def shorten(text: str, characters: int) -> str:
-    """Returns a text cut to at most so many characters, at the end of a word."""
+    """Returns a text cut to at most ``characters``, at the end of a word."""
     if len(text) <= characters:
         return text
     return text[:characters].rsplit(" ", 1)[0]

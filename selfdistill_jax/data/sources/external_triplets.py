@@ -68,7 +68,7 @@ class TripletsOver:
         if first is not None and first.text.strip() in ids:
             raise InputError(
                 f"{self._triplets.path}: the first query is {first.text!r}, the id of a query of "
-                f"{self._collection.name}; name the columns of a file of ids {', '.join(IDS)}"
+                f"{self._collection.name}; if the file has ids, name its columns {', '.join(IDS)}"
             )
         queries, documents = len(ids), self.corpus_size
         for example in self._triplets.examples():

@@ -30,15 +30,15 @@ class TokenInfo(NamedTuple):
     """Holds the data about a block's tokens that layers need besides hidden states.
 
     Attributes:
-      texts: ``[T]`` int32; tokens with the same number attend to each other.
+      segment_ids: ``[T]`` int32; tokens with the same number attend to each other.
       positions: ``[T]`` int32, positions within texts.
-      row: int32, index of the block's row length in ``row_lengths``.
+      row_kind: int32, index of the block's row length in ``row_lengths``.
       seeds: ``[T]`` uint32 seeds of dropout; None drops nothing.
     """
 
-    texts: jax.Array
+    segment_ids: jax.Array
     positions: jax.Array
-    row: jax.Array | None
+    row_kind: jax.Array | None
     seeds: jax.Array | None = None
 
 
@@ -73,7 +73,7 @@ def attend(
       qkv_Tx3D: queries, keys and values side by side.
       block: data about these tokens.
       heads: H.
-      row_lengths: the possible row lengths; ``block.row`` is an index into them.
+      row_lengths: the possible row lengths; ``block.row_kind`` is an index into them.
       bias_OxH: float32 bias of scores by the distance of two tokens, see `positions`.
       sight: the layer's limits of attention.
       drop: share of weights to drop.
@@ -83,7 +83,7 @@ def attend(
       for `attend_backward`.
     """
     branches = [partial(_attend, length=length, heads=heads, drop=drop) for length in row_lengths]
-    return lax.switch(block.row, branches, qkv_Tx3D, block, sight, bias_OxH)
+    return lax.switch(block.row_kind, branches, qkv_Tx3D, block, sight, bias_OxH)
 
 
 def attend_backward(
@@ -101,7 +101,7 @@ def attend_backward(
     """Returns the gradients with respect to ``qkv`` and bias, given the result's gradient ``g``."""
     branches = [partial(_attend_backward, length=length, drop=drop) for length in row_lengths]
     operands = (qkv_Tx3D, block, sight, out_TxD, log_sum_TxH, g_TxD, bias_OxH)
-    return lax.switch(block.row, branches, *operands)
+    return lax.switch(block.row_kind, branches, *operands)
 
 
 def _heads(x_Txn: jax.Array, length: int, heads: int, count: int) -> tuple[jax.Array, ...]:
@@ -130,7 +130,7 @@ def _per_row(x_TxH: jax.Array, length: int) -> jax.Array:
 
 def _of_tokens(block: TokenInfo, sight: LayerMask) -> tuple[TokenInfo, jax.Array | None]:
     """Returns the data that differs between tokens, with a leading axis of T, for `by_rows`."""
-    return TokenInfo(block.texts, block.positions, row=None), sight.seeds
+    return TokenInfo(block.segment_ids, block.positions, row_kind=None), sight.seeds
 
 
 def _seen(block: TokenInfo, window: jax.Array | None, length: int) -> jax.Array:
@@ -140,7 +140,7 @@ def _seen(block: TokenInfo, window: jax.Array | None, length: int) -> jax.Array:
         x_RxL = x_T.reshape(-1, length)
         return compare(x_RxL[:, :, None], x_RxL[:, None, :])
 
-    seen_RxLxL = of_pairs(block.texts, jnp.equal)
+    seen_RxLxL = of_pairs(block.segment_ids, jnp.equal)
     if window is not None:
         seen_RxLxL &= jnp.abs(of_pairs(block.positions, jnp.subtract)) <= window
     return seen_RxLxL

@@ -3,7 +3,7 @@
 Shape legend: N blocks of T tokens, D hidden size.
 """
 
-from functools import cache, partial
+from functools import cache
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.cpu.attention import TokenInfo
-from selfdistill_jax.encoder.cpu.layer_loop import Residuals, run_layers
+from selfdistill_jax.encoder.cpu.layer_loop import run_layers
 from selfdistill_jax.encoder.cpu.layers import (
     AddNorm,
     Dense,
@@ -19,7 +19,7 @@ from selfdistill_jax.encoder.cpu.layers import (
     transpose_kernels,
 )
 from selfdistill_jax.encoder.dropout import NO_DROPOUT, Dropout, at, drop, of_tokens
-from selfdistill_jax.encoder.model import INIT, PerLayer, per_layer
+from selfdistill_jax.encoder.model import INIT, per_layer
 from selfdistill_jax.encoder.positions import buckets
 from selfdistill_jax.packed import PackedTexts
 
@@ -71,17 +71,6 @@ def _layer(
     return apply
 
 
-def _init_layers(key: jax.Array, config: EncoderConfig):
-    """Returns the parameters of all layers, stacked on a leading axis."""
-    given = {
-        "x_TxD": jnp.zeros((2, config.hidden_size)),
-        "block": TokenInfo(jnp.zeros(2, jnp.int32), jnp.zeros(2, jnp.int32), jnp.int32(0)),
-        "constants": PerLayer(jnp.int32(0)),
-    }
-    init = partial(Layer(config, (2,)).init, keep=Residuals(), **given)
-    return jax.vmap(init)(jax.random.split(key, config.num_layers))["params"]
-
-
 class Bert(nn.Module):
     """Maps packed texts to the hidden states of the last layer, ``[N, T, D]`` of ``dtype``."""
 
@@ -95,15 +84,14 @@ class Bert(nn.Module):
         c = self.config
         seeds_NxT = None
         if texts.seeds is not None:
-            flat = of_tokens(texts.seeds, texts.texts.reshape(-1), texts.positions.reshape(-1))
+            flat = of_tokens(
+                texts.seeds, texts.segment_ids.reshape(-1), texts.positions.reshape(-1)
+            )
             seeds_NxT = flat.reshape(texts.ids.shape)
         embeddings = Embeddings(c, self.dtype, self.dropout, name="embeddings")
         x = embeddings(texts.ids, texts.positions, seeds_NxT)
         x_NxTxD = x.reshape(*texts.ids.shape, -1)
-        if self.has_variable("params", "layers"):
-            own = self.get_variable("params", "layers")
-        else:
-            own = self.param("layers", _init_layers, c)
+        own = self.get_variable("params", "layers")  # `encoder.model` initialises parameters
         bias = None
         if c.relative_buckets:
             bias = self._bias(texts.row_lengths[-1])
@@ -111,8 +99,8 @@ class Bert(nn.Module):
             _layer(c, texts.row_lengths, self.dropout),
             {"own": transpose_kernels(own), "bias": bias},
             x_NxTxD,
-            TokenInfo(texts.texts, texts.positions, texts.rows, seeds_NxT),
-            texts.blocks,
+            TokenInfo(texts.segment_ids, texts.positions, texts.row_kind, seeds_NxT),
+            texts.num_blocks,
             constants=per_layer(c),
             remat=self.remat,
         )

@@ -139,7 +139,7 @@ def test_fingerprint_is_the_content(folder, tmp_path):
         ('{"_id": "d2", "text": 1}', ":2: field 'text' is a number; expected a string"),
         ('{"_id": "", "text": "a"}', ":2: field '_id' is empty"),
         ('{"_id": "d1", "text": "a"}', ":2: _id 'd1' occurs twice"),
-        ('{"_id": "d 2", "text": "a"}', ":2: _id 'd 2' is empty or holds white space"),
+        ('{"_id": "d 2", "text": "a"}', ":2: _id 'd 2' is empty or has white space"),
     ],
 )
 def test_wrong_document(folder, corpus, message):
@@ -154,7 +154,7 @@ def test_wrong_document(folder, corpus, message):
         ('{"_id": "q2", "text": ""}', ":2: field 'text' is empty"),
         ('{"_id": "q2", "Text": "b"}', ":2: field 'Text' is not read; expected 'text'"),
         ('{"_id": "q1", "text": "b"}', ":2: _id 'q1' occurs twice"),
-        ('{"_id": "q2\\n", "text": "b"}', ":2: _id 'q2\\n' is empty or holds white space"),
+        ('{"_id": "q2\\n", "text": "b"}', ":2: _id 'q2\\n' is empty or has white space"),
         ('{"_id": "q2", "text": null}', ":2: field 'text' is null; expected a string"),
     ],
 )

@@ -142,13 +142,13 @@ def test_blocks_not_in_use_are_not_computed():
     """Whatever lies there, NaN included, is not seen."""
     texts, word = packed(blocks=50), len(params()["embeddings"]["word"]) - 1
     ids = np.where(texts.ids == word, 0, texts.ids)  # a token that is in no text
-    ids[texts.blocks :] = word
+    ids[texts.num_blocks :] = word
     texts = dataclasses.replace(texts, ids=ids)
     broken = jax.tree.map(np.copy, params())
     broken["embeddings"]["word"][word] = np.nan
     encode = jax.jit(make_encode(CONFIG, pooling="mean"))
     np.testing.assert_array_equal(encode(broken, texts), encode(params(), texts))
-    one_more = dataclasses.replace(texts, blocks=texts.blocks + 1)
+    one_more = dataclasses.replace(texts, num_blocks=texts.num_blocks + 1)
     assert not np.isfinite(jax.jit(hidden)(broken, one_more)).all()
 
 
@@ -179,13 +179,13 @@ def test_kept_values_take_what_the_formula_says(dtype, bytes_, remat):
         texts = packed(blocks=blocks)
         x = jax.ShapeDtypeStruct((*texts.ids.shape, CONFIG.hidden_size), dtype)
         layer = _layer(CONFIG, texts.row_lengths)
-        blocks_ = TokenInfo(texts.texts, texts.positions, texts.rows)
+        blocks_ = TokenInfo(texts.segment_ids, texts.positions, texts.row_kind)
 
         def residuals(layers, x):
             def run(layers, x):
                 constants = per_layer(CONFIG)
                 options = {"constants": constants, "remat": remat}
-                return run_layers(layer, layers, x, blocks_, texts.blocks, **options)
+                return run_layers(layer, layers, x, blocks_, texts.num_blocks, **options)
 
             return jax.vjp(run, layers, x)[1]
 
