@@ -30,8 +30,7 @@ from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.report.write import write_report
-from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
-from selfdistill_jax.train.job import make_job
+from selfdistill_jax.train.job import make_job, split_devices
 from selfdistill_jax.train.run import train
 from selfdistill_jax.train.run_folder import read_result
 
@@ -64,7 +63,7 @@ def main(argv: list[str]) -> int | None:
     _keep_compiled()
     config = _FLAGS.config
     if not _FLAGS.distributed:  # otherwise other processes may run on this machine too
-        split_cpu_into_devices(config.train.batch_size // max(config.train.micro_batches, 1))
+        split_devices(config)
     workdir = _FLAGS.workdir or Path("runs") / config_flag.run_name(sys.argv)
     stopped = _StopSignal()
     text = train_and_report(config, workdir, restart=_FLAGS.restart, stop=stopped)

@@ -25,7 +25,7 @@ class PackedTexts:
       segment_ids: ``[N, T]`` int32, the index of each token's text; M on padding.
       positions: ``[N, T]`` int32, each token's position within its text.
       row_kind: ``[N]`` int32, the index in `row_lengths` of each block's row length.
-      num_blocks: int32, the number of blocks in use; the others cost no time.
+      num_blocks: int32, the number of blocks in use; the CPU backend skips the others.
       starts: ``[M]`` int32, the index of each text's first token among all ``N * T`` tokens.
       lengths: ``[M]`` int32, the number of each text's tokens; 0 for an unused entry.
       seeds: ``[M]`` uint32, the dropout seed of each text; None turns dropout off.

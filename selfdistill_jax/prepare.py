@@ -14,9 +14,8 @@ from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.text_table import format_table
-from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.data.dataset import Data, load_data
-from selfdistill_jax.train.job import Job, make_job
+from selfdistill_jax.train.job import Job, make_job, split_devices
 
 _LOOKED_AT = 10  # batches, from which tokens and padding are estimated
 
@@ -25,7 +24,7 @@ def main(argv: list[str]) -> None:
     options.refuse_rest(argv)
     show_log()
     config = flags.FLAGS.config
-    split_cpu_into_devices(config.train.batch_size // max(config.train.micro_batches, 1))
+    split_devices(config)
     print(prepare(make_job(config)))
 
 

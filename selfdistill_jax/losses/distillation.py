@@ -36,7 +36,8 @@ def margin_mse(
       n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
       teacher_margin: ``[B]`` or ``[B, K]``, the teacher's score of the positive minus that of the
         negative.
-      scale: factor that brings margins of cosines, at most 2, to the range of the teacher's.
+      scale: factor that brings margins of cosines, at most 2, to the range of the teacher's; the
+        training configs set 20.
       normalize: scale the inputs to unit length first; a zero vector stays zero, with cosines of 0.
       where: ``[B]`` bool, the real rows; None means all. Without real rows the loss is 0.
       axis_name: mapped axis, or axes, over which the batch is spread.

@@ -125,7 +125,7 @@ def on_mesh(encode: Encode, mesh: jax.sharding.Mesh) -> Callable[[Params, Packed
 
     specs = (P(), P(AXIS))
     # The check is not needed: without collectives, no value can wrongly vary over devices, and
-    # there is no gradient to get wrong (train/step.py explains why the check matters there).
+    # there is no gradient to get wrong (docs/losses.md, "Several devices", has the reason).
     return jax.jit(
         jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False)
     )

@@ -14,8 +14,8 @@ def split_cpu_into_devices(triplets: int) -> None:
     """Splits a CPU's cores into devices, each of which trains on its part of the batch.
 
     As one device, the cores share the work of each operation and wait for each other at its end:
-    two cores of Zen 3 take a step 1.2 times as fast as two devices. The function has no effect on
-    other backends, or if JAX_NUM_CPU_DEVICES or XLA_FLAGS sets the number.
+    with two cores of Zen 3, a step is 1.2 times as fast on two devices as on one. The function has
+    no effect on other backends, or if JAX_NUM_CPU_DEVICES or XLA_FLAGS sets the number.
 
     Args:
       triplets: triplets of a micro-batch, which the devices, up to four, share equally.

@@ -1,4 +1,4 @@
-"""Turns a config into the checked parts of a run. No other file reads a config."""
+"""Turns a config into the checked parts of a run; all other code takes the parts."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from selfdistill_jax.encoder.config import read_dropout
 from selfdistill_jax.encoder.dropout import NO_DROPOUT
 from selfdistill_jax.encoder.model import ATTENTIONS, REMATS
 from selfdistill_jax.errors import InputError, nearest
+from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.data.dataset import DataSettings
 from selfdistill_jax.train.evaluation.encode_table import TableEncoder
 from selfdistill_jax.train.loss import (
@@ -93,6 +94,11 @@ class Job(NamedTuple):
     depth: int
     dtype: jnp.dtype
     load_model: Callable[[], Model]
+
+
+def split_devices(config: ml_collections.ConfigDict) -> None:
+    """Splits a CPU into devices that share a micro-batch equally; call it before JAX starts."""
+    split_cpu_into_devices(config.train.batch_size // max(config.train.micro_batches, 1))
 
 
 def make_job(config: ml_collections.ConfigDict) -> Job:

@@ -129,7 +129,8 @@ def check_dimensions(dimensions: Sequence[int], whole: int) -> None:
     for size in dimensions:
         if not isinstance(size, int) or not 1 <= size < before:
             raise InputError(
-                f"config.train.dimensions has {size!r}; expected whole numbers in descending "
-                f"order from 1 to {whole - 1}; all {whole} of the encoder are always trained"
+                f"config.train.dimensions has {size!r}; expected whole numbers in strictly "
+                f"descending order from 1 to {whole - 1}; all {whole} of the encoder are always "
+                "trained"
             )
         before = size

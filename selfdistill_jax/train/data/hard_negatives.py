@@ -62,6 +62,8 @@ def find_candidates(
         facts += [settings.mined_ceiling, settings.query_length, settings.document_length]
         start = model.pretrained
         facts += [settings.dtype, fingerprint(start, start.prompts, tables.tokenizer.fingerprint)]
+    if len(drawn) < len(given):  # the rows of what is cached depend on the negatives per query
+        facts.append(hashlib.sha256(drawn.tobytes()).hexdigest())
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     name = f"{tables.collection.folder.name}-{kind}-{digest}"
     folder = settings.cache / "negatives" / name

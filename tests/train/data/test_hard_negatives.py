@@ -148,6 +148,25 @@ def test_triplets_that_bring_a_negative_keep_it(tiny, own_cache, tmp_path):
             assert ((own >= 0).any(1) == [not i % 2 for i in range(12)]).all()
 
 
+def test_another_number_of_negatives_is_another_search(tiny, own_cache, tmp_path):
+    """Rows with a negative of their own need candidates only if they need more negatives."""
+    rows = []
+    for i in range(12):
+        query, *positive = helpers.texts(i, i % 5)
+        row = {"query": query, "positive": " ".join(positive)}
+        if i % 2:
+            row["negatives"] = [" ".join(helpers.texts(i + 7, i % 5)[1:])]
+        rows.append(row)
+    file = helpers.write_rows(tmp_path / "mixed.jsonl", rows)
+    settings = {"data__triplets": str(file), "data__negatives": "bm25", **own_cache}
+    one, two, again = (
+        found(tiny.config(data__negatives_per_query=count, **settings)) for count in (1, 2, 1)
+    )
+    assert ((one >= 0).any(1) == [not i % 2 for i in range(12)]).all()
+    assert (two >= 0).any(1).all()
+    assert np.array_equal(one, again)
+
+
 def test_what_the_collection_judges_right_is_no_negative(tiny, own_cache, tmp_path):
     """Of a file of ids: it may leave out some of a query's positives."""
     path = tmp_path / "ids.tsv"
