@@ -82,9 +82,7 @@ class PyDocs:
     corpus_size = None
 
     def __init__(
-        self,
-        packages: Sequence[str] = PACKAGES,
-        roots: Mapping[str, str | Path] | None = None,
+        self, packages: Sequence[str] = PACKAGES, roots: Mapping[str, str | Path] | None = None
     ):
         roots = {package: Path(root) for package, root in (roots or {}).items()}
         self._roots = {package: roots.get(package) or _installed(package) for package in packages}

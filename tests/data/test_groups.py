@@ -1,0 +1,97 @@
+"""Several negatives for each query, and the ids of a batch's documents."""
+
+import numpy as np
+import pytest
+
+from selfdistill_jax.data.negatives import KnownPositives
+from selfdistill_jax.errors import InputError
+from tests.data.test_batches import (
+    ALLOWED,
+    COUNT,
+    DOCUMENT,
+    DOCUMENTS,
+    EXAMPLES,
+    PAIRS,
+    POOL,
+    SEP,
+    make,
+    unpack,
+    with_negatives,
+)
+
+
+def groups(batches, steps):
+    """(example, negatives, scores) of all rows of the batches before ``steps``."""
+    example_of = {p: i for i, p in enumerate(EXAMPLES.positive.tolist())}
+    for k in range(steps):
+        _, positives, *negatives = unpack(batches[k], kinds=2 + batches.negatives)
+        rows = zip(positives, zip(*negatives, strict=True), batches[k].scores, strict=True)
+        for positive, own, scores in rows:
+            yield example_of[positive[1] % 100], [row[1] % 100 for row in own], scores
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("with_candidates", [False, True])
+def test_several_negatives(count, with_candidates):
+    """An example's own come first, some of them at random where it has too many."""
+    given = [[*ALLOWED[t][: t % 5], *[-1] * (4 - t % 5)] for t in range(COUNT)]
+    candidates = None
+    if with_candidates:
+        candidates = np.array([[*ALLOWED[t][5:7], -1] for t in range(COUNT)], np.int32)
+    made = make(examples=with_negatives(given), negatives=count, candidates=candidates)
+    seen = [set() for _ in range(COUNT)]
+    for example, negatives, scores in groups(made, 20):
+        own = [row for row in given[example] if row >= 0]
+        assert len(set(negatives)) == count
+        assert set(negatives) <= set(ALLOWED[example])
+        kept = [row for row in negatives if row in own]
+        assert len(kept) >= min(len(own), count)
+        if with_candidates and count - len(own) >= 1:
+            assert len(set(negatives) & set(ALLOWED[example][5:7])) >= min(count - len(own), 2)
+        seen[example] |= set(kept)
+        assert scores[0] == example
+        of_own = negatives[: min(len(own), count)]
+        assert scores[1 : 1 + len(of_own)].tolist() == [row / 2 for row in of_own]
+        assert np.isnan(scores[1 + len(of_own) :]).all()
+    assert all(own >= {*row} - {-1} for own, row in zip(seen, given, strict=True))
+
+
+def test_no_negatives():
+    batch = make(negatives=0)[0]
+    assert batch.scores.shape == (5, 1)
+    assert batch.negative_ids.shape == (5, 0)
+    assert batch.texts.lengths.shape == (1, 10)
+
+
+def test_a_group_needs_as_many_documents():
+    with pytest.raises(InputError, match=r"^\d+ training queries have fewer than 25 documents"):
+        KnownPositives(EXAMPLES.query, EXAMPLES.positive, POOL, 25)
+
+
+def test_ids_name_what_answers_a_query():
+    """All of a batch's documents that are positives of a query, copies of them included."""
+    copied = [*DOCUMENTS[:-1], DOCUMENTS[0]]  # document 29 has the text of document 0
+    given = np.full((COUNT, 2), -1)
+    for t in range(COUNT):
+        given[t] = [d for d in range(29, 0, -1) if (EXAMPLES.query[t], d) not in PAIRS][:2]
+    copies = 0
+    made = make(
+        examples=with_negatives(given), documents=copied, negatives=2, batch_size=11, parts=1
+    )
+    for k in range(10):
+        batch = made[k]
+        _, positives, *negatives = unpack(batch, kinds=4)
+        text_of = {}
+        for ids, rows in zip(
+            (batch.positive_ids[:, 0], *batch.negative_ids.T), (positives, *negatives), strict=True
+        ):
+            for id_, row in zip(ids.tolist(), rows, strict=True):
+                assert text_of.setdefault(id_, row) == row  # one number, one text
+        assert len({str(row) for row in text_of.values()}) == len(text_of)
+        for query, ids in zip(unpack(batch, kinds=4)[0], batch.positive_ids.tolist(), strict=True):
+            known = {d for q, d in PAIRS if q == query[1] % 100}
+            cut = [[*copied[d][:13], SEP] if len(copied[d]) > 14 else copied[d] for d in known]
+            want = {id_ for id_, row in text_of.items() if row in cut}
+            assert {*ids} - {-1} == want
+            copies += any(row[1] == DOCUMENT and d == 29 for d in known for row in cut)
+    assert copies  # a query whose positive is the copy was there
