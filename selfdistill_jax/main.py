@@ -32,7 +32,7 @@ from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.report.write import write_report
 from selfdistill_jax.train.job import make_job, split_devices
 from selfdistill_jax.train.run import train
-from selfdistill_jax.train.run_folder import read_result
+from selfdistill_jax.train.run_folder import read_result, recorded_dtype
 
 _FLAGS = flags.FLAGS
 
@@ -92,7 +92,9 @@ def train_and_report(
     Raises:
       InputError: see `make_job` and `train`.
     """
-    if not train(make_job(config), workdir, restart=restart, stop=stop):
+    # A run that began in one type goes on in it, also on a machine where another is faster.
+    job = make_job(config, dtype="" if restart else recorded_dtype(workdir))
+    if not train(job, workdir, restart=restart, stop=stop):
         return None
     if jax.process_index():
         return ""

@@ -21,7 +21,7 @@ def test_an_adapter_of_the_model(start, tiny, tmp_path):
     """encode, search and evaluate use the vectors of base and adapter together."""
     encoder = read_folder(str(tiny.encoder))
     adapter = init_lora(encoder.params, rank=2, targets=("value",), key=jax.random.key(0))
-    adapter["value"]["b"] += 3
+    adapter["value"]["b"] += 10
     folder = tmp_path / "adapter"
     options = {"alpha": 2, "base": "", "card": "", "settings": {"pooling": "max"}}
     write_lora(folder, adapter, encoder.config, **options)

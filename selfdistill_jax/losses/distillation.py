@@ -106,7 +106,7 @@ def kl(
       0.0
     """
     check_above_zero("temperature", temperature)
-    batch = prepare(q, p, n, where=where, normalize=normalize, least=0)
+    batch = prepare(q, p, n, where=where, normalize=normalize)
     documents = jnp.concatenate([batch.p[:, None, :], batch.n], axis=1)
     scores = teacher_rows("teacher_scores", teacher_scores, documents.shape[:2], batch.where)
     student = jax.nn.log_softmax(scale * dot(batch.q[:, None, :], documents) / temperature)

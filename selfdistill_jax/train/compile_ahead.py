@@ -41,7 +41,7 @@ class AheadOfTimeStep:
         self._state = state_shapes(state, mesh)
         self.seconds = 0.0
         self._thread = ThreadPoolExecutor(1)
-        self._programs: dict[tuple[int, ...], Future[Step]] = {}
+        self._programs: dict[tuple, Future[Step]] = {}
         for one in shapes:
             self._submit(one)
 
@@ -50,7 +50,8 @@ class AheadOfTimeStep:
         return self._submit(batch).result()
 
     def _submit(self, batch: TripletBatch) -> "Future[Step]":
-        shape = batch.texts.ids.shape
+        ids = batch.positive_ids  # wider where a query has many positives in the batch
+        shape = batch.texts.ids.shape, None if ids is None else ids.shape
         if shape not in self._programs:
             self._programs[shape] = self._thread.submit(self._compile, batch)
         return self._programs[shape]

@@ -101,11 +101,13 @@ def split_devices(config: ml_collections.ConfigDict) -> None:
     split_cpu_into_devices(config.train.batch_size // max(config.train.micro_batches, 1))
 
 
-def make_job(config: ml_collections.ConfigDict) -> Job:
+def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
     """Checks a config and returns the parts of its run.
 
     Args:
       config: a config like that of ``configs/base.py``.
+      dtype: the type that ``config.train.dtype="auto"`` stands for, of a run that is resumed; empty
+        to take the faster one.
 
     Raises:
       InputError: a setting is wrong, or the data set it names does not exist.
@@ -113,7 +115,10 @@ def make_job(config: ml_collections.ConfigDict) -> Job:
     _check(config, jax.device_count())
     mesh = make_mesh(fsdp=config.train.fsdp)
     train, data, cache = config.train, config.data, cache_folder(config.data.cache)
-    dtype = train.dtype if train.dtype != "auto" else _fastest_dtype(cache)
+    if train.dtype != "auto":
+        dtype = train.dtype
+    elif dtype not in DTYPES:
+        dtype = _fastest_dtype(cache)
     settings = config.to_dict()
     settings["train"]["dtype"] = dtype  # not "auto", which may differ elsewhere
     loss = make_loss(
@@ -282,6 +287,12 @@ def _check(config: ml_collections.ConfigDict, devices: int) -> None:
             raise InputError(
                 f"config.{key} is {value!r}; expected {' or '.join(known)}{nearest(value, known)}"
             )
+    candidates, needed = config.data["candidates"], config.data["negatives_per_query"]
+    if config.data["negatives"] != "random" and candidates < needed:
+        raise InputError(
+            f"config.data.candidates is {candidates}; expected {needed} or more, as many as "
+            "config.data.negatives_per_query"
+        )
     check_adapter_targets(_names(config.encoder["adapter_targets"]))
 
 

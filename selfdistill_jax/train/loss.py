@@ -97,10 +97,13 @@ def make_loss(
     several = example if negatives == 1 else jax.ShapeDtypeStruct((2, negatives, 4), jnp.float32)
     scores = jnp.zeros((2, 1 + negatives))
     given = {key: make(scores) for key, make in FROM_TEACHER.items() if wants(loss, key)}
+    ids = jnp.zeros((2, 1), jnp.int32), jnp.ones((2, negatives), jnp.int32)
+    given |= {key: x for key, x in zip(IDS, ids, strict=True) if wants(loss, key)}
     try:
         result = jax.eval_shape(partial(loss, **given), example, example, several)
     except (TypeError, ValueError) as error:
-        raise InputError(f"config.loss: {error}") from None
+        key = "config.loss" if negatives else "config.data.negatives_per_query is 0"
+        raise InputError(f"{key}: {error}") from None
     if result.shape != ():
         raise InputError(
             f"config.loss.name: the loss {name!r} returns shape {result.shape}; expected "

@@ -174,6 +174,14 @@ def read_result(workdir: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
+def recorded_dtype(workdir: Path) -> str:
+    """Returns the type of matrix products of the run in a folder; empty if there is none."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        return ""
+    return str(_read(path).get("train", {}).get("dtype", ""))
+
+
 def environment(**facts: Any) -> dict[str, Any]:
     """Returns the versions, machine and devices, and the given facts."""
     versions = {}

@@ -89,10 +89,37 @@ def test_several_negatives_of_a_query(tiny, triplets, tmp_path, name):
     np.testing.assert_allclose(found["margin_mean"], margins.mean(), rtol=1e-4)
 
 
-def test_a_margin_needs_a_negative(tiny, tmp_path):
-    message = r"^config\.loss: n has 0 negatives per query; this loss needs 1 or more"
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"data__negatives_per_query": 0},
+            r"^config\.data\.negatives_per_query is 0: n has 0 negatives per query; this loss need",
+        ),
+        (
+            {"data__negatives_per_query": 9, "data__negatives": "bm25", "data__candidates": 8},
+            r"^config\.data\.candidates is 8; expected 9 or more",
+        ),
+    ],
+)
+def test_settings_of_negatives(tiny, tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
-        train(tiny.config(data__negatives_per_query=0), tmp_path / "other")
+        train(tiny.config(**settings), tmp_path / "run")
+
+
+def test_queries_with_many_positives(tiny, tmp_path):
+    """Batches differ in the widest list of positives, each width in a program of its own."""
+    documents = [f"{said} {place}" for said in helpers.SAID for place in helpers.PLACES]
+    rows = [{"query": "mabo", "positive": document} for document in documents[:20]]
+    rows += [
+        {"query": f"kelu {i}", "positive": document} for i, document in enumerate(documents[20:])
+    ]
+    file = helpers.write_rows(tmp_path / "many.jsonl", rows)
+    config = tiny.config("softmax", data__dataset="", data__triplets=str(file))
+    batches = load_data(config).batches
+    widths = [batches[k].positive_ids.shape[1] for k in range(12)]
+    assert set(widths) == {4, 16}
+    assert train(config, tmp_path / "run") is not None
 
 
 def test_first_dimensions_are_trained_beside_the_whole(tiny, tmp_path):

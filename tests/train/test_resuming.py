@@ -9,7 +9,7 @@ import pytest
 from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
 from selfdistill_jax.checkpoints.sentence_transformers import Prompts
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train import model
+from selfdistill_jax.train import job, model
 from selfdistill_jax.train.evaluation import evaluator
 from tests.tiny import content, metrics, train
 from tests.train.runs import (
@@ -64,6 +64,17 @@ def test_killed_in_the_last_evaluation(tiny, finished, tmp_path, monkeypatch):
             train(tiny.config(), tmp_path / "run")
     train(tiny.config(), tmp_path / "run")
     assert_same_run(tmp_path / "run", finished)
+
+
+def test_a_run_goes_on_in_the_type_that_it_began_in(tiny, tmp_path, monkeypatch):
+    config = tiny.config(train__dtype="auto")
+    for name in ("bfloat16", "float32"):
+        monkeypatch.setattr(job, "fastest_dtype", lambda cache, name=name: name)
+        train(config, tmp_path / "run", stop=stop_at(2 if name == "bfloat16" else 4))
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text())["train"]["dtype"] == "bfloat16"
+    )
+    assert [record["step"] for record in metrics(tmp_path / "run", "train")] == [1, 2, 3, 4]
 
 
 def test_finished_run_is_told_not_repeated(tiny, finished, monkeypatch):

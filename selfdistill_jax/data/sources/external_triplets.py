@@ -153,6 +153,10 @@ class TripletsOf:
                     f"{self._path}:{line}: positive_id and negative_id are the same, "
                     f"{positive!r}; remove the row"
                 )
+            if len(set(negatives)) < len(negatives):
+                raise InputError(
+                    f"{self._path}:{line}: the same negative stands twice in the row; remove one"
+                )
             rows: Any = [queries.get(query), *map(documents.get, (positive, *negatives))]
             problem = self._problem((query, positive, *negatives), rows, evaluated, first)
             if not problem:

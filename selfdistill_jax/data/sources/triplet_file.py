@@ -104,6 +104,10 @@ class TripletFile:
                         f"{self.path}:{line}: positive and negative are the same text; "
                         "remove the row"
                     )
+                if len(set(n)) < len(n):
+                    raise InputError(
+                        f"{self.path}:{line}: the same negative stands twice in the row; remove one"
+                    )
                 examples.append(Example(q, p, n, *scores))
                 seen.add(examples[-1], line)
             if not examples:

@@ -116,7 +116,8 @@ def _jsonl(path: Path, names: tuple[str, str, str]) -> Iterator[tuple]:
         named = found.get(SCORES[0], SCORES[0])
         score = field(row, named, float, default=math.nan, path=path, line=line)
         scores = _one_or_list(row, found, SCORES[1], float, path=path, line=line)
-        if math.isnan(score) == bool(scores):
+        no_scores = not scores and row.get(found.get(LISTS[SCORES[1]], LISTS[SCORES[1]])) != []
+        if math.isnan(score) != no_scores:
             raise _one_score(path, line)
         if scores and len(scores) != max(len(negatives), 1):
             raise InputError(

@@ -150,6 +150,13 @@ def _known(collection: Collection, examples: Examples, count: int) -> KnownPosit
 
 
 def _check_teacher(collection: str, examples: Examples, count: int) -> None:
+    few = (examples.negatives >= 0).sum(axis=1) < count
+    if few.any() and count > 1:
+        raise InputError(
+            f"{collection}: {few.sum():,} of {len(few):,} training triplets have fewer than "
+            f"{count} negatives, and a drawn negative has no teacher score, which config.loss.name "
+            "needs; lower config.data.negatives_per_query, or remove these rows"
+        )
     given = (examples.negatives >= 0) & np.isfinite(examples.scores[:, 1:])
     # A step may draw any of the given negatives, so each of them needs a score.
     scored = np.isfinite(examples.scores[:, 0]) & (given.sum(axis=1) >= count)

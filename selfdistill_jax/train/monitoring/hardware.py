@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from selfdistill_jax.encoder.precision import precision
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import write_json
 from selfdistill_jax.json_file import read_json
@@ -134,7 +135,8 @@ def _machine() -> str:
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     dims = (((1,), (0,)), ((), ()))
-    return lax.dot_general(a, b, dims, preferred_element_type=jnp.float32).astype(a.dtype)
+    how = {"precision": precision(a.dtype), "preferred_element_type": jnp.float32}
+    return lax.dot_general(a, b, dims, **how).astype(a.dtype)
 
 
 def _rate(

@@ -118,7 +118,7 @@ SCORES = {"positive_score": 2, "negative_scores": [1]}
 
 def test_several_negatives_in_a_row(tmp_path):
     rows = [
-        {"query": "q", "positive": "a", "negatives": ["b", "c", " b "]},
+        {"query": "q", "positive": "a", "negatives": ["b", "c", "d"]},
         {
             "query": "r",
             "positive": "b",
@@ -126,12 +126,18 @@ def test_several_negatives_in_a_row(tmp_path):
             "positive_score": 2,
             "negative_scores": [1],
         },
-        {"query": "s", "positive": "c", "negatives": []},
+        {
+            "query": "s",
+            "positive": "c",
+            "negatives": [],
+            "positive_score": 1,
+            "negative_scores": [],
+        },
         {"query": "t", "positive": "c", "negative": "d"},
     ]
     path = write(tmp_path / "a.jsonl", rows)
     found = named(path)
-    assert [row[:-1] for row in found[:1]] == [("q", "a", "b", "c", "b")]
+    assert [row[:-1] for row in found[:1]] == [("q", "a", "b", "c", "d")]
     assert found[1] == ("r", "b", "a", 2, 1)
     assert [row[:3] for row in found[2:]] == [("s", "c", None), ("t", "c", "d")]
     write(path, [*rows, {"query": "s", "positive": "e", "negatives": ["f", "c"]}])
@@ -151,6 +157,7 @@ def test_several_negatives_in_a_row(tmp_path):
         ({"negatives": ["b", 7]}, "field 'negatives[1]' is a number; expected a string"),
         ({"negatives": ["b", None]}, "field 'negatives[1]' is null; expected a string"),
         ({"negatives": ["b", "a "]}, "positive and negative are the same text"),
+        ({"negatives": ["b", "c", " b "]}, "the same negative stands twice in the row; remove one"),
         (
             {"negative": "b", "negatives": ["c"]},
             "fields 'negative' and 'negatives' are both present",
