@@ -71,7 +71,7 @@ def build(
     config.train.batch_size = batch_size
     job = make_job(config)
     model = job.load_model()
-    encoder, made = model.pretrained, load_data(job.data, model).batches
+    encoder, made = model.pretrained, load_data(job.data, model)[1]
     batches = [made[number] for number in range(count)]
     optimizer = make_optimizer(lambda step: 5e-5, weight_decay=0.01, clip_norm=1.0)
     mesh = make_mesh()

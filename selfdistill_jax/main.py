@@ -134,8 +134,8 @@ class _StopSignal:
     A second signal stops at once. After the last step, the run stops before the next evaluation,
     and the same command resumes with that evaluation.
 
-    With several processes, SIGTERM is left to jax.distributed, which notifies all of them at the
-    same step (`Checkpoints.preempted`): if only one process stopped, the others would wait for it.
+    With several processes, jax.distributed handles SIGTERM and stops all of them at the same step
+    (`Checkpoints.preempted`). A process that stopped alone would leave the others waiting.
     """
 
     def __init__(self):

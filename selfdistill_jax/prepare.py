@@ -12,9 +12,11 @@ from absl import flags
 
 from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
+from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.retrieval.text_table import format_table
-from selfdistill_jax.train.data.dataset import Data, load_data
+from selfdistill_jax.train.data.dataset import load_data
+from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection
 from selfdistill_jax.train.job import Job, make_job, split_devices
 
 _LOOKED_AT = 10  # batches, from which tokens and padding are estimated
@@ -40,11 +42,12 @@ def prepare(job: Job) -> str:
     Raises:
       InputError: a setting or the data is wrong.
     """
-    data = load_data(job.data, job.load_model())
-    return "\n\n".join((_summary(job, data), _texts(job, data), _batches(job, data)))
+    data, batches = load_data(job.data, job.load_model())
+    parts = _summary(job, data), _texts(job, data), _batches(job, batches, len(data.examples))
+    return "\n\n".join(parts)
 
 
-def _summary(job: Job, data: Data) -> str:
+def _summary(job: Job, data: TokenizedCollection) -> str:
     collection, count = data.collection, job.data.negatives_per_query
     own = np.minimum((data.examples.negatives >= 0).sum(axis=1), count)
     judged = {
@@ -61,7 +64,7 @@ def _summary(job: Job, data: Data) -> str:
     return "\n".join(lines)
 
 
-def _texts(job: Job, data: Data) -> str:
+def _texts(job: Job, data: TokenizedCollection) -> str:
     rows = []
     for name, table, used, limit in (
         ("queries", data.queries, np.unique(data.examples.query), job.data.query_length),
@@ -79,12 +82,12 @@ def _texts(job: Job, data: Data) -> str:
     return format_table(rows, columns)
 
 
-def _batches(job: Job, data: Data) -> str:
-    batches = [data.batches[step] for step in range(min(_LOOKED_AT, job.steps))]
+def _batches(job: Job, made: TrainingBatches, examples: int) -> str:
+    batches = [made[step] for step in range(min(_LOOKED_AT, job.steps))]
     useful = sum(batch.useful_tokens for batch in batches)
     padding = 1 - useful / sum(batch.computed_tokens for batch in batches)
     size, devices = job.data.batch_size, jax.device_count()
-    epochs = job.steps * size / len(data.examples)
+    epochs = job.steps * size / examples
     return (
         f"{job.steps:,} steps of {size:,} triplets, {epochs:.2f} epochs; a batch has "
         f"{useful / len(batches):,.0f} tokens and {padding:.1%} padding, on {devices} "

@@ -7,7 +7,7 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.data import hard_negatives
 from tests import tiny as helpers
-from tests.tiny import load_data, prepare
+from tests.tiny import load_batches, prepare
 
 
 def test_says_what_is_trained_on(tiny, tmp_path):
@@ -43,7 +43,7 @@ def test_the_run_finds_all_of_it(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(hard_negatives, "_by_encoder", again)
     monkeypatch.setattr(TokenTable, "from_texts", again)
-    load_data(config)
+    load_batches(config)
     assert helpers.content(tmp_path / "cache") == before
 
 

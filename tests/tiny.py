@@ -12,11 +12,12 @@ import tokenizers
 
 from configs import base
 from selfdistill_jax.checkpoints.model_folder import Pretrained, write_folder
+from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.encoder.apply import init_params
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.main import train_and_report
 from selfdistill_jax.prepare import prepare as prepare_job
-from selfdistill_jax.train.data import dataset
+from selfdistill_jax.train.data.dataset import load_data
 from selfdistill_jax.train.job import make_job
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.monitoring.run_log import METRICS
@@ -34,10 +35,10 @@ def prepare(config: ml_collections.ConfigDict) -> str:
     return prepare_job(make_job(config))
 
 
-def load_data(config: ml_collections.ConfigDict) -> dataset.Data:
-    """The data of a run."""
+def load_batches(config: ml_collections.ConfigDict) -> TrainingBatches:
+    """The batches of a run."""
     job = make_job(config)
-    return dataset.load_data(job.data, job.load_model())
+    return load_data(job.data, job.load_model())[1]
 
 
 # Every subject has one word in queries and another in documents: an encoder has to learn the pairs.

@@ -3,9 +3,9 @@
     adapter_config.json          rank, alpha, which modules
     adapter_model.safetensors    base_model.model.encoder.layer.0.output.dense.lora_A.weight …
 
-Where a checkpoint has one tensor for queries, keys and values (ModernBERT's ``Wqkv``), PEFT has one
-adapter for it. Our adapters are combined in it, the A below each other and the B in blocks, so its
-rank is the sum of theirs.
+ModernBERT has one tensor, ``Wqkv``, for queries, keys and values, so PEFT has one adapter for all
+three. `write_lora` combines our adapters into it: it stacks their A and puts their B on the block
+diagonal. The rank of the combined adapter is the sum of the ranks.
 """
 
 import re

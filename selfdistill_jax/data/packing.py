@@ -102,8 +102,8 @@ def lay_out(lengths: np.ndarray, *, block: int, row_lengths: Sequence[int]) -> L
 def _rules(row_lengths: Sequence[int]) -> list[Callable[[int], int]]:
     """Returns rules that map the length of a text to the length of the row that it starts.
 
-    The first rule always gives the longest row; the others give a shorter row to texts that fill a
-    large share of it.
+    The first rule starts only rows of the longest kind. Each other rule starts a shorter row for a
+    text that fills at least a certain share of it.
     """
     longest = row_lengths[-1]
 

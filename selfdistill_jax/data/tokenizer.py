@@ -37,7 +37,9 @@ class Edges(NamedTuple):
     cut_front: bool = False
 
     def kept_in_front(self, limit: int) -> int:
-        """Returns how many of ``limit`` tokens are a text's first ones; the others are its last.
+        """Returns how many of the ``limit`` tokens of a cut text come from its start.
+
+        The rest comes from its end.
 
         >>> Edges().kept_in_front(8), Edges(cut_front=True).kept_in_front(8)
         (7, 1)

@@ -23,7 +23,7 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
 
     Args:
       config: the encoder's sizes.
-      lengths: ``[N]`` number of tokens of each text; 0 stands for no text.
+      lengths: ``[N]`` number of tokens of each text; texts of length 0 do not count.
 
     Source:
       Kaplan et al. (arXiv 2001.08361, table 1), without the causal mask.

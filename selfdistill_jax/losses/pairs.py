@@ -13,8 +13,8 @@ each block's products again. It supports any ρ, in time O(C² E) and the memory
 
     mean_j (c_i − a_i·b_j)² = (c_i − a_i·μ)² + a_iᵀ Σ a_i
 
-It takes time O(C E²) and forms no pairs; devices exchange E + E² numbers, at any batch size. It
-uses the covariance, not the second moment: far less cancels in float32 (docs/losses.md).
+This takes time O(C E²) and forms no pairs. Devices exchange E + E² numbers at any batch size. The
+covariance is used because the second moment would lose digits in float32 (docs/losses.md).
 
 Shape legend: R rows of a and S rows of b on this device, C of b in the global batch, E dimensions.
 """

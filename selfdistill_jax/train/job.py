@@ -21,7 +21,7 @@ from selfdistill_jax.encoder.dropout import NO_DROPOUT
 from selfdistill_jax.encoder.model import ATTENTIONS, REMATS
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
-from selfdistill_jax.train.data.dataset import DataSettings
+from selfdistill_jax.train.data.tokenized_collection import DataSettings
 from selfdistill_jax.train.evaluation.encode_table import TableEncoder
 from selfdistill_jax.train.loss import (
     TARGET_ENCODERS,
@@ -83,7 +83,6 @@ class Job(NamedTuple):
     optimizer: optax.GradientTransformation
     target_encoder: bool
     target_decay: float
-    seed: int
     steps: int
     checkpoint_every: int
     evaluate_every: int
@@ -106,8 +105,8 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
 
     Args:
       config: a config like that of ``configs/base.py``.
-      dtype: the type that ``config.train.dtype="auto"`` stands for, of a run that is resumed; empty
-        to take the faster one.
+      dtype: the type recorded by a run that is resumed, for ``config.train.dtype="auto"``; empty to
+        choose the faster one.
 
     Raises:
       InputError: a setting is wrong, or the data set it names does not exist.
@@ -161,7 +160,6 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
         ),
         target_encoder=train.target in TARGET_ENCODERS,
         target_decay=train.target_decay if train.target == "ema" else 1.0,
-        seed=config.seed,
         steps=train.steps,
         checkpoint_every=train.checkpoint_every,
         evaluate_every=train.evaluate_every,

@@ -76,7 +76,7 @@ def read_encoder(
       lengths: tokens that queries and documents are truncated to in training.
 
     Raises:
-      InputError: the encoder cannot be found or read, or a length exceeds what it reads.
+      InputError: the encoder cannot be found or read, or a length exceeds its maximum.
     """
     encoder = read_folder(name, pooling=pooling)
     positions = encoder.config.max_positions

@@ -68,17 +68,17 @@ def train(
 
 def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool]) -> bool:
     model = job.load_model()
-    data = load_data(job.data, model)
+    data, batches = load_data(job.data, model)
     trained, collection = model.trained, data.collection
     stats = RunStats(matmul_flops=None)
     evaluate = Evaluator(model, data, depth=job.depth, stats=stats)
     dev = None
     if "dev" in collection.splits:
-        dev = make_eval_set(collection, "dev", max_documents=job.dev_documents, seed=job.seed)
+        dev = make_eval_set(collection, "dev", max_documents=job.dev_documents, seed=job.data.seed)
     best_model = BestModel(job.settings, workdir, model, collection)
     selector = Selector(dev, evaluate, trained, best_model, patience=job.patience)
     # Meanwhile the folder is opened, the state created, and the start encoder evaluated on dev.
-    with closing(_compile(job, model, data.batches.shapes())) as programs, ExitStack() as opened:
+    with closing(_compile(job, model, batches.shapes())) as programs, ExitStack() as opened:
         start = partial(start_run, workdir, job.settings, model.pretrained, data, restart=restart)
         on_first(start)
         state = start_state(trained.start, job.optimizer, job.mesh, target=job.target_encoder)
@@ -92,7 +92,7 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
             job,
             programs,
             state,
-            data.batches,
+            batches,
             selector=selector,
             checkpoints=checkpoints,
             log=log,
@@ -121,7 +121,7 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
         ended=outcome.ended,
     )
     on_first(finished)
-    wait("the run is over")  # the first process serves the others until they end
+    wait("the run is over")  # the first process coordinates the others, so it must end last
     return True
 
 

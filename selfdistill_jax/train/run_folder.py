@@ -18,7 +18,7 @@ from selfdistill_jax.checkpoints.model_folder import Pretrained, fingerprint
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import NO_ROOM, reason, write_json
 from selfdistill_jax.locks import LOCK, locked_folder
-from selfdistill_jax.train.data.dataset import Data
+from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection
 
 _PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers",
@@ -105,7 +105,7 @@ def start_run(
     workdir: Path,
     config: Mapping[str, Any],
     encoder: Pretrained,
-    data: Data,
+    data: TokenizedCollection,
     *,
     restart: bool,
 ) -> None:

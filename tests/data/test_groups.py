@@ -1,4 +1,6 @@
-"""Several negatives for each query, and the ids of a batch's documents."""
+"""The negatives of a batch, one or several for each query, and the ids of its documents."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -13,11 +15,58 @@ from tests.data.test_batches import (
     EXAMPLES,
     PAIRS,
     POOL,
+    QUERIES,
     SEP,
+    epochs,
     make,
     unpack,
-    with_negatives,
 )
+
+
+def with_negatives(given):
+    """The examples with negatives of their own, ``[n]`` or ``[n, K]``, and scores of all."""
+    given = np.asarray(given, np.int32).reshape(COUNT, -1)
+    scores = np.where(given < 0, np.nan, given / 2)
+    scores = np.concatenate([EXAMPLES.scores, scores], axis=1).astype(np.float32)
+    return dataclasses.replace(EXAMPLES, negatives=given, scores=scores)
+
+
+def negatives_of(batches, count):
+    """Each triplet's negatives in so many epochs."""
+    found = [[] for _ in range(COUNT)]
+    for rows in epochs(batches, 5, count):
+        for t, _, n in rows:
+            found[t].append(n)
+    return found
+
+
+def test_only_missing_negatives_are_drawn_anew_each_epoch():
+    given = [ALLOWED[t][t % 5] if t % 2 else -1 for t in range(COUNT)]
+    found = negatives_of(make(examples=with_negatives(given)), 6)
+    for t, n in enumerate(found):
+        if given[t] >= 0:
+            assert n == [given[t]] * 6
+        else:
+            assert set(n) <= set(ALLOWED[t])
+            assert len(set(n)) > 1
+    other = negatives_of(make(examples=with_negatives(given), seed=8), 6)
+    assert [a == b for a, b in zip(found, other, strict=True)] == [g >= 0 for g in given]
+
+
+def test_candidates_are_each_triplets_own():
+    given = [ALLOWED[t][0] if t in (4, 9) else -1 for t in range(COUNT)]
+    rng = np.random.default_rng(3)
+    own = [rng.choice(ALLOWED[t], t % 4, replace=False).tolist() for t in range(COUNT)]
+    candidates = np.array([c + [-1] * (3 - len(c)) for c in own], np.int32)
+    found = negatives_of(make(examples=with_negatives(given), candidates=candidates), 40)
+    for t, n in enumerate(map(set, found)):
+        if given[t] >= 0:
+            assert n == {given[t]}
+        elif own[t]:
+            assert n == set(own[t])
+        else:  # nothing to choose from: random ones
+            assert n <= set(ALLOWED[t])
+            assert len(n) > 10
 
 
 def groups(batches, steps):
@@ -95,3 +144,21 @@ def test_ids_name_what_answers_a_query():
             assert {*ids} - {-1} == want
             copies += any(row[1] == DOCUMENT and d == 29 for d in known for row in cut)
     assert copies  # a query whose positive is the copy was there
+
+
+def test_a_batches_size_is_judged_by_what_negatives_it_has():
+    """Of triplets most of which get their negatives drawn, few given ones count for little."""
+    longest = int(np.argmax([len(row) for row in DOCUMENTS]))
+    one_given = np.where(np.arange(COUNT) == 0, longest, -1).astype(np.int32)
+    mean, deviation = make()._tokens_of_examples()
+    found = make(examples=with_negatives(one_given))._tokens_of_examples()
+    assert found == (pytest.approx(mean, rel=0.05), pytest.approx(deviation, rel=0.1))
+    batches = make(examples=with_negatives(np.full(COUNT, longest)))
+    lengths = [sum(map(len, rows)) for rows in zip(*unpack(batches[0]), strict=True)]
+    mean, deviation = batches._tokens_of_examples()
+    assert abs(np.mean(lengths) - mean) < 2 * deviation
+    exact = [
+        min(len(QUERIES[q]), 9) + min(len(DOCUMENTS[p]), 14) + min(len(DOCUMENTS[longest]), 14)
+        for q, p in zip(EXAMPLES.query, EXAMPLES.positive, strict=True)
+    ]
+    assert (mean, deviation) == (pytest.approx(np.mean(exact)), pytest.approx(np.std(exact)))

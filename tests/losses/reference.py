@@ -52,7 +52,7 @@ def reference(
     count = many.shape[1]
     answers = [{*ids} - {-1} for ids in ([()] * size if positive_ids is None else positive_ids)]
     every = set().union(*answers)
-    # Of the batch's negatives those that answer none of its queries.
+    # The batch's negatives, without those that answer one of its queries.
     among = [
         (j, k)
         for j in range(size)

@@ -13,7 +13,7 @@ from selfdistill_jax.retrieval import encode_corpus
 from selfdistill_jax.train.data import dataset
 from selfdistill_jax.train.mesh import make_mesh, put_batch
 from selfdistill_jax.train.step import make_step, start_state
-from tests.tiny import load_data, load_model, metrics, train
+from tests.tiny import load_batches, load_model, metrics, train
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def test_a_run_is_the_same_but_for_how_texts_are_laid_out(
 ):
     """On eight devices, whichever encoder computes it."""
     config = tiny.config(encoder__backend=backend)
-    data = load_data(config)
-    assert data.batches.shape.merged == 1
-    assert len(data.batches.shape.row_lengths) == 1
+    batches = load_batches(config)
+    assert batches.shape.merged == 1
+    assert len(batches.shape.row_lengths) == 1
     train(config, tmp_path / "run")
     folders = tmp_path / "run", finished
     ours, theirs = ({(r["kind"], r["step"]): r for r in metrics(run)} for run in folders)
@@ -68,7 +68,7 @@ def test_the_host_is_not_asked_within_a_step(tiny, merging, platform):
     """No branch depends on a value, and there is one loop over the layers each way."""
     config = tiny.config()
     encoder = load_model(config).pretrained
-    batches = load_data(config).batches
+    batches = load_batches(config)
     optimizer, mesh = optax.adamw(1e-3), make_mesh()
     encode = make_encode(encoder.config, pooling=encoder.pooling, dtype=jnp.bfloat16)
     step = make_step(encode, losses.distributed_margin, optimizer, mesh)

@@ -11,7 +11,7 @@ from configs import base
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
 from tests import tiny as helpers
-from tests.tiny import load_data, load_model, metrics, train
+from tests.tiny import load_batches, load_model, metrics, train
 from tests.train.runs import stop_at, vectors_of
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -56,7 +56,7 @@ def test_every_config_runs_its_loss(tiny, tmp_path, name, options):
     assert np.isfinite(second)
     # The first loss by hand: of the first batch, the start encoder's vectors, the loss's options.
     encoder = load_model(config).pretrained
-    batch = load_data(config).batches[0]
+    batch = load_batches(config)[0]
     vectors = vectors_of(encoder, batch)
     loss, everything = LOSSES[config.loss.name], base.LOSSES[config.loss.name] | options
     if config.loss.name in ("softmax", "distributed", "adaptive", "static"):
@@ -76,7 +76,7 @@ def test_several_negatives_of_a_query(tiny, triplets, tmp_path, name):
         name, data__dataset="", data__triplets=str(file), data__negatives_per_query=3
     )
     train(config, tmp_path / "run", stop=stop_at(1))
-    batch = load_data(config).batches[0]
+    batch = load_batches(config)[0]
     q, p, n = vectors_of(load_model(config).pretrained, batch, negatives=3)
     assert n.shape == (8, 3, 16)
     given = {"positive_ids": batch.positive_ids, "negative_ids": batch.negative_ids}
@@ -116,7 +116,7 @@ def test_queries_with_many_positives(tiny, tmp_path):
     ]
     file = helpers.write_rows(tmp_path / "many.jsonl", rows)
     config = tiny.config("softmax", data__dataset="", data__triplets=str(file))
-    batches = load_data(config).batches
+    batches = load_batches(config)
     widths = [batches[k].positive_ids.shape[1] for k in range(12)]
     assert set(widths) == {4, 16}
     assert train(config, tmp_path / "run") is not None
@@ -129,7 +129,7 @@ def test_first_dimensions_are_trained_beside_the_whole(tiny, tmp_path):
         "Its first 5, 3 dimensions were trained" in (tmp_path / "model" / "README.md").read_text()
     )
     encoder = load_model(config).pretrained
-    batch = load_data(config).batches[0]
+    batch = load_batches(config)[0]
     vectors = vectors_of(encoder, batch)
     ids = {"positive_ids": batch.positive_ids, "negative_ids": batch.negative_ids}
     want = sum(LOSSES["softmax"](*(v[:, :size] for v in vectors), **ids) for size in (16, 5, 3))
@@ -223,8 +223,7 @@ def test_teacher(tiny, triplets, tmp_path, loss):
     config = tiny.config(loss, data__triplets=str(files["scored"]), train__dimensions=sizes, **own)
     train(config, tmp_path / "run", stop=stop_at(2))
     encoder = load_model(config).pretrained
-    data = load_data(config)
-    batch = data.batches[0]
+    batch = load_batches(config)[0]
     vectors = vectors_of(encoder, batch)
     assert np.isfinite(batch.scores).all()
     teacher = {

@@ -6,7 +6,7 @@ import pytest
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train import processes
 from selfdistill_jax.train.data import dataset
-from tests.tiny import load_data
+from tests.tiny import load_batches
 
 
 @pytest.fixture
@@ -77,4 +77,4 @@ def test_processes_that_read_other_texts(tiny, monkeypatch):
     monkeypatch.setattr(dataset, "all_equal", lambda content: b"tiny" in content)
     config = tiny.config()
     with pytest.raises(InputError, match=r"^tiny: the processes read different texts, or have"):
-        load_data(config)
+        load_batches(config)

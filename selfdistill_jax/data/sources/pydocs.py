@@ -235,7 +235,7 @@ def _read_body(body: list[ast.stmt], owner: list[str], module: str) -> Iterator[
 def _read_added(call: ast.expr, owner: list[str], module: str) -> Iterator[_Entry]:
     """Yields the object, written in C, whose docstring is added by a call of ``add_newdoc``.
 
-    Its arguments are ``([place,] name, text or (attribute, text))``.
+    A call has the form ``add_newdoc([place,] name, text)``, or ``(attribute, text)`` for the text.
     """
     if not isinstance(call, ast.Call) or getattr(call.func, "id", "") != "add_newdoc":
         return

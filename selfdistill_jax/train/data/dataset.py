@@ -1,35 +1,24 @@
 """Builds the batches of a run."""
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 
 from selfdistill_jax.data.batches import TrainingBatches
-from selfdistill_jax.data.store import Collection, Examples
-from selfdistill_jax.data.tokenizer import Tokenizer
-from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.encode_corpus import block_tokens, on_accelerator
 from selfdistill_jax.train.data.hard_negatives import find_candidates
-from selfdistill_jax.train.data.tokenized_collection import DataSettings, open_tokenized
+from selfdistill_jax.train.data.tokenized_collection import (
+    DataSettings,
+    TokenizedCollection,
+    open_tokenized,
+)
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.processes import all_equal, first_then_rest
 
 
-class Data(NamedTuple):
-    """Holds a run's data: the parts of its `TokenizedCollection`, and the batches."""
-
-    collection: Collection
-    tokenizer: Tokenizer
-    queries: TokenTable
-    documents: TokenTable
-    examples: Examples
-    batches: TrainingBatches
-
-
-def load_data(settings: DataSettings, model: Model) -> Data:
-    """Returns a run's tables, tokens and hard negatives, and the batches of this process.
+def load_data(settings: DataSettings, model: Model) -> tuple[TokenizedCollection, TrainingBatches]:
+    """Returns a run's tokenized collection, and the batches of this process.
 
     Args:
       settings: the run's data settings.
@@ -66,11 +55,4 @@ def load_data(settings: DataSettings, model: Model) -> Data:
         single_block=on_accelerator(),
         dropout=settings.dropout,
     )
-    return Data(
-        tables.collection,
-        tables.tokenizer,
-        tables.queries,
-        tables.documents,
-        tables.examples,
-        batches,
-    )
+    return tables, batches

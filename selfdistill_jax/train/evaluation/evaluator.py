@@ -17,7 +17,7 @@ from selfdistill_jax.retrieval.eval_set import (
     make_eval_set,
 )
 from selfdistill_jax.retrieval.evaluation import ScoredRun, write_results
-from selfdistill_jax.train.data.dataset import Data
+from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.monitoring.run_log import HINT_LOWER_LR
 from selfdistill_jax.train.monitoring.throughput import RunStats
@@ -37,7 +37,7 @@ class Evaluator:
       test_split: the split of the final evaluation: test, else dev, else empty.
     """
 
-    def __init__(self, model: Model, data: Data, *, depth: int, stats: RunStats):
+    def __init__(self, model: Model, data: TokenizedCollection, *, depth: int, stats: RunStats):
         self._model, self._data = model, data
         self._depth, self._stats = depth, stats
         splits = data.collection.splits

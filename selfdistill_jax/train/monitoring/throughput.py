@@ -39,9 +39,8 @@ _REPORTED = ("host_peak_gb", "device_peak_gb", "energy_joules")
 class RunStats:
     """Accumulates the statistics of a training loop.
 
-    It covers this process's own steps only: a resumed run starts a new account. Given the global
-    figures of each step, it returns global figures; memory and energy are those of this machine.
-    It is not thread-safe.
+    Only the steps of this process count, so a resumed run starts again at zero. Rates are global if
+    the figures of each step are; memory and energy are those of this machine. Not thread-safe.
 
     Args:
       matmul_flops: FLOP/s of a matrix product on the devices whose work ``useful_flops`` counts,

@@ -13,7 +13,7 @@ from selfdistill_jax.train.data import hard_negatives
 from selfdistill_jax.train.data.tokenized_collection import open_tokenized
 from selfdistill_jax.train.job import make_job
 from tests import tiny as helpers
-from tests.tiny import load_data, metrics, train
+from tests.tiny import load_batches, metrics, train
 from tests.train.runs import stop_at
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -76,7 +76,7 @@ def test_training_draws_from_mined_candidates(tiny, finished, own_cache, tmp_pat
     config = tiny.config(data__negatives="mined", data__candidates=2, train__steps=2, **own_cache)
     train(config, tmp_path / "run", stop=stop_at(1))
     assert metrics(tmp_path / "run", "train")[0]["loss"] != metrics(finished, "train")[0]["loss"]
-    batches = load_data(config).batches
+    batches = load_batches(config)
     (queries, positives, negatives), _ = batches.rows(0, np.arange(24))
     own = found(config)
     some = own[:, 0] >= 0
@@ -87,7 +87,7 @@ def test_training_draws_from_mined_candidates(tiny, finished, own_cache, tmp_pat
 
 def test_bm25_negatives(tiny, own_cache):
     config = tiny.config(data__negatives="bm25", **own_cache)
-    batches = load_data(config).batches
+    batches = load_batches(config)
     (queries, positives, negatives), _ = batches.rows(0, np.arange(24))
     assert (queries == positives).all()
     # BM25 sees the places alone, which row numbers follow.
@@ -129,7 +129,8 @@ def test_a_search_is_done_once(tiny, own_cache, tmp_path, monkeypatch, kind):
         assert calls == (searched if kind == "mined" else []), other
 
 
-def test_triplets_that_bring_a_negative_keep_it(tiny, own_cache, tmp_path):
+def half_with_negatives():
+    """12 rows; every second one has a negative."""
     rows = []
     for i in range(12):
         query, *positive = helpers.texts(i, i % 5)
@@ -137,6 +138,11 @@ def test_triplets_that_bring_a_negative_keep_it(tiny, own_cache, tmp_path):
         if i % 2:
             row["negative"] = " ".join(helpers.texts(i + 7, i % 5)[1:])
         rows.append(row)
+    return rows
+
+
+def test_triplets_that_bring_a_negative_keep_it(tiny, own_cache, tmp_path):
+    rows = half_with_negatives()
     settings = {"data__negatives": "mined", "data__mined_ceiling": 0.0, **own_cache}
     for name, lines in (("some", rows), ("all", rows[1::2] * 2)):
         file = helpers.write_rows(tmp_path / f"{name}.jsonl", lines)
@@ -150,14 +156,7 @@ def test_triplets_that_bring_a_negative_keep_it(tiny, own_cache, tmp_path):
 
 def test_another_number_of_negatives_is_another_search(tiny, own_cache, tmp_path):
     """Rows with a negative of their own need candidates only if they need more negatives."""
-    rows = []
-    for i in range(12):
-        query, *positive = helpers.texts(i, i % 5)
-        row = {"query": query, "positive": " ".join(positive)}
-        if i % 2:
-            row["negatives"] = [" ".join(helpers.texts(i + 7, i % 5)[1:])]
-        rows.append(row)
-    file = helpers.write_rows(tmp_path / "mixed.jsonl", rows)
+    file = helpers.write_rows(tmp_path / "mixed.jsonl", half_with_negatives())
     settings = {"data__triplets": str(file), "data__negatives": "bm25", **own_cache}
     one, two, again = (
         found(tiny.config(data__negatives_per_query=count, **settings)) for count in (1, 2, 1)
