@@ -15,7 +15,7 @@ from selfdistill_jax.data.batch_shape import balance_parts, choose_shape
 from selfdistill_jax.data.negatives import KnownPositives, choose_given, draw
 from selfdistill_jax.data.packing import lay_out, write_tokens
 from selfdistill_jax.data.store import Examples
-from selfdistill_jax.data.tokens import TokenTable, content_numbers
+from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.packed import PackedTexts
 
 # Random streams other than that of drawn negatives.
@@ -33,11 +33,11 @@ class TripletBatch(NamedTuple):
         part packs the texts of its ``b`` examples: queries, then positives, then the first negative
         of each, then the second: M = (2 + K) b. A query of length 0 marks an unused example.
       scores: ``[P b, 1 + K]`` float32, a teacher's scores of positive and negatives, or NaN.
-      positive_ids: ``[P b, n]`` int32, numbers of the known positives of the query that are in the
-        global batch; its own positive comes first, -1 follows the last. Documents with equal
-        tokens have the same number.
-      negative_ids: ``[P b, K]`` int32, numbers of the negatives. Without ids, every document but
-        the query's positive counts as a negative.
+      positive_ids: ``[P b, n]`` int32, rows of the known positives of the query that are in the
+        global batch; its own positive comes first, -1 follows the last. Copies of a text have the
+        row of the first.
+      negative_ids: ``[P b, K]`` int32, rows of the negatives, likewise. Without ids, every document
+        but the query's positive counts as a negative.
     """
 
     texts: PackedTexts
@@ -209,12 +209,8 @@ class TrainingBatches:
 
     def _ids(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns ``positive_ids`` and ``negative_ids`` of a global batch, see `TripletBatch`."""
+        positives, *negatives = self._known.copies[columns[1:]]
         place, known = self._known.of(columns[0])
-        # A known positive also counts if only another document with its tokens is in the batch.
-        rows = np.unique(np.concatenate([columns[1:].reshape(-1), known]))
-        numbers = content_numbers(self._tables[1], rows, limit=self._limits[1])
-        positives, *negatives = numbers[np.searchsorted(rows, columns[1:])]
-        known = numbers[np.searchsorted(rows, known)]
         there = np.isin(known, [positives, *negatives])
         place, known = place[there], known[there]
         # The further columns have the other known positives of each query, each number once.

@@ -16,7 +16,7 @@ NEGATIVES = ("random", "bm25", "mined")
 # Maps query rows ``[Q]`` and k to scores and document rows ``[Q, k]``, best first, -1 after the
 # last; there are fewer columns if there are fewer than k documents.
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-_FURTHER = 3  # random stream of the negatives after the first; with the column, one for each
+_FURTHER = 3  # part of the random seed of every negative of a query but the first
 _DEEPER = 4  # factor by which a search with a score limit looks at more documents
 
 
@@ -26,19 +26,34 @@ class KnownPositives:
     Args:
       queries: ``[n]`` query rows of the known pairs.
       documents: ``[n]`` document rows of the known pairs.
-      pool: range of document rows that negatives are drawn from.
+      pool: range of document rows that negatives are drawn from; it ends with the last document.
       count: number of negatives per query.
+      copies: ``[documents]`` first row with the same text, see `first_copies`: a copy of a known
+        positive is one too. None if no text occurs twice.
+
+    Attributes:
+      copies: as given.
 
     Raises:
       InputError: the pool has fewer than ``count`` documents that are not positives of a query.
     """
 
-    def __init__(self, queries: np.ndarray, documents: np.ndarray, pool: range, count: int = 1):
+    def __init__(
+        self,
+        queries: np.ndarray,
+        documents: np.ndarray,
+        pool: range,
+        count: int = 1,
+        copies: np.ndarray | None = None,
+    ):
         self._size = pool.stop
+        self.copies = np.arange(pool.stop, dtype=np.int32) if copies is None else copies
         self._keys = np.unique(self._key(np.asarray(queries), np.asarray(documents)))
-        inside = self._keys[self._keys % self._size >= pool.start]
-        rows, counts = np.unique(inside // self._size, return_counts=True)
-        full = rows[counts > len(pool) - count]
+        in_pool = np.bincount(self.copies[pool.start : pool.stop], minlength=self._size)
+        # Documents of the pool that the pairs before each pair exclude, copies included.
+        self._excluded = np.concatenate([[0], np.cumsum(in_pool[self._keys % self._size])])
+        rows = np.unique(self._keys // self._size)
+        full = rows[self.count(rows) > len(pool) - count]
         if len(full) or len(pool) < count:
             if count == 1:
                 what = "have every document as a positive; add documents to draw negatives from"
@@ -50,7 +65,7 @@ class KnownPositives:
             raise InputError(f"{len(full) or 'all'} training queries {what}")
 
     def _key(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        return queries.astype(np.int64) * self._size + documents
+        return queries.astype(np.int64) * self._size + self.copies[documents]
 
     def contains(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """Returns whether each document is a known positive of its query, ``[...]`` bool."""
@@ -58,14 +73,14 @@ class KnownPositives:
         at = np.searchsorted(self._keys, key)
         return self._keys[np.minimum(at, len(self._keys) - 1)] == key
 
-    def count(self, query: int) -> int:
-        """Returns the number of known positives of a query."""
-        ends = np.int64(query) * self._size + np.array([0, self._size])
-        first, last = np.searchsorted(self._keys, ends)
-        return int(last - first)
+    def count(self, queries: np.ndarray) -> np.ndarray:
+        """Returns how many documents of the pool are known positives of each query, ``[...]``."""
+        start = np.asarray(queries, np.int64) * self._size
+        first, last = (np.searchsorted(self._keys, ends) for ends in (start, start + self._size))
+        return self._excluded[last] - self._excluded[first]
 
     def of(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns all known positives of queries: indices into ``queries`` and document rows."""
+        """Returns all known positives of queries: indices into ``queries``, and first copies."""
         start = queries.astype(np.int64) * self._size
         first, last = (np.searchsorted(self._keys, ends) for ends in (start, start + self._size))
         counts = last - first
@@ -171,7 +186,7 @@ def top_candidates(
     spare = 1 if most is None else _DEEPER
     # All positives of a query may rank first. Depths are powers of two, since a search compiles
     # anew for each depth.
-    needed = [spare * k + known.count(row) for row in rows]
+    needed = (spare * k + known.count(rows)).tolist()
     depths = np.array([1 << (n - 1).bit_length() for n in needed], int)
     by_query = np.argsort(query_of, kind="stable")
     ends = np.searchsorted(query_of[by_query], np.arange(len(rows) + 1))

@@ -13,6 +13,7 @@ from selfdistill_jax.progress import Progress
 
 _CHUNK = 2048
 _VERSION = "2"
+_AT_ONCE = 2**15  # texts whose tokens are compared at one time: 100 MB for texts of 100 tokens
 
 
 class TokenTable:
@@ -80,34 +81,40 @@ class TokenTable:
         return self._ids[place].astype(np.int32), lengths.astype(np.int32)
 
 
-def content_numbers(table: TokenTable, rows: np.ndarray, *, limit: int) -> np.ndarray:
-    """Numbers texts so that texts with equal tokens have the same number.
+def first_copies(table: TokenTable, *, limit: int) -> np.ndarray:
+    """Returns for each text the first row whose tokens are equal, ``[rows]`` int32.
 
     Args:
-      table: table of the texts.
-      rows: ``[n]`` rows of the texts to number.
-      limit: number of tokens at which texts are cut.
-
-    Returns:
-      ``[n]`` int32 numbers from 0 to n - 1.
+      table: the texts.
+      limit: number of tokens at which they are cut.
 
     Example:
-      >>> table = TokenTable(np.array([1, 2, 1, 2, 1]), np.array([0, 2, 4, 5]))
-      >>> content_numbers(table, np.arange(3), limit=8).tolist()
-      [0, 0, 1]
+      >>> table = TokenTable(np.array([7, 1, 2, 1, 2]), np.array([0, 1, 3, 5]))
+      >>> first_copies(table, limit=8).tolist()
+      [0, 1, 1]
     """
-    ids, lengths = table.flat(rows, limit=limit)
+    parts = [
+        _content(*table.flat(np.arange(start, min(start + _AT_ONCE, len(table))), limit=limit))
+        for start in range(0, len(table), _AT_ONCE)
+    ]
+    content = np.concatenate([np.zeros(0, np.uint64), *parts])
+    _, first, inverse = np.unique(content, return_index=True, return_inverse=True)
+    return first[inverse].astype(np.int32)
+
+
+def _content(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns a 64-bit number for each text, the same for equal tokens.
+
+    It is a sum of pseudorandom numbers, one for each (token, place). Two of 100,000 different texts
+    have the same sum with a probability of 3e-10.
+    """
     ends = np.cumsum(lengths)
     place = np.arange(len(ids)) - np.repeat(ends - lengths, lengths)
-    # Texts are compared by sums of pseudorandom 64-bit numbers, one for each (token, place): among
-    # 100,000 different texts, two have the same sum with a probability of 3e-10.
     mixed = (ids.astype(np.uint64) << np.uint64(32)) | place.astype(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed ^ (mixed >> np.uint64(31)))])
-    content = sums[ends] - sums[ends - lengths]
-    _, numbers = np.unique(content, return_inverse=True)
-    return numbers.astype(np.int32)
+    return sums[ends] - sums[ends - lengths]
 
 
 def cached_tokens(

@@ -94,7 +94,7 @@ def _log_sum(a_BxD, b_SxD, where_S, known, per_row, *, temperature, axis_name) -
 
     Args:
       known: ids of the rows of a and of b, ``[B, P]`` and ``[S, Q]``. A row of b that shares an id
-        with a row of a is left out of its sum, unless it is the first of that row's own. None
+        with a row of a is left out of that row's sum, except the first of the row's own. None
         leaves nothing out.
       per_row: rows of b per row of a.
     """
@@ -107,11 +107,11 @@ def _log_sum(a_BxD, b_SxD, where_S, known, per_row, *, temperature, axis_name) -
 
     def log_sum(a_RxD: jax.Array, ids_RxP=None, own_R=None) -> jax.Array:
         logits_RxC = dots(a_RxD, b_CxD) / temperature
-        taken = where_C[None, :]
+        counted = where_C[None, :]
         if ids_RxP is not None and own_R is not None:
             ids = ids_RxP[:, None, :, None]
             same = ((ids == ids_CxQ[None, :, None, :]) & (ids >= 0)).any((2, 3))
-            taken &= ~same | (own_R[:, None] == jnp.arange(len(where_C))[None, :])
-        return jax.nn.logsumexp(jnp.where(taken, logits_RxC, _MASKED), axis=1)
+            counted &= ~same | (own_R[:, None] == jnp.arange(len(where_C))[None, :])
+        return jax.nn.logsumexp(jnp.where(counted, logits_RxC, _MASKED), axis=1)
 
     return by_blocks(log_sum, rows, len(where_C))

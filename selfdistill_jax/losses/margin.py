@@ -279,7 +279,7 @@ def _negatives(batch: Batch, positive_ids, negative_ids, axis_name) -> jax.Array
 
 
 def _in_batch(c_B, a_BxE, b_NxE, where_B, among_N, broadcast, **options) -> jax.Array:
-    """Returns ``mean_ix ρ(c_i − a_i·x)``; the released form uses c of the query that has x."""
+    """Returns ``mean_ix ρ(c_i − a_i·x)``; the released form takes c from the query of x."""
     if broadcast == "released":
         c_N = repeat(c_B, len(b_NxE) // len(c_B))
         return mean_over_pairs(c_N, b_NxE, a_BxE, among_N, where_B, **options)

@@ -10,7 +10,7 @@ from selfdistill_jax.data.batch_shape import balance_parts
 from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.data.negatives import KnownPositives
 from selfdistill_jax.data.store import Examples
-from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.data.tokens import TokenTable, first_copies
 
 CLS, SEP, QUERY, DOCUMENT, OTHER = 2, 3, 100, 200, 300
 COUNT = 23
@@ -53,7 +53,8 @@ def make(**changes):
     }
     examples = changes.pop("examples", EXAMPLES)
     documents = table(changes.pop("documents", DOCUMENTS))
-    known = KnownPositives(examples.query, examples.positive, POOL)
+    copies = first_copies(documents, limit=14)
+    known = KnownPositives(examples.query, examples.positive, POOL, copies=copies)
     return TrainingBatches(
         table(QUERIES),
         documents,

@@ -18,8 +18,8 @@ def some_pairs(queries=30, seed=0):
     return [pairs[i] for i in rng.permutation(len(pairs))] + pairs[:9]
 
 
-def make(pairs, pool=POOL):
-    return KnownPositives(*np.array(pairs, np.int32).T, pool)
+def make(pairs, pool=POOL, **options):
+    return KnownPositives(*np.array(pairs, np.int32).T, pool, **options)
 
 
 def test_contains_is_membership():
@@ -36,7 +36,7 @@ def test_large_row_numbers_stay_apart():
     rows = np.array([60_000, 0, 60_000, 17_100], np.int32)
     documents = np.array([49_999, 1, 1, 49_999], np.int32)
     assert known.contains(rows, documents).tolist() == [True, True, False, False]
-    assert [known.count(row) for row in rows] == [1, 1, 1, 0]
+    assert known.count(rows).tolist() == [1, 1, 1, 0]
 
 
 def test_query_without_any_negative_left_is_refused():
@@ -59,6 +59,25 @@ def test_only_one_document_left():
     known = make([(q, d) for q in range(20) for d in POOL if d != POOL[q]])
     drawn = draw(np.arange(20), ONE[:20], known=known, pool=POOL, candidates=None, seed=(0, 0))
     assert drawn[:, 0].tolist() == list(POOL)
+
+
+def test_copies_of_a_positive_are_not_drawn():
+    """Nor are they candidates, nor does a query of copies alone have anything left."""
+    copies = np.arange(POOL.stop)
+    copies[[9, 11]] = 6
+    known = make([(0, 9)], copies=copies)
+    assert known.contains(np.zeros(3, int), np.array([6, 9, 11])).all()
+    assert known.count(0) == 3
+    missing = np.full((500, 3), -1)
+    drawn = draw(np.zeros(500, int), missing, known=known, pool=POOL, candidates=None, seed=(1,))
+    assert set(np.unique(drawn)) == set(POOL) - {6, 9, 11}
+    ranked = np.array(POOL)[None]
+    found = top_candidates(
+        lambda rows, depth: (-ranked.astype(float), ranked), np.zeros(1, int), known=known, k=4
+    )
+    assert found.tolist() == [[d for d in POOL if d not in (6, 9, 11)][:4]]
+    with pytest.raises(InputError, match="1 training queries have every document as a positive"):
+        make([(0, 9)], copies=np.full(POOL.stop, 5))
 
 
 def test_random_draws_are_uniform_over_what_is_no_positive():

@@ -27,7 +27,7 @@ from selfdistill_jax.train.processes import (
     on_first,
 )
 
-_VERSION = 2
+_VERSION = 3
 _LABEL = "Negatives"
 _FILE = "candidates.npy"
 

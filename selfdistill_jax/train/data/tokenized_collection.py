@@ -10,7 +10,7 @@ from selfdistill_jax.data.collection import Source
 from selfdistill_jax.data.negatives import KnownPositives
 from selfdistill_jax.data.store import Collection, Examples, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
-from selfdistill_jax.data.tokens import TokenTable, cached_tokens
+from selfdistill_jax.data.tokens import TokenTable, cached_tokens, first_copies
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.encode_corpus import open_tokenizer
 from selfdistill_jax.train.processes import is_first
@@ -129,11 +129,13 @@ def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedColl
         queries,
         documents,
         examples,
-        _known(collection, examples, settings.negatives_per_query),
+        _known(collection, examples, documents, settings),
     )
 
 
-def _known(collection: Collection, examples: Examples, count: int) -> KnownPositives:
+def _known(
+    collection: Collection, examples: Examples, documents: TokenTable, settings: DataSettings
+) -> KnownPositives:
     judged = [
         j[:2]
         for j in collection.judgements("train")
@@ -141,11 +143,13 @@ def _known(collection: Collection, examples: Examples, count: int) -> KnownPosit
     ]
     given = np.stack([examples.query, examples.positive], axis=1)
     pairs = np.concatenate([given, np.array(judged, np.int32).reshape(-1, 2)])
-    known = KnownPositives(*pairs.T, collection.training_pool, count)
+    copies = first_copies(documents, limit=settings.document_length)
+    options = collection.training_pool, settings.negatives_per_query, copies
+    known = KnownPositives(*pairs.T, *options)
     own = collection.own_documents
     # If any positive has its query's id, equal ids mean nothing: see `count_own_relevant`.
     if len(own) and not known.contains(*own.T).any():
-        known = KnownPositives(*np.concatenate([pairs, own]).T, collection.training_pool, count)
+        known = KnownPositives(*np.concatenate([pairs, own]).T, *options)
     return known
 
 
