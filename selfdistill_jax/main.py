@@ -92,7 +92,7 @@ def train_and_report(
     Raises:
       InputError: see `make_job` and `train`.
     """
-    # A run that began in one type goes on in it, also on a machine where another is faster.
+    # A resumed run keeps its type, even on a machine where another type is faster.
     job = make_job(config, dtype="" if restart else recorded_dtype(workdir))
     if not train(job, workdir, restart=restart, stop=stop):
         return None

@@ -155,7 +155,7 @@ class TripletsOf:
                 )
             if len(set(negatives)) < len(negatives):
                 raise InputError(
-                    f"{self._path}:{line}: the same negative stands twice in the row; remove one"
+                    f"{self._path}:{line}: the same negative occurs twice in the row; remove one"
                 )
             rows: Any = [queries.get(query), *map(documents.get, (positive, *negatives))]
             problem = self._problem((query, positive, *negatives), rows, evaluated, first)

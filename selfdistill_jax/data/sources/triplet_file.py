@@ -106,7 +106,7 @@ class TripletFile:
                     )
                 if len(set(n)) < len(n):
                     raise InputError(
-                        f"{self.path}:{line}: the same negative stands twice in the row; remove one"
+                        f"{self.path}:{line}: the same negative occurs twice in the row; remove one"
                     )
                 examples.append(Example(q, p, n, *scores))
                 seen.add(examples[-1], line)

@@ -43,8 +43,8 @@ def find_candidates(
       model: the start encoder, which finds mined candidates, from texts truncated as in training.
 
     Returns:
-      ``[n, k]`` as from `top_candidates`, for all triplets; triplets that bring enough negatives
-      have no candidates. None if negatives are drawn at random, or all triplets bring enough.
+      ``[n, k]`` as from `top_candidates`, for all triplets; triplets that have enough negatives
+      have no candidates. None if negatives are drawn at random, or all triplets have enough.
 
     Raises:
       InputError: the encoder's vectors are not finite, or the cached candidates are damaged or
@@ -62,7 +62,7 @@ def find_candidates(
         facts += [settings.mined_ceiling, settings.query_length, settings.document_length]
         start = model.pretrained
         facts += [settings.dtype, fingerprint(start, start.prompts, tables.tokenizer.fingerprint)]
-    if len(drawn) < len(given):  # the rows of what is cached depend on the negatives per query
+    if len(drawn) < len(given):  # the cached rows depend on the number of negatives
         facts.append(hashlib.sha256(drawn.tobytes()).hexdigest())
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     name = f"{tables.collection.folder.name}-{kind}-{digest}"

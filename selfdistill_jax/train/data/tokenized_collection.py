@@ -24,12 +24,12 @@ class DataSettings(NamedTuple):
       cache: the folder of tables, tokens and negatives.
       negatives, candidates, mined_ceiling: see ``config.data``.
       query_length, document_length: tokens that texts are truncated to in training.
-      negatives_per_query: K; those that an example does not bring are drawn.
+      negatives_per_query: K; missing ones are drawn.
       batch_size: examples per update, over all devices.
       micro_batches: number of parts of a device's rows.
       seed: seed of the order of triplets and of drawn negatives.
       dropout: whether texts get seeds for dropout.
-      needs_teacher: whether every triplet must bring teacher scores.
+      needs_teacher: whether every triplet needs teacher scores.
       dtype: name of the type of matrix products, which mined negatives depend on.
     """
 

@@ -1,4 +1,4 @@
-"""Measures a run: its throughput, the time spent beside training steps, memory and energy."""
+"""Measures a run: its throughput, the time spent outside training steps, memory and energy."""
 
 import time
 from collections.abc import Callable, Generator
@@ -22,7 +22,7 @@ _ROWS = (
     ("model_flops_utilization", "utilization, of matrix product", "%"),
     ("data_wait_seconds", "waiting for data", "s"),
     ("data_wait_share", "waiting for data, of steps", "%"),
-    ("compile_seconds", "compiling, beside other work", "s"),
+    ("compile_seconds", "compiling, in the background", "s"),
     ("compile_wait_seconds", "waiting for compiled steps", "s"),
     ("seconds_to_first_step", "process start to first step", "s"),
     ("seconds_to_first_update", "process start, first step done", "s"),

@@ -48,7 +48,7 @@ def test_several_negatives_in_a_row(tmp_path):
         ({"negatives": ["b", 7]}, "field 'negatives[1]' is a number; expected a string"),
         ({"negatives": ["b", None]}, "field 'negatives[1]' is null; expected a string"),
         ({"negatives": ["b", "a "]}, "positive and negative are the same text"),
-        ({"negatives": ["b", "c", " b "]}, "the same negative stands twice in the row; remove one"),
+        ({"negatives": ["b", "c", " b "]}, "the same negative occurs twice in the row; remove one"),
         (
             {"negative": "b", "negatives": ["c"]},
             "fields 'negative' and 'negatives' are both present",

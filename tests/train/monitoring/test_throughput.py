@@ -195,7 +195,7 @@ matrix product's operations     1.4 TFLOP/s
 utilization, of matrix product  30.1 %
 waiting for data                60.0 s
 waiting for data, of steps      50.0 %
-compiling, beside other work    8.5 s
+compiling, in the background    8.5 s
 waiting for compiled steps      0.0 s
 process start to first step     31.0 s
 process start, first step done  1,041.5 s
