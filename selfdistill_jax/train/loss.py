@@ -93,23 +93,35 @@ def make_loss(
     loss = partial(LOSSES[name], **options)
     if target == "detached":
         loss = partial(loss, stop_gradient=True)
-    example = jax.ShapeDtypeStruct((2, 4), jnp.float32)
-    several = example if negatives == 1 else jax.ShapeDtypeStruct((2, negatives, 4), jnp.float32)
-    scores = jnp.zeros((2, 1 + negatives))
-    given = {key: make(scores) for key, make in FROM_TEACHER.items() if wants(loss, key)}
-    ids = jnp.zeros((2, 1), jnp.int32), jnp.ones((2, negatives), jnp.int32)
-    given |= {key: x for key, x in zip(IDS, ids, strict=True) if wants(loss, key)}
     try:
-        result = jax.eval_shape(partial(loss, **given), example, example, several)
+        result = _shape_of(loss, max(negatives, 1))
     except (TypeError, ValueError) as error:
-        key = "config.loss" if negatives else "config.data.negatives_per_query is 0"
-        raise InputError(f"{key}: {error}") from None
+        raise InputError(f"config.loss: {error}") from None
+    if not negatives:
+        try:
+            _shape_of(loss, 0)
+        except ValueError:
+            raise InputError(
+                f"config.data.negatives_per_query is 0, and the loss {name!r} compares the "
+                "positive with negatives; set 1 or more, or use a loss such as 'softmax'"
+            ) from None
     if result.shape != ():
         raise InputError(
             f"config.loss.name: the loss {name!r} returns shape {result.shape}; expected "
             "a scalar, such as the result of losses.global_mean(terms, where, axis_name)"
         )
     return _at_dimensions(loss, dimensions) if dimensions else loss
+
+
+def _shape_of(loss: Loss, negatives: int) -> jax.ShapeDtypeStruct:
+    """Returns the shape and type of a loss of two queries, without computing it."""
+    vectors = jax.ShapeDtypeStruct((2, 4), jnp.float32)
+    n = vectors if negatives == 1 else jax.ShapeDtypeStruct((2, negatives, 4), jnp.float32)
+    scores = jnp.zeros((2, 1 + negatives))
+    given = {key: make(scores) for key, make in FROM_TEACHER.items() if wants(loss, key)}
+    ids = jnp.zeros((2, 1), jnp.int32), jnp.ones((2, negatives), jnp.int32)
+    given |= {key: x for key, x in zip(IDS, ids, strict=True) if wants(loss, key)}
+    return jax.eval_shape(partial(loss, **given), vectors, vectors, n)
 
 
 def _at_dimensions(loss: Loss, dimensions: Sequence[int]) -> Loss:

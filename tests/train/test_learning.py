@@ -94,7 +94,7 @@ def test_several_negatives_of_a_query(tiny, triplets, tmp_path, name):
     [
         (
             {"data__negatives_per_query": 0},
-            r"^config\.data\.negatives_per_query is 0: n has 0 negatives per query; this loss need",
+            r"^config\.data\.negatives_per_query is 0, and the loss 'distributed' compares",
         ),
         (
             {"data__negatives_per_query": 9, "data__negatives": "bm25", "data__candidates": 8},
