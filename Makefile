@@ -41,10 +41,11 @@ $(VENV)/peers: $(VENV)/installed
 test: setup weights  ## Run the tests, in two processes of 3 GB.
 	$(PYTEST)
 
-# Losses, encoder and step, compiled as users compile them; the whole suite so: make soak.
-test-flags: setup weights  ## Run the numerical tests as users' programs are compiled.
-	XLA_FLAGS= $(PYTEST) tests/losses/test_definitions.py tests/losses/test_mesh.py tests/encoder/test_parity.py \
-		tests/encoder/test_model.py tests/train/test_step.py tests/train/test_whole_run.py
+# A part of the suite, for CI; the whole suite with these flags: make soak.
+test-flags: setup weights  ## Run losses, encoder, step and a run as users' programs are compiled.
+	XLA_FLAGS= $(PYTEST) tests/losses/test_definitions.py tests/encoder/test_parity.py tests/encoder/test_model.py \
+		tests/train/test_step.py::test_an_update_and_its_metrics_do_not_depend_on_the_mesh \
+		tests/train/test_whole_run.py::test_run_learns_what_it_is_taught
 
 soak: setup weights  ## Run the tests as users' programs are compiled: slower.
 	XLA_FLAGS= $(PYTEST)
