@@ -13,24 +13,14 @@ from tests.launch.stand_ins import FAKE_GCLOUD, FAKE_TRAINER, FAKE_WORKER_PYTHON
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A committed copy of launch/ in a path with a blank, and stand-ins on PATH."""
-    for name in [
-        "XLA_FLAGS",
-        "JAX_PLATFORMS",
-        "JAX_NUM_CPU_DEVICES",
-        "PYTHONPATH",
-        "PLAN",
-        "FAIL",
-        "HANG",
-    ]:
+    ours = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "PYTHONPATH", "PLAN", "FAIL")
+    for name in (*ours, *(name for name in os.environ if name.startswith("GIT_"))):
         monkeypatch.delenv(name, raising=False)
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     for role in ["AUTHOR", "COMMITTER"]:
         monkeypatch.setenv(f"GIT_{role}_NAME", "Test")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "test@example.org")
     monkeypatch.setenv("NOTES", str(tmp_path))
-    monkeypatch.setenv("GCLOUD_LOG", str(tmp_path / "gcloud.log"))
     monkeypatch.setenv("TRAINER", str(executable(tmp_path / "trainer", FAKE_TRAINER)))
     executable(tmp_path / "bin" / "gcloud", FAKE_GCLOUD)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")

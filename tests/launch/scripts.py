@@ -9,14 +9,8 @@ from pathlib import Path
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 WHERE = ["--name=pod-1", "--zone=us-west4-a"]
-AWKWARD = [
-    "--config.data.dataset=a b",
-    "it's",
-    'say "so"',
-    "$HOME `id` \\ * ;",
-    "",
-    "--x=two\nlines",
-]
+# Words that a shell would change if they were not quoted.
+AWKWARD = ["--config.data.dataset=a b", "it's", 'say "so"', "$HOME `id` \\ * ;", "", "--x=1\n2"]
 # Starts a command as a terminal would: with SIGINT not ignored, though the tests' own may be.
 INTERRUPTIBLE = """
 import os, signal, sys
@@ -37,20 +31,16 @@ def git(folder: Path, *words: str) -> str:
     return run.stdout.strip()
 
 
+def start(place: Path, script: str, *words: str) -> subprocess.Popen:
+    command = [sys.executable, "-S", "-c", INTERRUPTIBLE]
+    command += [str(place / "a repository" / "launch" / script), *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes)
+
+
 def launch(place: Path, script: str, *words: str) -> subprocess.CompletedProcess:
     command = [str(place / "a repository" / "launch" / script), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
-
-
-def start(place: Path, script: str, *words: str) -> subprocess.Popen:
-    command = [str(place / "a repository" / "launch" / script), *words]
-    return subprocess.Popen(
-        [sys.executable, "-S", "-c", INTERRUPTIBLE, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def local(place: Path, *words: str) -> subprocess.CompletedProcess:

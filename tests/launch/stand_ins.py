@@ -26,7 +26,7 @@ def on_worker(command):
         os._exit(0)
 
 argv = sys.argv[1:]
-with open(os.environ["GCLOUD_LOG"], "a") as log:
+with open(os.path.join(os.environ["NOTES"], "gcloud.log"), "a") as log:
     log.write(json.dumps(argv) + "\\n")
 verb, line = argv[3], " ".join(argv)
 if os.environ.get("FAIL") and os.environ["FAIL"] in line:
@@ -53,7 +53,7 @@ case "$*" in *" list "*) echo "jax 0.10.2" ;; esac
 # The trainer. PLAN gives, for each process number, what it does after noting how it was called.
 FAKE_TRAINER = f"""#!/bin/sh
 '''exec' "{sys.executable}" -S "$0" "$@" #'''
-import json, os, signal, subprocess, sys, time
+import json, os, signal, sys, time
 argv = sys.argv[1:]
 flags = dict(a[2:].split("=", 1) for a in argv if a.startswith("--") and "=" in a)
 number = flags.get("process_id", "0")
@@ -72,16 +72,11 @@ if plan == "catch":
     signal.signal(signal.SIGTERM, got)
 if plan == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if plan == "parent":
-    note["child"] = subprocess.Popen(["sleep", "60"]).pid
 path = os.path.join(os.environ["NOTES"], number)
 open(path + ".part", "w").write(json.dumps(note))
 os.rename(path + ".part", path + ".json")
 print("hello from", number, flush=True)
 print("oops from", number, file=sys.stderr, flush=True)
-if plan.startswith("later"):
-    time.sleep(0.6)
-    sys.exit(int(plan.split()[1]))
 if plan.startswith("exit"):
     print("last words", end="")
     sys.exit(int(plan.split()[1]))
