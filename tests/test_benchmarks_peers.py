@@ -34,29 +34,9 @@ def test_a_run_of_each_peer(tiny, tmp_path):
     rows = jobs.make_triplets(str(tiny.collection), 16, 0)
     assert max(len(row["query"].split()) for row in rows) + 2 > 4
     assert (query, max(documents)) == (4, 6)
-    for side in ("released", "sentence_transformers"):
-        # Dropout is off and the encoder the same: first losses differ by which triplets come first.
-        assert found[side]["first_loss"]["median"] == pytest.approx(
-            found["released"]["first_loss"]["median"], abs=0.1
-        )
-        assert found[side]["triplets_per_second"]["median"] > 0
-
-
-@pytest.mark.parametrize(
-    ("cuda", "installed", "precision", "expected"),
-    [
-        (True, True, "bfloat16", "flash_attention_2"),
-        (True, True, "float32", "sdpa"),
-        (True, False, "bfloat16", "sdpa"),
-        (False, True, "bfloat16", "sdpa"),
-    ],
-)
-def test_texts_are_laid_end_to_end_where_that_can_be(
-    monkeypatch, cuda, installed, precision, expected
-):
-    monkeypatch.setattr(torch_sides, "CUDA", cuda)
-    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: installed)
-    assert torch_sides.fastest_attention(precision) == expected
+    # Dropout is off and the encoder the same: first losses differ by which triplets come first.
+    one, other = (found[s]["first_loss"]["median"] for s in ("released", "sentence_transformers"))
+    assert one == pytest.approx(other, abs=0.1)
 
 
 @pytest.mark.parametrize(
