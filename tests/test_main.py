@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from selfdistill_jax.train.monitoring.run_log import read_metrics
 from tests.tiny import content, metrics
 
 CONFIG = "--config=configs/distributed.py"
@@ -57,11 +57,7 @@ for line in sys.stdin:
 
 
 class Program:
-    """A running command.
-
-    Attributes:
-      pid: its process.
-    """
+    """A running command, ``pid`` its process."""
 
     def __init__(self, ask, files, arguments, devices):
         self._ask, self._files = ask, files
@@ -109,17 +105,13 @@ def triplets(*lines):
     return write
 
 
-def truncated_weights(tiny, folder):
-    model = shutil.copytree(tiny.encoder, folder / "model")
-    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-100])
-    return {"encoder.init": model}
+def edited(name, change):
+    def write(tiny, folder):
+        path = shutil.copytree(tiny.encoder, folder / "model") / name
+        path.write_bytes(change(path.read_bytes()))
+        return {"encoder.init": path.parent}
 
-
-def other_shape(tiny, folder):
-    model = shutil.copytree(tiny.encoder, folder / "model")
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
-    return {"encoder.init": model}
+    return write
 
 
 def unknown_queries(tiny, folder):
@@ -130,125 +122,77 @@ def unknown_queries(tiny, folder):
 
 
 ROW = '{"query": "a", "positive": "b", "negative": "c"}'
+NUMBER = '{"query": "a", "positive": 7, "negative": "c"}'
+# What is wrong, and what the message names: the file and line or the key, and what is expected.
+WRONG_SETTINGS = [
+    ({"train.stepz": 3}, r"--config.train.stepz: .*did you mean 'train.steps'\?"),
+    ({"trane.steps": 3}, r"--config.trane.steps: .*did you mean 'train.steps'\?"),
+    ({"loss.margin": 0.3}, r"--config.loss.margin: .*no such setting"),
+    ({"train.steps": "many"}, r"flag --config.train.steps=many: .*int"),
+    ({"loss.name": "static"}, r"config.loss.over: .*'static' .*margin, error, in_batch"),
+    ({"loss.name": "distribute"}, r"config.loss.name .*expected .*did you mean 'distributed'\?"),
+    ({"loss.error": "l3"}, r"config.loss: error is 'l3'; expected .*'l2', 'l1', 'soft'"),
+    ({"train.batch_size": 12}, r"config.train.batch_size is 12, .*8 devices .*multiple of 8"),
+    ({"train.batch_size": 1}, r"config.train.batch_size is 1; expected 2 or more"),
+    ({"train.learning_rate": "inf"}, r"config.train.learning_rate is inf; expected a finite"),
+    ({"train.clip_norm": "nan"}, r"config.train.clip_norm is nan; expected"),
+    ({"data.dataset": "/no/such/folder"}, r"dataset '/no/such/folder': .*expected .*pydocs"),
+    (triplets(ROW, '{"query": "a",'), r"{folder}/own.jsonl:2: malformed JSON at column "),
+    (triplets(ROW, ROW, NUMBER), r"{folder}/own.jsonl:3: field 'positive' .*expected a string"),
+    (triplets(), r"{folder}/own.jsonl: no triplets; expected"),
+    (unknown_queries, r"{folder}/collection/qrels/train.tsv: 2 of 26 .*first: line 26, 'x1'"),
+    (edited("model.safetensors", lambda b: b[:-100]), r"{folder}/model/model.safetensors: not a w"),
+    (edited("config.json", lambda b: b.replace(b'ate_size": 32', b'ate_size": 64')),
+     r"{folder}/model/model.safetensors: .*intermediate.*\[32, 16\].*\[64, 16\]"),
+]  # fmt: skip
 
 
-WRONG = {
-    "unknown key": (
-        {"train.stepz": 3},
-        "--config.train.stepz: configs/distributed.py has no such setting; "
-        "did you mean 'train.steps'?",
-    ),
-    "unknown group": (
-        {"trane.steps": 3},
-        "--config.trane.steps: configs/distributed.py has no such setting; "
-        "did you mean 'train.steps'?",
-    ),
-    "another loss's option": (
-        {"loss.margin": 0.3},
-        "--config.loss.margin: configs/distributed.py has no such setting",
-    ),
-    "wrong type": (
-        {"train.steps": "many"},
-        "flag --config.train.steps=many: invalid literal for int() with base 10: 'many'",
-    ),
-    "another loss": (
-        {"loss.name": "static"},
-        "config.loss.over: the loss 'static' has no such option (it has margin, error, "
-        "in_batch, broadcast, method, normalize); start from the config of that loss",
-    ),
-    "unknown loss": (
-        {"loss.name": "distribute"},
-        "config.loss.name is 'distribute'; expected one of static, adaptive, distributed, "
-        "softmax, triplet, pairwise_logistic, margin_mse, kl; did you mean 'distributed'?",
-    ),
-    "unknown value of a loss's option": (
-        {"loss.error": "l3"},
-        "config.loss: error is 'l3'; expected one of 'l2', 'l1', 'soft'",
-    ),
-    "batch not divisible": (
-        {"train.batch_size": 12},
-        "config.train.batch_size is 12, which 8 devices cannot share equally; "
-        "take a multiple of 8, such as 8",
-    ),
-    "missing collection": (
-        {"data.dataset": "/no/such/folder"},
-        "dataset '/no/such/folder': neither a folder nor an embedded collection; expected the path "
-        "of a BEIR folder or one of: pydocs",
-    ),
-    "malformed line": (
-        triplets(ROW, '{"query": "a",'),
-        "{folder}/own.jsonl:2: malformed JSON at column ",
-    ),
-    "wrong type of a field": (
-        triplets(ROW, ROW, '{"query": "a", "positive": 7, "negative": "c"}'),
-        "{folder}/own.jsonl:3: field 'positive' is a number; expected a string",
-    ),
-    "empty file": (
-        triplets(),
-        "{folder}/own.jsonl: no triplets; expected rows of query, positive and negative",
-    ),
-    "unknown queries": (
-        unknown_queries,
-        "{folder}/collection/qrels/train.tsv: 2 of 26 judgements name queries that are not in "
-        "queries.jsonl (first: line 26, 'x1'); remove them or add the queries",
-    ),
-    "truncated weights": (
-        truncated_weights,
-        "{folder}/model/model.safetensors: not a whole safetensors file (",
-    ),
-    "weights of another shape": (
-        other_shape,
-        "{folder}/model/model.safetensors: tensor 'encoder.layer.0.intermediate.dense.weight' "
-        "has shape [32, 16]; config.json asks for [64, 16]",
-    ),
-}
+def assert_refused(result, message):
+    status, out, err = result
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert re.match(f"error: {message}", err), err
 
 
-@pytest.mark.parametrize(("settings", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_setting(main, tiny, tmp_path, settings, message):
+@pytest.mark.parametrize(("settings", "message"), WRONG_SETTINGS)
+def test_a_wrong_setting_is_one_line_and_makes_nothing(main, tiny, tmp_path, settings, message):
     if callable(settings):
         settings = settings(tiny, tmp_path)
     before = content(tmp_path)
-    status, out, err = main(CONFIG, *tiny.flags(**settings), f"--workdir={tmp_path / 'run'}")
-    assert (status, out) == (2, "")
-    assert err.startswith("error: " + message.replace("{folder}", str(tmp_path)))
-    assert err.count("\n") == 1
+    result = main(CONFIG, *tiny.flags(**settings), f"--workdir={tmp_path / 'run'}")
+    assert_refused(result, message.replace("{folder}", str(tmp_path)))
     assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--config is missing; try --config=configs/distributed.py"),
+        ([], "--config is missing"),
         (["--config=configs/distribute.py"], "--config=configs/distribute.py: no such file"),
-        (["--config=configs/base.py:nix"], "--config=configs/base.py:nix: KeyError: 'nix' ("),
+        (["--config=configs/base.py:nix"], "--config=configs/base.py:nix: KeyError: 'nix'"),
         (["--config=Makefile"], "--config=Makefile: SyntaxError: "),
         (["--config=selfdistill_jax/errors.py"], "--config=selfdistill_jax/errors.py: has no "),
-        ([CONFIG, "--restrat"], "unknown flag --restrat; did you mean 'restart'?"),
-        ([CONFIG, "train"], "unexpected argument 'train'; settings are given as --config."),
+        (["--config=~nobody-here/x.py"], "~nobody-here/x.py: the home folder is unknown"),
+        ([CONFIG, "--workdir=~nobody-here/run"], "~nobody-here/run: the home folder is unknown"),
+        ([CONFIG, "--restrat"], r"unknown flag --restrat; did you mean 'restart'\?"),
+        ([CONFIG, "train"], "unexpected argument 'train'"),
         ([CONFIG, "--process_id=1"], "--process_id needs --distributed"),
-        ([CONFIG, "--distributed"], "--distributed: jax.distributed.initialize failed ("),
+        ([CONFIG, "--distributed"], "--distributed: jax.distributed.initialize failed"),
     ],
 )
-def test_wrong_flag(main, arguments, message):
-    status, out, err = main(*arguments)
-    assert (status, out) == (2, "")
-    assert err.startswith(f"error: {message}")
-    assert err.count("\n") == 1
+def test_a_wrong_flag_is_one_line(main, arguments, message):
+    assert_refused(main(*arguments), message)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seed": 1}, " holds a run with another config: seed is 0 there and 1 here; "),
+        ({"seed": 1}, ".* holds a run with another config: seed is 0 there and 1 here"),
         ({"train.steps": -1}, "config.train.steps is -1; expected 1 or more"),
     ],
 )
 def test_nothing_of_an_old_run_is_overwritten(main, tiny, finished, settings, message):
     before = content(finished)
-    status, out, err = main(CONFIG, *tiny.flags(**settings), f"--workdir={finished}")
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert message in err
+    assert_refused(main(CONFIG, *tiny.flags(**settings), f"--workdir={finished}"), message)
     assert content(finished) == before
 
 
@@ -256,25 +200,20 @@ def test_restart_with_a_wrong_setting_moves_nothing(main, tiny, finished, tmp_pa
     workdir = shutil.copytree(finished, tmp_path / "run")
     before = content(tmp_path)
     wrong = tiny.flags(**{"encoder.init": tmp_path / "none"})
-    status, out, err = main(CONFIG, *wrong, f"--workdir={workdir}", "--restart")
-    assert (status, out) == (2, "")
-    assert err == (
-        f"error: {tmp_path}/none: no such folder; expected an encoder's folder or a hub id\n"
-    )
+    result = main(CONFIG, *wrong, f"--workdir={workdir}", "--restart")
+    assert_refused(result, f"{tmp_path}/none: no such folder; expected an encoder")
     assert content(tmp_path) == before
 
 
 def test_finished_run_is_printed(main, tiny, finished):
-    status, out, err = main(CONFIG, *tiny.flags(), f"--workdir={finished}")
-    assert (status, out, err) == (0, (finished / "result.txt").read_text(), "")
+    result = main(CONFIG, *tiny.flags(), f"--workdir={finished}")
+    assert result == (0, (finished / "result.txt").read_text(), "")
 
 
 def test_help(main):
     status, out, err = main("--help")
     assert (status, err) == (0, "")
-    assert out.startswith("Trains an encoder for retrieval.\n")
-    for flag in ("config", "workdir", "restart", "distributed", "coordinator_address"):
-        assert f"\n  --{flag}\n" in out
+    assert all(f"\n  --{flag}\n" in out for flag in ("config", "workdir", "restart", "distributed"))
 
 
 def test_two_runs_in_one_folder(start, tiny, tmp_path):
@@ -284,30 +223,7 @@ def test_two_runs_in_one_folder(start, tiny, tmp_path):
     (status, _, _), (refused, out, err) = sorted(program.wait() for program in programs)
     assert (status, refused, out) == (0, 2, "")
     assert err.splitlines()[-1].startswith(f"error: {tmp_path}/run: another process is writing ")
-    steps = [record["step"] for record in metrics(tmp_path / "run", "train")]
-    assert steps == list(range(1, 41))
-
-
-def test_the_home_folder_in_a_config_and_a_workdir(start, tiny, tmp_path):
-    wrong = ["--config=~nobody-here/x.py", *tiny.flags(), f"--workdir={tmp_path}/run"]
-    assert start(*wrong).wait()[2].startswith("error: ~nobody-here/x.py: the home folder is unk")
-    wrong = [CONFIG, *tiny.flags(), "--workdir=~nobody-here/run"]
-    assert start(*wrong).wait()[2].startswith("error: ~nobody-here/run: the home folder is unkn")
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"train.batch_size": 1}, "config.train.batch_size is 1; expected 2 or more"),
-        ({"train.learning_rate": "inf"}, "config.train.learning_rate is inf; expected a finite"),
-        ({"loss.error": "l2", "train.clip_norm": "nan"}, "config.train.clip_norm is nan; expected"),
-    ],
-)
-def test_settings_that_train_nothing(main, tiny, tmp_path, setting, message):
-    status, out, err = main(CONFIG, *tiny.flags(**setting), f"--workdir={tmp_path}/run")
-    assert (status, out) == (2, "")
-    assert err.startswith(f"error: {message}")
-    assert not (tmp_path / "run").exists()
+    assert [r["step"] for r in metrics(tmp_path / "run", "train")] == list(range(1, 41))
 
 
 def test_terminated_and_resumed(start, tiny, tmp_path):
@@ -323,10 +239,7 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     assert (status, out) == (128 + signal.SIGTERM, "")
     (step,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert 10 <= step < 120
-    assert err.splitlines()[-2:] == [
-        "Stopping after this step or evaluation; a second signal stops at once",
-        f"Stopped at step {step}; the same command resumes there",
-    ]
+    assert err.splitlines()[-1].startswith(f"Stopped at step {step};")
     assert metrics(tmp_path)[-1]["step"] == step
     status, out, err = start(*arguments).wait()
     assert (status, out) == (0, (tmp_path / "result.txt").read_text())
@@ -335,32 +248,28 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     # What libraries log of their inner steps would bury the lines that count.
     labels = ("Resuming from", "Training: ", "Dev", "Test, ")
     err, _, account = err.partition("Account of this run:\n")
-    assert [line for line in err.splitlines() if not line.startswith(labels)] == []
+    assert all(line.startswith(labels) for line in err.splitlines())
     assert account.splitlines()[0].split() == ["steps", str(120 - step)]
-    assert read_metrics(tmp_path)[-1]["kind"] == "account"
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+def two_processes(start, *flags, devices):
+    """The ends of two processes of one run."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    job = "--distributed", f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"
+    programs = [start(*flags, *job, f"--process_id={i}", devices=devices) for i in range(2)]
+    return [program.wait() for program in programs]
 
 
 def test_two_processes_train_as_one(start, tiny, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     # With caches of their own, so that each searches for negatives, the two together.
     mined = {"data__negatives": "mined", "data__mined_ceiling": 0}
-    settings, cached = (
-        [CONFIG, *tiny.flags(train__steps=6, train__learning_rate=0.005, **mined)],
-        [f"--config.data.cache={tmp_path / name}" for name in ("cache of one", "cache of two")],
-    )
-    # Of as many devices: of more or fewer other triplets are summed first, and of a gradient that
-    # is rounding alone Adam makes steps.
+    settings = [CONFIG, *tiny.flags(train__steps=6, train__learning_rate=0.005, **mined)]
+    cached = [f"--config.data.cache={tmp_path / name}" for name in ("cache 1", "cache 2")]
+    # On as many devices: on others sums have another order, and Adam makes steps of rounding.
     assert start(*settings, cached[0], f"--workdir={alone}", devices=4).wait()[0] == 0
-    flags = [*settings, cached[1], f"--workdir={together}", "--distributed"]
-    flags += [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
-    programs = [start(*flags, f"--process_id={i}", devices=2) for i in range(2)]
-    ends = [program.wait() for program in programs]
+    ends = two_processes(start, *settings, cached[1], f"--workdir={together}", devices=2)
     assert [status for status, _, _ in ends] == [0, 0], ends
     # The first alone prints, behind the lines of XLA's collectives, which run into one another.
     result = (together / "result.txt").read_text()
@@ -384,10 +293,7 @@ def test_two_processes_train_as_one(start, tiny, tmp_path):
 def test_what_stops_the_first_process_stops_the_other(start, tiny, tmp_path):
     """The other, which waits for it, would do so for minutes after its end."""
     (tmp_path / "of another").write_text("")
-    flags = [CONFIG, *tiny.flags(), f"--workdir={tmp_path}", "--distributed"]
-    flags += [f"--coordinator_address=127.0.0.1:{free_port()}", "--num_processes=2"]
-    programs = [start(*flags, f"--process_id={i}", devices=1) for i in range(2)]
-    ends = [program.wait() for program in programs]
+    ends = two_processes(start, CONFIG, *tiny.flags(), f"--workdir={tmp_path}", devices=1)
     assert [status for status, _, _ in ends] == [2, 2], ends
     messages = [err.splitlines()[-1] for _, _, err in ends]
     assert messages[0].startswith(f"error: {tmp_path}: the folder is not empty and holds no run")
