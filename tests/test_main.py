@@ -122,7 +122,6 @@ def unknown_queries(tiny, folder):
 
 
 ROW = '{"query": "a", "positive": "b", "negative": "c"}'
-NUMBER = '{"query": "a", "positive": 7, "negative": "c"}'
 # What is wrong, and what the message names: the file and line or the key, and what is expected.
 WRONG_SETTINGS = [
     ({"train.stepz": 3}, r"--config.train.stepz: .*did you mean 'train.steps'\?"),
@@ -138,7 +137,7 @@ WRONG_SETTINGS = [
     ({"train.clip_norm": "nan"}, r"config.train.clip_norm is nan; expected"),
     ({"data.dataset": "/no/such/folder"}, r"dataset '/no/such/folder': .*expected .*pydocs"),
     (triplets(ROW, '{"query": "a",'), r"{folder}/own.jsonl:2: malformed JSON at column "),
-    (triplets(ROW, ROW, NUMBER), r"{folder}/own.jsonl:3: field 'positive' .*expected a string"),
+    (triplets(ROW, ROW, ROW.replace('"b"', "7")), r"{folder}/own.jsonl:3: field 'positive' .*str"),
     (triplets(), r"{folder}/own.jsonl: no triplets; expected"),
     (unknown_queries, r"{folder}/collection/qrels/train.tsv: 2 of 26 .*first: line 26, 'x1'"),
     (edited("model.safetensors", lambda b: b[:-100]), r"{folder}/model/model.safetensors: not a w"),
@@ -250,6 +249,7 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     err, _, account = err.partition("Account of this run:\n")
     assert all(line.startswith(labels) for line in err.splitlines())
     assert account.splitlines()[0].split() == ["steps", str(120 - step)]
+    assert '"kind": "account"' in (tmp_path / "metrics.jsonl").read_text()
 
 
 def two_processes(start, *flags, devices):
