@@ -22,15 +22,7 @@ NAME = "selfdistill_jax"
 PACKAGE = Path(selfdistill_jax.__file__).parent
 
 LEAVES = {"errors", "progress", "packed", "io", "locks", "json_file"}
-COMMANDS = {
-    "main",
-    "prepare",
-    "evaluate",
-    "search",
-    "encode",
-    "compare",
-    "report command",
-}
+COMMANDS = {"main", "prepare", "evaluate", "search", "encode", "compare", "report command"}
 # What each package or module may import, besides itself.
 BELOW = {
     "errors": set(),
@@ -107,20 +99,13 @@ def test_every_package_is_known():
     ("file", "line"),
     [
         ("losses/common", "from selfdistill_jax.errors import InputError"),
-        ("data/tokens", "from selfdistill_jax.encoder import apply"),
         ("encoder/apply", "def f():\n    import selfdistill_jax.data.tokens"),
         ("encoder/apply", "from ..losses.common import dot"),
-        ("encoder/apply", "from .. import losses"),
         ("retrieval/search", "from selfdistill_jax.train import loop"),
         ("data/tokens", "from selfdistill_jax import BiEncoder"),
-        ("retrieval/search", "import selfdistill_jax"),
         ("data/cache", "from ml_collections import ConfigDict"),
-        ("retrieval/encode_corpus", "import configs.base"),
-        ("train/loop", "from selfdistill_jax.evaluate import main"),
         ("evaluate", "from selfdistill_jax.main import main"),
         ("train/loop", "import torch"),
-        ("train/dataset", "import ml_collections"),
-        ("prepare", "from ml_collections import ConfigDict"),
     ],
 )
 def test_the_rule_is_enforced(tmp_path, file, line):
@@ -138,7 +123,5 @@ def test_the_loop_can_be_read_alone():
 def test_losses_import_nothing_heavy():
     heavy = ["transformers", "tokenizers", "tensorflow_datasets", "orbax", "flax", "ml_collections"]
     code = f"import sys, {NAME}.losses; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
-    )
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+    command = [sys.executable, "-W", "error", "-c", code]
+    assert subprocess.check_output(command, text=True, timeout=60) == "[]\n"
