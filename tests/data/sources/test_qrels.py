@@ -35,12 +35,9 @@ def test_columns_are_read_by_name(tmp_path, header, row, trec):
 )
 def test_a_header_that_is_not_understood_is_refused(tmp_path, header, trec):
     names = ", ".join(map(repr, header.split("\t")))
-    with pytest.raises(InputError) as caught:
+    message = f"^{tmp_path}/test.tsv:1: .*{names}; expected 'query-id', 'corpus-id' and 'score'"
+    with pytest.raises(InputError, match=message):
         read(tmp_path, f"{header}\nq\td\t1\n", trec=trec)
-    assert str(caught.value) == (
-        f"{tmp_path}/test.tsv:1: the header names the columns {names}; expected 'query-id', "
-        "'corpus-id' and 'score', in any order"
-    )
 
 
 def test_unknown_names_are_no_judgement(tmp_path):
@@ -56,12 +53,8 @@ def test_an_id_may_be_the_name_of_a_column(tmp_path):
 def test_a_pair_is_judged_once(tmp_path, trec):
     rows = "q\td\t2\nq\te\t0\nq\td\t2\nr\td\t0\n"
     assert [row.line for row in read(tmp_path, rows, trec=trec)] == [1, 2, 4]
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"test.tsv:6: .*'e' of .*'q' is judged 1 here and 0 in l"):
         read(tmp_path, f"{rows}\nq\te\t1\n", trec=trec)
-    assert str(caught.value) == (
-        f"{tmp_path}/test.tsv:6: document 'e' of query 'q' is judged 1 here and 0 in line 2; "
-        "remove one of the lines"
-    )
 
 
 def test_trec_columns_only_where_they_are_expected(tmp_path):

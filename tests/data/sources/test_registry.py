@@ -1,6 +1,5 @@
 """Two settings name what is trained on and what is evaluated on."""
 
-import gzip
 import itertools
 import json
 
@@ -34,12 +33,9 @@ def triplets(tmp_path):
     return path
 
 
-def test_default_is_pydocs():
+def test_a_name_a_folder_or_a_file_is_opened(folder, triplets):
     assert isinstance(open_source(), PyDocs)
     assert isinstance(open_source(dataset="pydocs"), PyDocs)
-
-
-def test_folder_and_file(folder, triplets):
     assert isinstance(open_source(dataset=str(folder)), BeirFolder)
     alone = open_source(triplets=str(triplets))
     assert isinstance(alone, TripletFile)
@@ -67,12 +63,6 @@ def test_triplets_over_a_collection(folder, triplets):
         assert list(source.judgements(split)) == list(collection.judgements(split)) != []
 
 
-def test_drawn_negatives_stay_drawn(folder, triplets):
-    triplets.write_text("query 36\tx\n")
-    source = open_source(dataset=str(folder), triplets=str(triplets))
-    assert [t[:3] for t in source.examples()] == [(3, 2, ())]
-
-
 def named(source):
     """Ids of each triplet of a source."""
     documents, queries = list(source.documents()), list(source.queries())
@@ -89,20 +79,20 @@ JSON_OF_IDS = [
 TSV_OF_IDS = "query_id\tpositive_id\tnegative_id\n"
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "tsv", "jsonl.gz", "two columns"])
-def test_triplets_of_a_collection(folder, tmp_path, kind):
-    want = [("q0", "c1", "c0"), ("q0", "c1", None)]
-    if kind.startswith("jsonl"):
-        path, text = tmp_path / f"own.{kind}", "".join(json.dumps(r) + "\n" for r in JSON_OF_IDS)
-    elif kind == "tsv":
-        path, text, want = tmp_path / "own.tsv", TSV_OF_IDS + "q0\tc1\tc0\n", want[:1]
-    else:
-        path, text = tmp_path / "own.tsv", "query_id\tpositive_id\nq0\tc1\nq0\tc1\n"
-        want = [(*row[:2], None) for row in want]
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+@pytest.mark.parametrize(
+    ("name", "text", "want"),
+    [
+        ("own.jsonl", "".join(json.dumps(r) + "\n" for r in JSON_OF_IDS), ["c0", None]),
+        ("own.tsv", TSV_OF_IDS + "q0\tc1\tc0\n", ["c0"]),
+        ("own.tsv", "query_id\tpositive_id\nq0\tc1\nq0\tc1\n", [None, None]),
+    ],
+)
+def test_triplets_of_a_collection(folder, tmp_path, name, text, want):
+    path = tmp_path / name
+    path.write_text(text)
     collection = BeirFolder(folder)
     source = open_source(dataset=str(folder), triplets=str(path))
-    assert named(source) == want
+    assert named(source) == [("q0", "c1", negative) for negative in want]
     assert source.name == "mine+own"
     assert (source.corpus_size, source.pool_start) == (None, 0)
     assert list(source.documents()) == list(collection.documents())
@@ -119,34 +109,33 @@ def test_scores_of_triplets_of_ids(folder, tmp_path):
     assert triplet[3:] == (2, (-1,))
 
 
-def test_fingerprint_is_of_ids_and_collection(folder, tmp_path):
-    path = tmp_path / "own.tsv"
+@pytest.mark.parametrize(
+    "lines",
+    [["q0\tx\ty\n", "q0\tx\tz\n"], [f"{TSV_OF_IDS}q0\tc1\tc0\n", f"{TSV_OF_IDS}q0\tc0\tc1\n"]],
+)
+def test_fingerprint_is_of_triplets_and_collection(folder, tmp_path, lines):
+    path, found = tmp_path / "own.tsv", [BeirFolder(folder).fingerprint()]
 
     def fingerprint():
         return open_source(dataset=str(folder), triplets=str(path)).fingerprint()
 
-    found = []
-    for lines in ("q0\tc1\tc0\n", "q0\tc0\tc1\n"):
-        path.write_text(TSV_OF_IDS + lines)
+    for text in lines:
+        path.write_text(text)
         found.append(fingerprint())
         assert fingerprint() == found[-1]
     (folder / "corpus.jsonl").write_text('{"_id": "c1", "text": "a"}\n')
-    assert len({*found, fingerprint(), BeirFolder(folder).fingerprint()}) == 4
+    assert len({*found, fingerprint()}) == 4
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("q7\tc0\tc1\nq0\tc1\tc0\nq8\tc0\tc1\n", ": 2 of 3 rows name queries that are not in mine "
-         "(first: line 2, 'q7'); remove them"),
-        ("q0\tc1\tc0\nq0\tc8\tc9\n", ": 1 of 2 rows name documents that are not in mine "
-         "(first: line 3, 'c8'); remove them"),
-        ("q0\tc1\tc0\nq2\tc1\tc0\nq1\tc1\tc0\n", ": 2 of 3 rows name queries that are judged in "
-         "dev or test (first: line 3, 'q2'); remove them"),
-        ("q0\tc0\tc1\n", ": 1 of 1 rows name negatives that are judged relevant in train "
-         "(first: line 2, 'c1'); remove them"),
-        ("q0\tc1\tc1\n", ":2: positive_id and negative_id are the same, 'c1'; remove the row"),
-        ("q0\tc1\n", ":2: 2 columns; expected 3, separated by tabs"),
+        ("q7\tc0\tc1\nq0\tc1\tc0\nq8\tc0\tc1\n", ": 2 of 3 .*queries .* not in .*line 2, 'q7'"),
+        ("q0\tc1\tc0\nq0\tc8\tc9\n", ": 1 of 2 .*documents .* not in mine .*line 3, 'c8'"),
+        ("q0\tc1\tc0\nq2\tc1\tc0\nq1\tc1\tc0\n", ": 2 of 3 .*in dev or test .*line 3, 'q2'"),
+        ("q0\tc0\tc1\n", ": 1 of 1 .*negatives .* judged relevant in train .*line 2, 'c1'"),
+        ("q0\tc1\tc1\n", ":2: positive_id and negative_id are the same, 'c1'"),
+        ("q0\tc1\n", ":2: 2 columns; expected 3"),
         ("", ": no triplets; expected rows of query_id, positive_id, negative_id"),
     ],
 )  # fmt: skip
@@ -154,9 +143,8 @@ def test_wrong_ids(folder, tmp_path, rows, message):
     path = tmp_path / "own.tsv"
     path.write_text(TSV_OF_IDS + rows)
     source = open_source(dataset=str(folder), triplets=str(path))
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"^{path}{message}"):
         list(source.examples())
-    assert str(caught.value) == f"{path}{message}"
 
 
 @pytest.mark.parametrize("row", ["q0\tc0\tc1\n", "q0\tc1\tc0\n"])
@@ -188,23 +176,17 @@ def test_names_of_ids_in_any_order(folder, tmp_path, order):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (
-            "query_id\tpositive\tnegative_id",
-            "unknown column 'positive'; expected query_id, ",
-        ),
-        ("query_id\tpositive_id\tscore", "unknown column 'score'; expected query_id, positive_id"),
-        ("query_id\tright\twrong", "unknown columns 'right', 'wrong'; expected query_id, positiv"),
-        ("query_id\tanswer\ttext", "unknown columns 'answer', 'text'; expected query_id, positive"),
-        ("query_id\tnegative_id\tid", "column 'positive_id' is missing; add it"),
-        ("query\tpositive_id\tnegative_id", "column 'positive' is missing; add it"),
+        ("query_id\tpositive\tnegative_id", "unknown column 'positive'; expected query_id, "),
+        ("query_id\tright\twrong", "unknown columns 'right', 'wrong'; expected query_id, "),
+        ("query_id\tnegative_id\tid", "column 'positive_id' is missing"),
+        ("query\tpositive_id\tnegative_id", "column 'positive' is missing"),
     ],
 )
 def test_header_of_ids_that_is_wrong(folder, tmp_path, head, message):
     path = tmp_path / "own.tsv"
     path.write_text(f"{head}\nq0\tc1\tc0\n")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"^{path}:1: {message}"):
         list(open_source(dataset=str(folder), triplets=str(path)).examples())
-    assert str(caught.value).startswith(f"{path}:1: {message}")
 
 
 def test_ids_beside_texts_are_not_used(folder, tmp_path):
@@ -228,12 +210,9 @@ def test_positive_of_one_row_is_negative_of_another(folder, tmp_path, kind, rows
         lines = (json.dumps(dict(zip(JSON_OF_IDS[0], row, strict=True))) for row in cells)
         path.write_text("".join(f"{line}\n" for line in lines))
     negative, positive = (i + (kind == "tsv") for i in ((1, 2) if rows[0] == "c3 c2" else (2, 1)))
-    with pytest.raises(InputError) as caught:
+    message = f"^{path}: 1 of 2 .*line {negative}, 'c2', positive in line {positive}"
+    with pytest.raises(InputError, match=message):
         list(open_source(dataset=str(folder), triplets=str(path)).examples())
-    assert str(caught.value) == (
-        f"{path}: 1 of 2 rows have a negative that is a positive of the same query in another row "
-        f"(first: line {negative}, 'c2', positive in line {positive}); remove the wrong rows"
-    )
 
 
 def test_ids_and_texts_in_one_file(folder, tmp_path):
@@ -250,18 +229,6 @@ def test_ids_of_nothing(tmp_path):
         open_source(triplets=str(path))
 
 
-def test_fingerprint_is_of_both(folder, triplets):
-    def fingerprint():
-        return open_source(dataset=str(folder), triplets=str(triplets)).fingerprint()
-
-    first = fingerprint()
-    assert fingerprint() == first
-    triplets.write_text("query 36\tx\tz\n")
-    second = fingerprint()
-    (folder / "corpus.jsonl").write_text('{"_id": "c1", "text": "a"}\n')
-    assert len({first, second, fingerprint()}) == 3
-
-
 def test_opening_reads_no_content(folder, triplets):
     (folder / "corpus.jsonl").write_text("broken")
     triplets.write_text("broken")
@@ -273,14 +240,9 @@ def test_opening_reads_no_content(folder, triplets):
 
 
 def test_unknown_name(tmp_path, triplets):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"'pydoc': .*expected .*; did you mean 'pydocs'\?$"):
         open_source(dataset="pydoc")
-    assert str(caught.value) == (
-        "dataset 'pydoc': neither a folder nor an embedded collection; expected the path of a BEIR "
-        "folder or one of: pydocs; did you mean 'pydocs'?"
-    )
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"or one of: pydocs$"):
         open_source(dataset=str(tmp_path / "none"))
-    assert str(caught.value).endswith("or one of: pydocs")
     with pytest.raises(InputError, match="is a file; expected a BEIR folder"):
         open_source(dataset=str(triplets))

@@ -10,20 +10,8 @@ SCORES = {"positive_score": 2, "negative_scores": [1]}
 def test_several_negatives_in_a_row(tmp_path):
     rows = [
         {"query": "q", "positive": "a", "negatives": ["b", "c", "d"]},
-        {
-            "query": "r",
-            "positive": "b",
-            "negatives": ["a"],
-            "positive_score": 2,
-            "negative_scores": [1],
-        },
-        {
-            "query": "s",
-            "positive": "c",
-            "negatives": [],
-            "positive_score": 1,
-            "negative_scores": [],
-        },
+        {"query": "r", "positive": "b", "negatives": ["a"], **SCORES},
+        {"query": "s", "positive": "c", "negatives": [], **SCORES, "negative_scores": []},
         {"query": "t", "positive": "c", "negative": "d"},
     ]
     path = write(tmp_path / "a.jsonl", rows)
@@ -32,40 +20,22 @@ def test_several_negatives_in_a_row(tmp_path):
     assert found[1] == ("r", "b", "a", 2, 1)
     assert [row[:3] for row in found[2:]] == [("s", "c", None), ("t", "c", "d")]
     write(path, [*rows, {"query": "s", "positive": "e", "negatives": ["f", "c"]}])
-    assert refusal(path).startswith(
-        f"{path}: 1 of 5 rows have a negative that is a positive of the"
-    )
+    assert refusal(path).startswith(f"{path}: 1 of 5 rows have a negative that is a positive")
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (
-            {"negatives": "b"},
-            "field 'negatives' is not a list; make it a list or rename it to 'negative'",
-        ),
+        ({"negatives": "b"}, "field 'negatives' is not a list"),
         ({"negatives": ["b", " "]}, "field 'negatives[1]' is empty"),
         ({"negatives": ["b", 7]}, "field 'negatives[1]' is a number; expected a string"),
-        ({"negatives": ["b", None]}, "field 'negatives[1]' is null; expected a string"),
         ({"negatives": ["b", "a "]}, "positive and negative are the same text"),
-        ({"negatives": ["b", "c", " b "]}, "the same negative occurs twice in the row; remove one"),
-        (
-            {"negative": "b", "negatives": ["c"]},
-            "fields 'negative' and 'negatives' are both present",
-        ),
-        (
-            {"negatives": ["b"], "positive_score": 1},
-            "only one of positive_score and negative_score",
-        ),
+        ({"negatives": ["b", "c", " b "]}, "the same negative occurs twice"),
+        ({"negative": "b", "negatives": ["c"]}, "fields 'negative' and 'negatives' are both"),
+        ({"negatives": ["b"], "positive_score": 1}, "only one of positive_score and"),
         ({"negatives": ["b"], "negative_scores": [1]}, "only one of positive_score and"),
-        (
-            {"negatives": ["b", "c"], "positive_score": 1, "negative_scores": [1]},
-            "1 scores for 2 negatives; expected one for each",
-        ),
-        (
-            {"negatives": ["b"], "positive_score": 1, "negative_scores": ["1"]},
-            "field 'negative_scores[0]' is a string; expected a number",
-        ),
+        ({"negatives": ["b", "c"], **SCORES}, "1 scores for 2 negatives; expected one for each"),
+        ({"negatives": ["b"], **SCORES, "negative_scores": ["1"]}, "field 'negative_scores[0]' is"),
     ],
 )
 def test_faulty_lists_of_negatives(tmp_path, row, message):

@@ -62,26 +62,18 @@ LABELS = "rows with labels are not trained on: keep the positive pairs as query 
 # Names beside a query -> those that are refused, and the advice.
 REFUSED = [
     ("positive negative_1 negative_2", "negative_1 negative_2", SEVERAL),
-    ("positive negative negative_2", "negative_2", SEVERAL),
     ("positive Hard_Negatives", "Hard_Negatives", SEVERAL),
     ("pos neg", "pos neg", SEVERAL),
     ("positive label", "label", LABELS),
-    ("positive Score", "Score", LABELS),
     ("positive negative similarity", "similarity", LABELS),
-    ("passage", "passage", "rename the"),
     ("answer", "answer", "rename the"),
-    ("positive title", "title", "rename the"),
     ("positive remark", "remark", "rename the"),
-    ("positive negative title", "title", "rename the"),
     ("positive_text negative_text", "positive_text negative_text", "rename the"),
-    ("positive negative prompt", "prompt", "rename the"),
 ]
 # A header without any known name.
 STRANGE = [
     ("question answer", "question answer", "rename the"),
     ("sentence1 sentence2 label", "sentence1 sentence2 label", LABELS),
-    ("premise hypothesis", "premise hypothesis", "rename the"),
-    ("q p n", "q p n", "rename the"),
     ("0 1 2", "0 1 2", "rename the"),
 ]
 
@@ -137,17 +129,7 @@ def test_names_given_twice_or_not_at_all(tmp_path, kind, names, message):
     assert refusal(path).startswith(f"{path}:1: {noun}{message}")
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "query\tpassage of a text",
-        "a question\tan answer",
-        "positive\tof good cheer",
-        "q1\td1\td2",
-        "doc7\tdoc8",
-        "1\t2",
-    ],
-)
+@pytest.mark.parametrize("first", ["query\tpassage of a text", "q1\td1\td2", "doc7\tdoc8", "1\t2"])
 def test_first_row_that_is_no_header(tmp_path, first):
     path = tmp_path / "a.tsv"
     path.write_text(f"{first}\n")
