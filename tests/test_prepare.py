@@ -60,12 +60,6 @@ def test_negatives_of_their_own(tiny, tmp_path):
     [
         ({"train__batch_size": 12}, r"^config\.train\.batch_size is 12, which 8 devices"),
         ({"loss__error": "l3"}, r"^config\.loss: "),
-        ({"train__dimensions": (99,)}, r"^config\.train\.dimensions has 99"),
-        ({"train__decay": "exponental"}, r"^config\.train\.decay is 'exponental'"),
-        (
-            {"train__attention": "cudnn"},
-            r"^config\.train\.attention is 'cudnn', but the dev",
-        ),
         ({"data__dataset": "nowhere"}, r"^dataset 'nowhere': neither a folder"),
     ],
 )

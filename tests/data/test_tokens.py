@@ -80,20 +80,10 @@ def encoder_folder(tiny, folder, change=lambda raw: None, **settings):
 
 
 def hidden_limits(raw):
-    raw["truncation"] = {
-        "direction": "Right",
-        "max_length": 4,
-        "strategy": "LongestFirst",
-        "stride": 0,
-    }
-    raw["padding"] = {
-        "strategy": {"Fixed": 12},
-        "direction": "Right",
-        "pad_to_multiple_of": None,
-        "pad_id": 0,
-        "pad_type_id": 0,
-        "pad_token": "[PAD]",
-    }
+    raw["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst",
+                         "stride": 0}  # fmt: skip
+    raw["padding"] = {"strategy": {"Fixed": 12}, "direction": "Right", "pad_to_multiple_of": None,
+                      "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
 
 
 CASED = {"tokenizer_class": "BertTokenizer", "do_lower_case": False}

@@ -30,15 +30,6 @@ def test_wrong_options_are_refused_in_one_line(place, words, named):
     assert calls(place) == []
 
 
-@pytest.mark.parametrize(
-    ("words", "version"),
-    [([], "v2-alpha-tpuv5-lite"), (["--type=v4-8"], "tpu-ubuntu2204-base"),
-     (["--type=v9-8", "--version=mine"], "mine")],
-)  # fmt: skip
-def test_the_software_version_follows_the_type(place, words, version):
-    assert f" --version={version} " in tpu(place, "--dry_run", *words, "create").stdout
-
-
 def test_create_uses_a_machine_that_is_ready_and_refuses_another(place, monkeypatch):
     monkeypatch.setenv("STATE", "READY")
     assert tpu(place, "create").returncode == 0

@@ -262,10 +262,7 @@ def test_summaries_of_another_encoders_target():
     [
         (lambda x: losses.adaptive_margin(x, x, x[:1]), "the same shape"),
         (lambda x: losses.adaptive_margin(x, x, x[:, None, :-1]), "the same shape"),
-        (
-            lambda x: losses.adaptive_margin(x, x, x[:, None][:, :0]),
-            "negatives per query; this loss needs 1 or more",
-        ),
+        (lambda x: losses.adaptive_margin(x, x, x[:, None][:, :0]), "this loss needs 1 or more"),
         (lambda x: losses.adaptive_margin(x, x, x, error="l3"), "error is 'l3'"),
         (lambda x: losses.static_margin(x, x, x, margin=0, broadcast="b"), "broadcast is 'b'"),
         (lambda x: losses.distributed_margin(x, x, x, over="all"), "over is 'all'"),
@@ -279,7 +276,6 @@ def test_summaries_of_another_encoders_target():
         (lambda x: losses.pairwise_logistic(x, x, x, temperature=-1.0), "temperature is -1.0"),
         (lambda x: losses.kl(x, x, x, teacher_scores=x, temperature=0.0), "temperature is 0.0"),
         (lambda x: losses.softmax(x[:0], x[:0], x[:0]), "no rows"),
-        (lambda x: losses.summaries(x[:0], x[:0], x[:0]), "no rows"),
         (lambda x: losses.kl(x, x, x, teacher_scores=jnp.ones((2, 3))), "teacher_scores must"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,12 +76,6 @@ def test_missing_queries_count_zero_and_hopeless_ones_do_not_count():
     for values in evaluate(qrels, run).values():
         assert values == {"found": 1.0, "missing": 0.0, "empty": 0.0}
     assert evaluate(qrels, {}, ["P@1"]) == {"P@1": {"found": 0.0, "missing": 0.0, "empty": 0.0}}
-
-
-def test_takes_numpy_numbers():
-    found = evaluate({"q": {"a": np.int64(1)}}, {"q": {"a": np.float32(1)}}, ["nDCG@1"])
-    assert found == {"nDCG@1": {"q": 1.0}}
-    assert type(found["nDCG@1"]["q"]) is float
 
 
 def test_mrr_beyond_rank_one_hundred_thousand():

@@ -92,16 +92,11 @@ def test_several_negatives_of_a_query(tiny, triplets, tmp_path, name):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"data__negatives_per_query": 0},
-            r"^config\.data\.negatives_per_query is 0, and the loss 'distributed' compares",
-        ),
-        (
-            {"data__negatives_per_query": 9, "data__negatives": "bm25", "data__candidates": 8},
-            r"^config\.data\.candidates is 8; expected 9 or more",
-        ),
+        ({"data__negatives_per_query": 0}, r"^config\.data\.negatives_per_query is 0, .*'distrib"),
+        ({"data__negatives_per_query": 9, "data__negatives": "bm25", "data__candidates": 8},
+         r"^config\.data\.candidates is 8; expected 9 or more"),
     ],
-)
+)  # fmt: skip
 def test_settings_of_negatives(tiny, tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
         train(tiny.config(**settings), tmp_path / "run")
