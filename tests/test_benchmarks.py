@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import common, encode, jobs, linearity, precision, step_profile, versus
+from benchmarks import common, encode, jobs, linearity, step_profile, versus
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.errors import InputError
 from tests import versus as versus_run
@@ -228,13 +228,6 @@ def test_comparison_of_encoders():
     assert ours["texts_per_second"] == {"median": 3.0, "min": 2.0, "max": 4.0}
     assert ours["useful_tokens_per_second"] == {"median": 30.0, "min": 20.0, "max": 40.0}
     assert encode.compare({"ours": seconds["ours"]}, facts, texts=8, tokens=80) == {"ours": ours}
-
-
-def test_rates_of_all_precisions_are_measured(monkeypatch):
-    monkeypatch.setattr(precision, "_SIZES", {"cpu": 16, "gpu": 16})
-    rates = precision.rates("jax")
-    assert rates.keys() == set(precision.PRECISIONS)
-    assert min(rates.values()) > 0
 
 
 @pytest.mark.parametrize(("loss", "within"), [(0.0, True), (0.009, True), (0.011, False)])

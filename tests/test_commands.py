@@ -97,15 +97,6 @@ def test_a_model_is_never_saved_over_something_else(model, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_module_that_is_not_computed_is_refused(model, tmp_path):
-    folder = shutil.copytree(model, tmp_path / "model")
-    modules = json.loads((folder / "modules.json").read_text())
-    modules.insert(2, {"idx": 2, "path": "2_LSTM", "type": "sentence_transformers.models.LSTM"})
-    (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(InputError, match=f"^{folder}/modules.json: the module LSTM is not supp"):
-        BiEncoder.load(str(folder))
-
-
 def test_saved_weights_open_in_float32_whatever_the_source_says(model, tmp_path):
     folder = shutil.copytree(model, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())

@@ -62,28 +62,14 @@ def test_every_setting_is_read(tiny, tmp_path):
 
 # What is known of the paper's released code.
 PAPER = {
-    "data.dataset": "msmarco",
-    "data.query_length": 20,
-    "data.document_length": 200,
-    "encoder.init": "distilbert-base-uncased",
-    "encoder.pooling": "cls",
-    "encoder.max_length": 200,
-    "encoder.dropout": "source",
-    "loss.over": "positives",
-    "train.steps": 20_000,
-    "train.batch_size": 128,
-    "train.learning_rate": 5e-7,
-    "train.warmup_steps": 0,
-    "train.decay": "exponential",
-    "train.decay_rate": 0.99999,
-    "train.weight_decay": 1e-6,
-    "train.clip_norm": 0.0,
-    "train.dtype": "bfloat16",
-    "train.checkpoint_every": 500,
-    "train.evaluate_every": 500,
-    "train.patience": 16,
-    "evaluation.dev_documents": 100_000,
-}
+    "data.dataset": "msmarco", "data.query_length": 20, "data.document_length": 200,
+    "encoder.init": "distilbert-base-uncased", "encoder.pooling": "cls", "encoder.max_length": 200,
+    "encoder.dropout": "source", "loss.over": "positives", "train.steps": 20_000,
+    "train.batch_size": 128, "train.learning_rate": 5e-7, "train.warmup_steps": 0,
+    "train.decay": "exponential", "train.decay_rate": 0.99999, "train.weight_decay": 1e-6,
+    "train.clip_norm": 0.0, "train.dtype": "bfloat16", "train.checkpoint_every": 500,
+    "train.evaluate_every": 500, "train.patience": 16, "evaluation.dev_documents": 100_000,
+}  # fmt: skip
 
 
 def test_the_papers_setup(tiny, tmp_path):

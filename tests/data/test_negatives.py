@@ -52,9 +52,6 @@ def test_query_without_any_negative_left_is_refused():
 ONE = np.full((62_000, 1), -1)  # one negative for each query, which is missing
 
 
-ONE = np.full((62_000, 1), -1)  # one negative for each query, which is missing
-
-
 def test_only_one_document_left():
     known = make([(q, d) for q in range(20) for d in POOL if d != POOL[q]])
     drawn = draw(np.arange(20), ONE[:20], known=known, pool=POOL, candidates=None, seed=(0, 0))

@@ -131,17 +131,6 @@ def test_damaged_tables_are_named(tmp_path, keep):
         path.write_bytes(whole)
 
 
-def test_two_thousand_rows_keep_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(tfds_records, "_CHUNK", 300)
-    count = 2000
-    documents = [Document(f"d{i}", "", f"text {i * i}") for i in range(count)]
-    examples = [Example(i % 4, count - 1 - i) for i in range(count)]
-    found = open_collection(source(documents=documents, examples=examples), tmp_path)
-    assert found.document_ids == [d.id for d in documents]
-    assert list(found.document_contents()) == [d.text for d in documents]
-    assert found.examples().positive.tolist() == list(range(count))[::-1]
-
-
 @pytest.mark.parametrize("splits", [(), ("dev",), ("test", "train")])
 def test_what_is_empty_stays_empty(tmp_path, splits):
     judged = {split: JUDGEMENTS[split] for split in splits}
@@ -184,9 +173,8 @@ def test_documents_without_text_are_counted_once(tmp_path, monkeypatch, caplog):
     for _ in range(2):  # built, then opened
         found = open_collection(source(documents=documents), tmp_path)
         assert list(found.document_contents()) == [*CONTENTS, "", ""]
-    assert caplog.messages == [
-        "mine: 2 of 8 documents have neither title nor text; they are encoded as an empty text"
-    ]
+    (message,) = caplog.messages
+    assert message.startswith("mine: 2 of 8 documents have neither title nor text")
 
 
 def test_own_documents_are_queries_by_id(tmp_path):

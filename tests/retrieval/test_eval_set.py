@@ -120,19 +120,13 @@ def test_evaluate_counts_as_beir_does(start, tiny, beir, tmp_path):
     assert status == 0, err
     assert "beir, test: 7 queries, 50 documents" in out
     lines = err.splitlines()
-    assert (
-        "beir: 2 of 50 documents have neither title nor text; they are encoded as an empty text"
-    ) in lines
-    assert (
-        "beir, test: 4 of 8 queries have a document with the same id; that document is left out of "
-        "their results, as in BEIR"
-    ) in lines
-    for split, rows, more in (("train", 25, ", and training skips 1 of them"), ("test", 10, "")):
-        (warning,) = [line for line in lines if f"qrels/{split}.tsv: " in line]
-        count, first = len(ABSENT[split]), f"'gone-{ABSENT[split][0][0]}'"
-        assert f" {count} of {rows} judgements name documents that are not in corpus.j" in warning
-        assert first in warning
-        assert warning.endswith(f"never found, as BEIR does{more}")
+    for said in (
+        "beir: 2 of 50 documents have neither title nor text",
+        "beir, test: 4 of 8 queries have a document with the same id; that document is left out",
+        f"{beir}/qrels/train.tsv: 1 of 25 judgements name documents that are not in corpus.jsonl",
+        f"{beir}/qrels/test.tsv: 3 of 10 judgements name documents that are not in corpus.jsonl",
+    ):
+        assert len([line for line in lines if line.startswith(said)]) == 1, said
     want = beir_counting(beir, BiEncoder.load(str(tiny.encoder)), 9)
     assert want["nDCG@10"].keys() == {f"q{i}" for i in range(32, 40)} - {"q37"}
     _, *rows = (tmp_path / "out" / "beir" / "per_query.test.tsv").read_text().splitlines()
@@ -159,9 +153,7 @@ def test_compare_agrees_on_a_run_with_own_documents(start, tiny, beir, tmp_path)
     assert found == len(OWN)  # they find themselves first
     status, out, _ = start(compare, f"--qrels={beir}/qrels/test.tsv", f"{tmp_path}/a.trec")
     assert status == 0
-    assert (
-        f"a: {found} of 40 queries found the document with their own id; these results are" in out
-    )
+    assert f"a: {found} of 40 queries found the document with their own id" in out
     want = beir_counting(beir, BiEncoder.load(str(tiny.encoder)), 9)
     means = [f"{np.mean(list(values.values())):.4f}" for values in want.values()]
     assert ["a", *means] in [line.split() for line in out.splitlines()]
@@ -175,10 +167,9 @@ def test_own_documents_that_answer_are_kept(tiny, beir, monkeypatch, caplog):
     caplog.clear()
     eval_set = make_eval_set(collection, "test")
     assert not eval_set.drop_own
-    assert caplog.messages == [
-        "beir, test: 4 of 8 queries have a document with the same id; it is judged relevant for "
-        "1 of them, so no query's results leave it out"
-    ]
+    (message,) = caplog.messages
+    assert message.startswith("beir, test: 4 of 8 queries have a document with the same id; ")
+    assert "relevant for 1 of them" in message
     run = evaluate_bm25(eval_set, collection, k=5).run
     assert {f"q{i}" for i in OWN[4:]} == {query for query in run if query in run[query]}
     assert make_eval_set(collection, "dev").drop_own  # decided by the judgements of a split

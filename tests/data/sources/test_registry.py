@@ -1,6 +1,5 @@
 """Two settings name what is trained on and what is evaluated on."""
 
-import itertools
 import json
 
 import pytest
@@ -164,13 +163,6 @@ def test_ids_without_names(folder, tmp_path):
     message = r"own\.tsv: the first query is 'q0', the id of a query of"
     with pytest.raises(InputError, match=message):
         list(source.examples())
-
-
-@pytest.mark.parametrize("order", list(itertools.permutations(JSON_OF_IDS[0])))
-def test_names_of_ids_in_any_order(folder, tmp_path, order):
-    path = tmp_path / "own.tsv"
-    path.write_text("\t".join(order) + "\n" + "\t".join(JSON_OF_IDS[0][name] for name in order))
-    assert named(open_source(dataset=str(folder), triplets=str(path))) == [("q0", "c1", "c0")]
 
 
 @pytest.mark.parametrize(

@@ -121,16 +121,3 @@ def test_energy_is_read_now_and_then_for_its_counters_wrap(run):
     with run.stats.timed("evaluation"):
         run.clock.sleep(100)
     assert run.meter.readings == 5
-
-
-def test_table_shows_the_account(run):
-    step(run.stats, 0.1, useful=6130, computed=6130 / 0.75, flops=4.21e10)
-    run.stats.first_step(31.0, 1041.5)
-    table = dict(line.split("  ", 1) for line in run.stats.table().splitlines())
-    found = {label: value.strip() for label, value in table.items()}
-    assert found["triplets"] == "640 /s"
-    assert found["padding, of computed tokens"] == "25.0 %"
-    assert found["model's operations"] == "421 GFLOP/s"
-    assert found["process start, first step done"] == "1,041.5 s"
-    assert found["most memory, host"] == "1.50 GB"
-    assert found["energy"] == "7 J, by RAPL"
