@@ -105,14 +105,6 @@ def test_saved_weights_open_in_float32_whatever_the_source_says(model, tmp_path)
     assert "torch_dtype" not in json.loads((tmp_path / "new" / "config.json").read_text())
 
 
-@pytest.mark.parametrize("command", [encode, search, evaluate])
-def test_help(start, command):
-    status, out, err = start(command, "--help")
-    assert (status, err) == (0, "")
-    assert out.startswith(command.__doc__.strip())
-    assert "  --model\n" in out
-
-
 def test_search_is_exact(start, model, tmp_path):
     documents, queries = [], []
     for i in range(30):

@@ -31,17 +31,11 @@ def count(label, total):
             bar.update(3, loss="0.5")
 
 
-def test_of_a_known_number(lines):
-    count("Dev", 6)
-    assert lines[0].startswith("Dev: 3 of 6 texts, loss 0.5, ")
-    assert lines[1] == "Dev: 6 of 6 texts, loss 0.5, 0 s left"
-
-
-def test_of_an_unknown_number(lines):
-    count("Reading", None)
-    assert lines == ["Reading: 3 texts", "Reading: 6 texts"]
-
-
-def test_without_a_label(lines):
+def test_progress_says_how_much_is_done_of_what(lines):
     count("", 6)
     assert lines == []
+    count("Reading", None)
+    assert lines == ["Reading: 3 texts", "Reading: 6 texts"]
+    count("Dev", 6)
+    assert lines[2].startswith("Dev: 3 of 6 texts, loss 0.5, ")
+    assert lines[3] == "Dev: 6 of 6 texts, loss 0.5, 0 s left"

@@ -38,20 +38,17 @@ def hub(tmp_path, monkeypatch):
     return set_up
 
 
-def test_a_whole_cache_is_taken(hub):
-    folder = hub(WHOLE, online=True)
-    assert locate("some/model") == folder
-
-
-@pytest.mark.parametrize("files", [(), WHOLE[:1], WHOLE[1:]])
-def test_a_partial_cache_is_taken_last(hub, files):
-    folder = hub(files, online=True)
-    assert locate("some/model") == folder.with_name("downloaded")
-
-
-def test_a_partial_cache_is_better_than_nothing(hub):
-    folder = hub(WHOLE[:1], online=False)
-    assert locate("some/model") == folder
+@pytest.mark.parametrize(
+    ("files", "online", "taken"),
+    [
+        (WHOLE, True, "cached"),
+        *((files, True, "downloaded") for files in ((), WHOLE[:1], WHOLE[1:])),
+        (WHOLE[:1], False, "cached"),  # better than nothing
+    ],
+)
+def test_a_partial_cache_is_taken_last(hub, files, online, taken):
+    folder = hub(files, online=online)
+    assert locate("some/model") == folder.with_name(taken)
 
 
 def test_nowhere(hub):

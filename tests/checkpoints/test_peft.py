@@ -99,15 +99,10 @@ def test_an_adapter_of_peft_gives_the_same_vectors_here(based, tmp_path, case, r
     last = names.layer.format(encoder.config.num_layers - 1)
     torch.manual_seed(1)
     config = peft.LoraConfig(
-        r=3,
-        lora_alpha=5,
-        target_modules=modules,
-        exclude_modules=[last + modules[-1]],
-        rank_pattern={last + modules[0]: 2},
-        alpha_pattern={modules[1]: 7},
-        use_rslora=rslora,
+        r=3, lora_alpha=5, target_modules=modules, exclude_modules=[last + modules[-1]],
+        rank_pattern={last + modules[0]: 2}, alpha_pattern={modules[1]: 7}, use_rslora=rslora,
         init_lora_weights=False,
-    )
+    )  # fmt: skip
     model = peft.get_peft_model(transformers.AutoModel.from_pretrained(folder), config)
     model.save_pretrained(tmp_path / "adapter")
     got = vectors(with_adapter(encoder, tmp_path / "adapter").params)

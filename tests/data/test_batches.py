@@ -1,7 +1,5 @@
 """Batch k is a function of (seed, k) alone; what it holds is compared with plain Python lists."""
 
-from itertools import islice
-
 import jax
 import numpy as np
 import pytest
@@ -114,13 +112,6 @@ def test_a_batch_depends_on_its_step_alone():
         assert_same(next(first), expected[k])
         assert_same(next(second), expected[k + 5])
         assert_same(batches[11 - k], expected[11 - k])
-
-
-@pytest.mark.parametrize("start", [0, 1, 4, 9])
-def test_iterating_from_a_step_is_indexing_from_there(start):
-    batches = make()
-    for k, batch in enumerate(islice(batches.iterate(start), 8), start):
-        assert_same(batch, batches[k])
 
 
 def test_scores_are_those_of_the_rows_triplets():

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfdistill_jax import losses
 from tests.losses.reference import CASES, IDS, bound, triplets
 from tests.losses.together import every_teacher, values_and_gradients
 
@@ -95,20 +94,3 @@ def test_gradient_of_gradient(name, options):
         np.testing.assert_allclose(product, want, atol=1e-8)
         forward = jax.jvp(gradient, (x,), (v,))[1]
         np.testing.assert_allclose(product, forward, atol=1e-12)
-
-
-def test_a_registry_takes_a_loss_of_ones_own():
-    def mine(q, p, n, *, where=None, axis_name=None):
-        gaps = jnp.sum(jnp.square(losses.unit(q) - losses.unit(p)), axis=-1)
-        return losses.global_mean(gaps, where, axis_name)
-
-    q, p, n = inputs(4)[0]
-    near = np.mean(np.sum(np.square(losses.unit(q) - losses.unit(p)), axis=1))
-    np.testing.assert_allclose(mine(q, p, n), near, rtol=1e-5)
-    np.testing.assert_allclose(
-        jax.vmap(lambda *x: mine(*x, axis_name="rows"), axis_name="rows")(
-            *(v[:, None] for v in (q, p, n))
-        ),
-        np.full(4, near),
-        rtol=1e-5,
-    )

@@ -20,12 +20,12 @@ def test_the_pages_script_finds_what_evaluate_finds(finished, tmp_path, monkeypa
     from datasets import Dataset
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
-    rows = [texts(i, i % len(PLACES)) for i in range(40)]
-    asked = [{"id": f"q{i}", "text": rows[i][0]} for i in SPLITS["test"]]
-    said = [{"id": f"c{i}", "title": row[1], "text": row[2]} for i, row in enumerate(rows)]
+    rows = [(i, *texts(i, i % len(PLACES))) for i in range(40)]
+    asked = [{"id": f"q{i}", "text": query} for i, query, *_ in rows if i in SPLITS["test"]]
+    said = [{"id": f"c{i}", "title": title, "text": text} for i, _, title, text in rows]
+    right = {f"q{i}": {f"c{i}": 1} for i in SPLITS["test"]}
     split = {"queries": Dataset.from_list(asked), "corpus": Dataset.from_list(said),
-             "relevant_docs": {f"q{i}": {f"c{i}": 1} for i in SPLITS["test"]},
-             "top_ranked": None}  # fmt: skip
+             "relevant_docs": right, "top_ranked": None}  # fmt: skip
 
     class TinyTask(AbsTaskRetrieval):
         """Tiny's test split, without the hub."""
@@ -54,8 +54,7 @@ def test_the_pages_script_finds_what_evaluate_finds(finished, tmp_path, monkeypa
     assert got == {"query": 8, "document": 40}
     theirs = found["results"].task_results[0].scores["test"][0]
     ours = json.loads((finished / "eval" / "results.test.json").read_text())["means"]["trained"]
-    for name in ("nDCG@10", "MRR@10"):
-        key = name.lower().replace("@", "_at_")
+    for name, key in (("nDCG@10", "ndcg_at_10"), ("MRR@10", "mrr_at_10")):
         assert theirs[key] == pytest.approx(ours[name], abs=1e-5)
 
 
@@ -65,7 +64,10 @@ def test_a_name_of_kept_results_is_of_weights_prompts_and_size(model):
     encoder = MTEBEncoder(plain, name="me/tiny")
     assert isinstance(encoder, mteb.models.EncoderProtocol)
     vectors = plain.encode(["mabo", "tiri kelu"])
-    np.testing.assert_allclose(encoder.similarity(vectors, vectors), vectors @ vectors.T, atol=1e-6)
+    other, every = vectors[::-1].copy(), vectors @ vectors.T
+    np.testing.assert_allclose(encoder.similarity(vectors, vectors), every, atol=1e-6)
+    pairs = encoder.similarity_pairwise(vectors, other)
+    np.testing.assert_allclose(pairs, every[[0, 1], [1, 0]], atol=1e-6)
     prompted = BiEncoder(plain.encoder._replace(prompts=Prompts({"query": "the "})))
     others = [MTEBEncoder(prompted, name="x/y"), MTEBEncoder(plain, name="x/y", dimensions=5)]
     made = [one.mteb_model_meta.revision for one in (encoder, *others)]

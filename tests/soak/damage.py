@@ -27,9 +27,19 @@ from tests.tiny import Tiny, content, texts, write_rows
 ROOT = Path(__file__).parents[2]
 IS_ROOT = os.geteuid() == 0
 BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if IS_ROOT else []
-KINDS = (
-    "cut", "byte", "empty", "gone", "folder", "utf-16", "latin-1", "mark", "line twice", "null",
-)  # fmt: skip
+# Kind -> what a file's content becomes, of its bytes, a place in them and a random generator.
+KINDS = {
+    "cut": lambda data, at, rng: data[:at],
+    "byte": lambda data, at, rng: data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :],
+    "empty": lambda data, at, rng: b"",
+    "utf-16": lambda data, at, rng: data.decode(errors="replace").encode("utf-16"),
+    "latin-1": lambda data, at, rng: (
+        data.decode(errors="ignore").replace("a", "é", 1).encode("latin-1", errors="replace")
+    ),
+    "mark": lambda data, at, rng: b"\xef\xbb\xbf" + data,
+    "line twice": lambda data, at, rng: data + rng.choice(data.splitlines(keepends=True) or [b""]),
+    "null": lambda data, at, rng: b"null",
+}
 ENDS = ("", "\0", "\n", "é" * 300, "~nobody-here/x", "/proc/none", "/dev/null", "a,b", "-1", "nan")
 
 
@@ -75,25 +85,9 @@ def damage_file(root: Path, rng: random.Random) -> str:
     path = rng.choice(sorted(p for p in root.rglob("*") if p.is_file()))
     data = path.read_bytes()
     at = rng.randrange(len(data) + 1)
-    kind = rng.choice(KINDS)
-    if kind == "cut":
-        path.write_bytes(data[:at])
-    elif kind == "byte":
-        path.write_bytes(data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :])
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "utf-16":
-        path.write_bytes(data.decode(errors="replace").encode("utf-16"))
-    elif kind == "latin-1":
-        text = data.decode(errors="ignore").replace("a", "é", 1)
-        path.write_bytes(text.encode("latin-1", errors="replace"))
-    elif kind == "mark":
-        path.write_bytes(b"\xef\xbb\xbf" + data)
-    elif kind == "line twice":
-        lines = data.splitlines(keepends=True) or [b""]
-        path.write_bytes(data + rng.choice(lines))
-    elif kind == "null":
-        path.write_bytes(b"null")
+    kind = rng.choice([*KINDS, "gone", "folder"])
+    if kind in KINDS:
+        path.write_bytes(KINDS[kind](data, at, rng))
     else:
         path.unlink()
         if kind == "folder":

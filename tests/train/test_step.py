@@ -253,12 +253,3 @@ def test_adamw_update_agrees_and_decays_matrices_only():
     ):
         expected = plain - 1e-3 * 0.5 * before if decayed else plain
         np.testing.assert_allclose(with_decay, expected, atol=1e-7)
-
-
-def test_schedule_rises_then_falls():
-    schedule = make_schedule(
-        learning_rate=1.0, steps=10, warmup_steps=4, decay="linear", decay_rate=1.0
-    )
-    got = [float(schedule(i)) for i in range(11)]
-    expected = [0.25, 0.5, 0.75, 1.0, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0.0]
-    np.testing.assert_allclose(got, expected, atol=1e-6)
