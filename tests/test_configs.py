@@ -1,6 +1,5 @@
 """Every setting stands once, is explained, and is read."""
 
-import ast
 import inspect
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from configs import base, distributed
 from selfdistill_jax.train.run_folder import flatten
+from tests.test_imports import imports
 from tests.tiny import train
 
 FILES = sorted(Path(base.__file__).parent.glob("*.py"))
@@ -84,13 +84,7 @@ def test_the_papers_setup(tiny, tmp_path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_configs_import_neither_jax_nor_the_package(path):
-    imported = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            imported.add(node.module.split(".")[0])
+    imported = {name.split(".")[0] for name in imports(path, f"configs.{path.stem}")}
     assert imported <= {"ml_collections", "configs"}
 
 

@@ -146,9 +146,7 @@ def test_an_adapter_of_the_pooler_counts_where_it_pools(based, tmp_path):
     write_tensors(tmp_path / "adapter" / TENSORS, tensors(tmp_path) | more)
     assert read_lora(tmp_path / "adapter", encoder).keys() == {"query"}
     pooler = read_folder(str(folder), pooling="pooler")
-    with pytest.raises(
-        InputError, match=r"tensor 'base_model\.model\.pooler.* is not an adapter of a"
-    ):
+    with pytest.raises(InputError, match=r"'base_model\.model\.pooler.* is not an adapter"):
         read_lora(tmp_path / "adapter", pooler)
 
 
@@ -198,9 +196,7 @@ def test_tensors_that_do_not_fit_are_named(based, tmp_path):
     encoder, _, _ = based("bert")
     other = based("distilbert")[0]
     folder = write(tmp_path / "adapter", other, adapter_of(other, ("query",)))
-    with pytest.raises(
-        InputError, match=r"transformer\.layer\.0.* not an adapter of a layer of a BER"
-    ):
+    with pytest.raises(InputError, match=r"transformer\.layer\.0.* not an adapter of .* BERT"):
         read_lora(folder, encoder)
     folder = write(tmp_path / "adapter", encoder, adapter_of(encoder, ("query",)))
     whole = tensors(tmp_path)

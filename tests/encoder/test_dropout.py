@@ -142,7 +142,5 @@ def test_a_source_says_how_much(name):
     absent = read_dropout({"model_type": name}, where="config.json")
     assert absent == read_dropout(raw, where="config.json")
     key = next(k for k, _ in ARCHITECTURES[name].dropout.values())
-    with pytest.raises(
-        InputError, match=rf"config.json: {key} is 1.5; expected a share in \[0, 1\)"
-    ):
+    with pytest.raises(InputError, match=rf"config.json: {key} is 1.5; expected a share"):
         read_dropout(raw | {key: 1.5}, where="config.json")

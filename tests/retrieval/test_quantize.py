@@ -85,9 +85,7 @@ def test_files_that_are_no_ranges(tmp_path):
     path = tmp_path / "ranges.npy"
     np.save(path, ranges_of(vectors()))
     np.testing.assert_array_equal(read_ranges(path, 21), ranges_of(vectors()))
-    with pytest.raises(
-        InputError, match=r"the shape is \(2, 21\); expected an array of shape \(2, 8\)"
-    ):
+    with pytest.raises(InputError, match=r"is \(2, 21\); expected an array of shape \(2, 8\)"):
         read_ranges(path, 8)
     for wrong in (ranges_of(vectors())[::-1], np.full((2, 21), np.nan)):
         np.save(path, wrong)

@@ -220,7 +220,5 @@ def test_targets_are_named_with_commas_on_the_command_line(tiny):
 
 
 def test_an_unknown_target_is_named(tiny, tmp_path):
-    with pytest.raises(
-        InputError, match=r"adapter_targets has 'querry'; expected some of query, k"
-    ):
+    with pytest.raises(InputError, match=r"adapter_targets has 'querry'; expected .* query"):
         train(tiny.config(encoder__adapter_targets=("querry",)), tmp_path / "run")
