@@ -50,11 +50,21 @@ def check_run(workdir: Path, config: Mapping[str, Any], *, data: str) -> None:
         raise InputError(
             f"{workdir}: the folder is not empty and holds no run; give another --workdir"
         )
-    differences = _differences(_read(path), config)
-    if differences:
+    old, new = flatten(_read(path)), flatten(config)
+    changed = [
+        f"{key} is {old[key]!r} there and {new[key]!r} here"
+        for key in sorted(old.keys() & new.keys())
+        if old[key] != new[key]
+    ]
+    unknown = sorted(old.keys() ^ new.keys())
+    if old.get("loss.name") != new.get("loss.name"):  # each loss has its own options
+        unknown = [key for key in unknown if not key.startswith("loss.")]
+    if unknown:
+        changed.insert(0, f"only one of the two has {', '.join(unknown)}")
+    if changed:
         raise InputError(
-            f"{workdir} holds a run with another config: {'; '.join(differences)}; "
-            "give another --workdir, or --restart to move that run aside"
+            f"{workdir} holds a run {'of another version' if unknown else 'with another config'}: "
+            f"{'; '.join(changed)}; give another --workdir, or --restart to move that run aside"
         )
     path = workdir / ENVIRONMENT
     if path.is_file() and _read(path).get("collection_fingerprint") != data:
@@ -206,15 +216,6 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns ``{"train.steps": 1}`` for ``{"train": {"steps": 1}}``, with lists for tuples."""
     flat = traverse_util.flatten_dict(dict(config), sep=".")
     return {k: list(v) if isinstance(v, tuple) else v for k, v in flat.items()}
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    old, new = flatten(there), flatten(here)
-    return [
-        f"{key} is {old.get(key, 'absent')!r} there and {new.get(key, 'absent')!r} here"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, "absent") != new.get(key, "absent")
-    ]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -34,13 +34,20 @@ def test_differences_are_named(tmp_path):
     with pytest.raises(InputError, match=f"^{tmp_path} .*--workdir, or --restart") as caught:
         open_run(tmp_path, other, data="aa", restart=False)
     for difference in (
-        "data.buckets is [16, 32] there and 'absent' here",
+        "holds a run of another version",
+        "only one of the two has data.buckets, train.decay; ",
         "data.x is '' there and 'b' here",
-        "train.decay is 'absent' there and 'a' here",
         "train.steps is 10 there and 20 here",
     ):
         assert difference in str(caught.value)
     assert content(tmp_path) == before
+
+
+def test_another_loss_with_its_own_options_is_no_other_version(tmp_path):
+    open_run(tmp_path, {"loss": {"name": "a", "margin": 1}}, data="aa", restart=False)
+    message = "holds a run with another config: loss.name is 'a' there and 'b' here; give"
+    with pytest.raises(InputError, match=message):
+        open_run(tmp_path, {"loss": {"name": "b", "scale": 1}}, data="aa", restart=False)
 
 
 def test_restart_takes_a_free_name(tmp_path):
