@@ -96,4 +96,8 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.dev_documents = 1500  # search at most this many documents on dev; 0: all
     evaluation.depth = 100  # documents retrieved per query
+    evaluation.interpolation = (0.5, 1.0)  # α of the final choice: start + α (trained − start)
+    evaluation.split = "test"  # evaluated at the end: test (dev if there is no test), dev, none
+    evaluation.retention = "pydocs"  # second collection, to see forgetting; "": measure none
+    evaluation.retention_documents = 1500  # search at most this many of its documents; 0: all
     return config

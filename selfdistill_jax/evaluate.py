@@ -23,7 +23,7 @@ from selfdistill_jax.data.sources.registry import open_source
 from selfdistill_jax.data.store import Collection, open_collection
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import show_log
-from selfdistill_jax.retrieval.eval_set import evaluate_bm25, evaluate_encoder, make_eval_set
+from selfdistill_jax.retrieval.eval_set import evaluate_bm25, evaluate_vectors, make_eval_set
 from selfdistill_jax.retrieval.evaluation import ScoredRun, write_results
 from selfdistill_jax.retrieval.quantize import check_dimensions
 from selfdistill_jax.retrieval.text_table import results_table
@@ -105,22 +105,17 @@ def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str,
     systems = {"bm25": evaluate_bm25(eval_set, collection, k=_FLAGS.k)}
     for name, model in models.items():
         queries, documents = (
-            model.tokenize(texts, prompt=model.encoder.prompts.of(kind))
-            for kind, texts in (
-                ("query", collection.query_texts()),
-                ("document", collection.document_contents()),
+            model.encode_tokens(
+                model.tokenize(texts, prompt=model.encoder.prompts.of(kind)).take(rows),
+                dimensions=_FLAGS.dimensions,
+                progress=f"{collection.name}, {name}: {kind} texts",
+            )
+            for kind, texts, rows in (
+                ("query", collection.query_texts(), eval_set.query_rows),
+                ("document", collection.document_contents(), eval_set.document_rows),
             )
         )
-        systems[name] = evaluate_encoder(
-            eval_set,
-            lambda tokens, label, model=model: model.encode_tokens(
-                tokens, dimensions=_FLAGS.dimensions, progress=label
-            ),
-            queries=queries,
-            documents=documents,
-            k=_FLAGS.k,
-            label=f"{collection.name}, {name}",
-        )
+        systems[name] = evaluate_vectors(eval_set, queries, documents, k=_FLAGS.k)
     return systems
 
 

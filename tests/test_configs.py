@@ -69,6 +69,7 @@ PAPER = {
     "train.decay": "exponential", "train.decay_rate": 0.99999, "train.weight_decay": 1e-6,
     "train.clip_norm": 0.0, "train.dtype": "bfloat16", "train.checkpoint_every": 500,
     "train.evaluate_every": 500, "train.patience": 16, "evaluation.dev_documents": 100_000,
+    "evaluation.interpolation": [],
 }  # fmt: skip
 
 

@@ -148,6 +148,7 @@ class Tiny:
             "train.checkpoint_every": 5,
             "train.evaluate_every": 4,
             "evaluation.dev_documents": 0,
+            "evaluation.retention": "",
         }
 
     def config(self, loss: str = "distributed", **settings: Any) -> ml_collections.ConfigDict:

@@ -23,7 +23,7 @@ from selfdistill_jax.checkpoints.adapter_folder import (
     write_adapter,
 )
 from selfdistill_jax.checkpoints.model_folder import Pretrained
-from selfdistill_jax.checkpoints.safetensors import as_float32, read_file
+from selfdistill_jax.checkpoints.safetensors import as_float32, read_file, write_tensors
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.encoder.architectures import ARCHITECTURES, Architecture
 from selfdistill_jax.encoder.config import EncoderConfig
@@ -91,6 +91,18 @@ def write_lora(
     }
     options = {"base": base, "card": card, "settings": settings}
     write_adapter(path, tensors, kind=KIND, config=written, **options)
+
+
+def scale_lora(path: Path, factor: float) -> None:
+    """Multiplies the change that an adapter makes, in its file of tensors."""
+    tensors = read_file(path / TENSORS)
+    scaled = {
+        name: value * np.float32(factor) if name.endswith(".lora_B.weight") else value
+        for name, value in tensors.items()
+    }
+    new = path / f".new-{TENSORS}"
+    write_tensors(new, scaled)
+    new.replace(path / TENSORS)
 
 
 def with_adapter(encoder: Pretrained, folder: Path) -> Pretrained:

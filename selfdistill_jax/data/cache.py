@@ -5,8 +5,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from selfdistill_jax import io
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import LOG
 
 _ADVICE = (
     "set XDG_CACHE_HOME (or config.data.cache, in training) to a writable folder with enough space"
@@ -58,3 +61,25 @@ def reports_damaged_cache(folder: Path) -> Generator[None]:
             f"{folder}: damaged ({type(error).__name__}: {error}); delete the folder; the next "
             "run builds it again"
         ) from error
+
+
+_ARRAY = "array.npy"
+
+
+def save_array(folder: Path, array: np.ndarray) -> None:
+    """Caches an array in a folder of its own; logs a warning if it cannot be written."""
+    try:
+        with new_folder(folder) as new:
+            np.save(new / _ARRAY, array)
+    except InputError as error:  # the run itself can continue
+        LOG.warning("%s; the next run computes it again", error)
+
+
+def load_array(folder: Path) -> np.ndarray:
+    """Returns a cached array, memory-mapped.
+
+    Raises:
+      InputError: the folder is damaged.
+    """
+    with reports_damaged_cache(folder):
+        return np.load(folder / _ARRAY, mmap_mode="r")

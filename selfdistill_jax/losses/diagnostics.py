@@ -41,9 +41,12 @@ def summaries(
     Returns:
       For ``margin`` (``m_ik = s(q_i,p_i) − s(q_i,n_ik)``) and ``target`` (``σ(p_i,n_ik)``), the
       scalars ``…_mean`` and ``…_std`` and the ``[5]`` ``…_quantiles`` at `QUANTILES`;
-      ``past_target``, the share with ``m_ik ≥ σ(p_i,n_ik)``; and ``document_cosine``, the mean
+      ``past_target``, the share with ``m_ik ≥ σ(p_i,n_ik)``; and ``negative_mean``, the mean of
+      ``s(q_i,n_ik)``. Without negatives these are missing. Also ``positive_mean``, the mean of
+      ``s(q_i,p_i)``; ``own_above_mean``, the share of queries that are closer to their own positive
+      than to the other rows' on average, about 0.5 by chance; and ``document_cosine``, the mean
       cosine of two different rows among all (1 + K) B documents, which is 1 when the encoder has
-      collapsed and all documents have one vector. Without negatives, ``document_cosine`` only.
+      collapsed and all documents have one vector.
 
     Raises:
       ValueError: the shapes do not match.
@@ -60,8 +63,16 @@ def summaries(
     batch = prepare(q, p, n, where=where, normalize=normalize, least=0)
     count = batch.n.shape[1]
     real_N = repeat(batch.where, count)
-    found = {}
+    own_B = dot(batch.q, batch.p)
+    # Own above the mean of the others is own above the mean of all, which is linear in the batch.
+    mean_D = jnp.mean(batch.p, axis=0, where=batch.where[:, None])
+    found = {
+        "positive_mean": jnp.mean(own_B, where=batch.where),
+        "own_above_mean": jnp.mean(own_B > batch.q @ mean_D, where=batch.where),
+    }
     if count:
+        negative_N = dot(batch.q[:, None, :], batch.n).reshape(-1)
+        found["negative_mean"] = jnp.mean(negative_N, where=real_N)
         p_BxF, n_BxKxF = batch.p, batch.n
         if target_from is not None:
             p_BxF, n = (at_least_float32(x) for x in target_from)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.json_file import entry, read_json
 from selfdistill_jax.retrieval.evaluation import MEASURES
+from selfdistill_jax.train.evaluation.final_choice import CHOICE
+from selfdistill_jax.train.evaluation.retention import RETENTION
 from selfdistill_jax.train.monitoring.run_log import read_metrics
 from selfdistill_jax.train.run_folder import FINISHED
 
@@ -27,6 +29,8 @@ class FinishedRun(NamedTuple):
       ended: reason why training ended early; empty if it did not.
       values: values of the evaluation; empty without a split.
       queries: query id -> text.
+      choice: content of ``choice.json``, how the final weights were chosen; empty if they were not.
+      retention: content of ``retention.json``; empty if it was not measured.
     """
 
     folder: Path
@@ -38,6 +42,8 @@ class FinishedRun(NamedTuple):
     ended: str
     values: Values
     queries: dict[str, str]
+    choice: dict[str, Any]
+    retention: dict[str, Any]
 
     @property
     def best_step(self) -> int | None:
@@ -70,6 +76,10 @@ def read_finished_run(folder: Path) -> FinishedRun:
         entry(facts, "ended", str, where=path),
         _read_values(folder / "eval" / f"per_query.{split}.tsv") if split else {},
         read_json(folder / "eval" / f"queries.{split}.json") if split else {},
+        *(
+            read_json(folder / "eval" / name) if (folder / "eval" / name).is_file() else {}
+            for name in (CHOICE, RETENTION)
+        ),
     )
 
 

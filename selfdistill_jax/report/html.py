@@ -1,6 +1,5 @@
 """Writes ``report.html``, a single page that needs no network and no server."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,29 +7,15 @@ from typing import Any
 import jinja2
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from selfdistill_jax.io import write_text
 from selfdistill_jax.losses import QUANTILES
+from selfdistill_jax.report.figures import BLUE, GREY, ORANGE, STYLE, new_figure, svg
 from selfdistill_jax.report.finished_run import FinishedRun
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.train.run_folder import flatten
 
 _SHOWN_QUERIES = 12  # queries in each of the tables of largest gains and losses
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # keeps text as text: searchable, a fifth of the size
-    "svg.hashsalt": "selfdistill_jax",  # makes the same run give the same file
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.grid": True,
-    "grid.color": "#e8e8e8",
-    "axes.axisbelow": True,
-}
-_BLUE, _ORANGE, _GREY = "#2563a8", "#c2570c", "#777777"
 
 
 def write_html(path: Path, run: FinishedRun, text: str) -> None:
@@ -43,7 +28,7 @@ def write_html(path: Path, run: FinishedRun, text: str) -> None:
     """
     train = [r for r in run.records if r["kind"] == "train"]
     dev = [r for r in run.records if r["kind"] == "dev"]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figures = []
         if all("margin_quantiles" in record for record in train):  # queries have negatives
             past = _curve(train, "past_target", "share of the batch")
@@ -96,50 +81,49 @@ def _dev_note(config: Mapping[str, Any], dev: list[dict[str, Any]]) -> str:
     where = f"at most {limit:,} documents" if limit else "the whole collection"
     return (
         f"Measured on dev queries, searched in {where}; these are not test results. "
-        f"The best value is {best[MEASURES[0]]:.4f}, at step {best['step']}; model/ holds the "
-        "encoder of that step."
+        f"The best value is {best[MEASURES[0]]:.4f}, at step {best['step']}."
     )
 
 
 def _curve(records: list[dict[str, Any]], key: str, label: str) -> str:
-    figure, axes = _axes("step", label)
+    figure, axes = new_figure("step", label)
     steps = [r["step"] for r in records]
     marker = "o" if len(steps) < 40 else None
-    axes.plot(steps, [r[key] for r in records], color=_BLUE, marker=marker, markersize=4)
-    return _svg(figure)
+    axes.plot(steps, [r[key] for r in records], color=BLUE, marker=marker, markersize=4)
+    return svg(figure)
 
 
 def _margins(records: list[dict[str, Any]]) -> str:
-    figure, axes = _axes("step", "similarity")
+    figure, axes = new_figure("step", "similarity")
     steps = [r["step"] for r in records]
     middle = QUANTILES.index(0.5)
-    for name, color in (("margin", _BLUE), ("target", _ORANGE)):
+    for name, color in (("margin", BLUE), ("target", ORANGE)):
         values = np.array([r[f"{name}_quantiles"] for r in records]).reshape(-1, len(QUANTILES)).T
         for low in range(middle):
             axes.fill_between(steps, values[low], values[-1 - low], color=color, alpha=0.15, lw=0)
         axes.plot(steps, values[middle], color=color, label=name)
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _likeness(config: Mapping[str, Any], records: list[dict[str, Any]]) -> str:
-    figure, axes = _axes("step", "mean cosine of documents")
+    figure, axes = new_figure("step", "mean cosine of documents")
     steps, values = [r["step"] for r in records], [r["document_cosine"] for r in records]
-    axes.plot(steps, values, color=_BLUE)
-    axes.axhline(config["train"]["collapse_cosine"], color=_ORANGE, lw=1, ls="--")
+    axes.plot(steps, values, color=BLUE)
+    axes.axhline(config["train"]["collapse_cosine"], color=ORANGE, lw=1, ls="--")
     axes.set_ylim(min(0.0, *values), 1)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _histogram(changed: list[dict[str, Any]]) -> str:
-    figure, axes = _axes(f"change in {MEASURES[0]}, trained − start", "queries")
+    figure, axes = new_figure(f"change in {MEASURES[0]}, trained − start", "queries")
     values = np.array([c["change"] for c in changed])
     bins = np.linspace(-1, 1, 41)
     equal = values == 0
-    axes.hist(values[~equal], bins=bins, color=_BLUE)
-    axes.axvline(0, color=_GREY, lw=1)
-    axes.set_title(f"{equal.sum()} unchanged queries are not shown", fontsize=10, color=_GREY)
-    return _svg(figure)
+    axes.hist(values[~equal], bins=bins, color=BLUE)
+    axes.axvline(0, color=GREY, lw=1)
+    axes.set_title(f"{equal.sum()} unchanged queries are not shown", fontsize=10, color=GREY)
+    return svg(figure)
 
 
 def _changes(run: FinishedRun) -> list[dict[str, Any]]:
@@ -155,17 +139,3 @@ def _changes(run: FinishedRun) -> list[dict[str, Any]]:
         for query in before
     ]
     return sorted(rows, key=lambda row: -row["change"])
-
-
-def _axes(x: str, y: str):
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    axes = figure.add_subplot(xlabel=x, ylabel=y)
-    if x == "step":
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, axes
-
-
-def _svg(figure: Figure) -> str:
-    out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return out.getvalue()[out.getvalue().index("<svg") :]

@@ -1,9 +1,12 @@
 """Formats the result of a finished run as text: values, significance test and remarks."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from selfdistill_jax.report.finished_run import FinishedRun
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.significance import PairedTest, paired_test
-from selfdistill_jax.retrieval.text_table import results_table
+from selfdistill_jax.retrieval.text_table import format_table, results_table
 
 
 def result_text(run: FinishedRun) -> str:
@@ -27,11 +30,47 @@ def result_text(run: FinishedRun) -> str:
         lines.append("The collection has neither a test nor a dev split: nothing was evaluated.")
     if run.ended:
         lines.append(f"Training was ended by a {run.ended}.")
-    if run.best_step == 0:
-        lines.append(
-            "No evaluation on dev was better than the start encoder's: model/ holds that encoder."
-        )
+    lines += describe_choice(run)
+    if run.retention:
+        lines += ["", describe_retention(run.retention)]
     return "\n".join([*lines, ""])
+
+
+def describe_choice(run: FinishedRun) -> list[str]:
+    """Returns lines that say which weights ``model/`` holds, and why."""
+    if run.best_step == 0:
+        return [
+            "No evaluation on dev was better than the start encoder's: model/ holds that encoder."
+        ]
+    if not run.choice:
+        return []
+    alpha, measure = run.choice["alpha"], MEASURES[0]
+    rows = [["start (α = 0)", run.choice["start"][measure], ""]]
+    for row in run.choice["candidates"]:
+        gain = f"{row['gain']:+.4f} ± {row['standard_error']:.4f}"
+        rows.append([f"α = {row['alpha']:g}", row[measure], gain])
+    table = format_table(rows, ["start + α (trained − start)", measure, "gain ± standard error"])
+    if alpha:
+        why = f"model/ holds α = {alpha:g}, the best of them."
+    else:
+        why = (
+            "No gain exceeds its standard error, so dev cannot tell that training helped: model/ "
+            "holds\nthe start encoder."
+        )
+    where = f"dev ({run.choice['queries']:,} queries, {run.choice['documents']:,} documents)"
+    return ["", f"Final weights, chosen on {where}:", "", table, "", why]
+
+
+def describe_retention(facts: Mapping[str, Any]) -> str:
+    """Returns a sentence on the quality on a second collection, before and after training."""
+    test = facts["test"]
+    before, after = (facts[name][MEASURES[0]] for name in ("start", "trained"))
+    return (
+        f"Retention on {facts['collection']} ({facts['queries']:,} queries, "
+        f"{facts['documents']:,} documents): {MEASURES[0]} {before:.4f} before, {after:.4f} after\n"
+        f"training ({test['mean_difference']:+.4f}, 95 % interval {test['ci_low']:+.4f} to "
+        f"{test['ci_high']:+.4f})."
+    )
 
 
 def describe_test(test: PairedTest) -> str:

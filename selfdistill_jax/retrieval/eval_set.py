@@ -1,17 +1,13 @@
 """Evaluation of one split: its queries, searched in the collection by an encoder or BM25."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from selfdistill_jax.data.store import Collection
-from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.evaluation import ScoredRun, bm25_run, dense_run, score
 from selfdistill_jax.retrieval.trec import Qrels, count_own_relevant
-
-EncodeTable = Callable[[TokenTable, str], np.ndarray]
 
 
 class EvalSet(NamedTuple):
@@ -83,28 +79,20 @@ def _drops_own(label: str, collection: Collection, queries: np.ndarray, qrels: Q
     return False
 
 
-def evaluate_encoder(
-    eval_set: EvalSet,
-    encode_table: EncodeTable,
-    *,
-    queries: TokenTable,
-    documents: TokenTable,
-    k: int,
-    label: str,
+def evaluate_vectors(
+    eval_set: EvalSet, queries: np.ndarray, documents: np.ndarray, *, k: int
 ) -> ScoredRun:
-    """Encodes queries and documents, searches exactly, and scores the results.
+    """Searches document vectors exactly, and scores the results.
 
     Args:
       eval_set: queries, documents and judgements.
-      encode_table: ``(tokens, label) -> [rows, D]`` unit vectors.
-      queries: tokens of all queries of the collection.
-      documents: tokens of all documents of the collection.
+      queries: ``[Q, D]`` unit vectors of ``eval_set.query_rows``.
+      documents: ``[N, D]`` unit vectors of ``eval_set.document_rows``.
       k: documents retrieved per query.
-      label: label of the progress bars.
     """
     run = dense_run(
-        encode_table(queries.take(eval_set.query_rows), f"{label}: queries"),
-        encode_table(documents.take(eval_set.document_rows), f"{label}: documents"),
+        queries,
+        documents,
         query_ids=eval_set.query_ids,
         document_ids=eval_set.document_ids,
         k=k,

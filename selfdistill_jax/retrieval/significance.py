@@ -24,8 +24,8 @@ class PairedTest:
 
 
 def paired_test(
-    a: Mapping[str, float] | Sequence[float],
-    b: Mapping[str, float] | Sequence[float],
+    a: Mapping[str, float] | Sequence[float] | np.ndarray,
+    b: Mapping[str, float] | Sequence[float] | np.ndarray,
     *,
     resamples: int = 10000,
     seed: int = 0,

@@ -1,6 +1,5 @@
 """Turns a config into the checked parts of a run; all other code takes the parts."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +9,15 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from flax import traverse_util
 
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.data.negatives import NEGATIVES
+from selfdistill_jax.data.collection import Source
 from selfdistill_jax.data.sources.registry import open_source
-from selfdistill_jax.encoder.apply import BACKENDS, make_encode
+from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.encoder.config import read_dropout
 from selfdistill_jax.encoder.dropout import NO_DROPOUT
-from selfdistill_jax.encoder.model import ATTENTIONS, REMATS
-from selfdistill_jax.errors import InputError, nearest
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.train.check_settings import DTYPES, check_settings
 from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.data.tokenized_collection import DataSettings
 from selfdistill_jax.train.evaluation.encode_table import TableEncoder
@@ -32,7 +30,6 @@ from selfdistill_jax.train.loss import (
 )
 from selfdistill_jax.train.mesh import make_mesh
 from selfdistill_jax.train.model import (
-    ADAPTERS,
     Model,
     all_params,
     check_adapter_targets,
@@ -43,21 +40,18 @@ from selfdistill_jax.train.model import (
 from selfdistill_jax.train.monitoring.hardware import fastest_dtype
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
 from selfdistill_jax.train.processes import broadcast_from_first, on_first
+from selfdistill_jax.train.run_folder import flatten
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-DROPOUTS = ("none", "source")
-_MINIMUM = {
-    0: (
-        "seed", "train.learning_rate", "train.warmup_steps", "train.weight_decay",
-        "train.clip_norm", "train.patience", "evaluation.dev_documents", "encoder.max_length",
-        "data.negatives_per_query",
-    ),
-    1: (
-        "encoder.adapter_rank", "encoder.adapter_alpha",
-        "train.steps", "train.micro_batches", "train.fsdp", "train.checkpoint_every",
-        "train.evaluate_every", "data.candidates", "evaluation.depth",
-    ),
-}  # fmt: skip
+
+class EvaluationSettings(NamedTuple):
+    """Holds the settings of ``config.evaluation``, with the second collection opened."""
+
+    dev_documents: int
+    depth: int
+    interpolation: tuple[float, ...]
+    split: str
+    retention: Source | None
+    retention_documents: int
 
 
 class Job(NamedTuple):
@@ -89,8 +83,7 @@ class Job(NamedTuple):
     patience: int
     collapse_cosine: float
     collapse_stop: bool
-    dev_documents: int
-    depth: int
+    evaluation: EvaluationSettings
     dtype: jnp.dtype
     load_model: Callable[[], Model]
 
@@ -111,7 +104,8 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
     Raises:
       InputError: a setting is wrong, or the data set it names does not exist.
     """
-    _check(config, jax.device_count())
+    check_settings(flatten(config.to_dict()), devices=jax.device_count())
+    check_adapter_targets(_names(config.encoder.adapter_targets))
     mesh = make_mesh(fsdp=config.train.fsdp)
     train, data, cache = config.train, config.data, cache_folder(config.data.cache)
     if train.dtype != "auto":
@@ -120,6 +114,7 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
         dtype = _fastest_dtype(cache)
     settings = config.to_dict()
     settings["train"]["dtype"] = dtype  # not "auto", which may differ elsewhere
+    decay = train.target_decay
     loss = make_loss(
         config.loss.name,
         {key: value for key, value in config.loss.items() if key != "name"},
@@ -159,18 +154,32 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
             schedule, weight_decay=train.weight_decay, clip_norm=train.clip_norm
         ),
         target_encoder=train.target in TARGET_ENCODERS,
-        target_decay=train.target_decay if train.target == "ema" else 1.0,
+        target_decay=decay if train.target == "ema" else 1.0,
         steps=train.steps,
         checkpoint_every=train.checkpoint_every,
         evaluate_every=train.evaluate_every,
         patience=train.patience,
         collapse_cosine=train.collapse_cosine,
         collapse_stop=train.collapse_stop,
-        dev_documents=config.evaluation.dev_documents,
-        depth=config.evaluation.depth,
+        evaluation=EvaluationSettings(
+            dev_documents=config.evaluation.dev_documents,
+            depth=config.evaluation.depth,
+            interpolation=tuple(config.evaluation.interpolation),
+            split=config.evaluation.split,
+            retention=_open_retention(config.evaluation.retention),
+            retention_documents=config.evaluation.retention_documents,
+        ),
         dtype=DTYPES[dtype],
         load_model=lambda: _load_model(config, dtype),
     )
+
+
+def _open_retention(name: str) -> Source | None:
+    """Returns the second collection that forgetting is measured on."""
+    try:
+        return open_source(dataset=name) if name else None
+    except InputError as error:
+        raise InputError(f"config.evaluation.retention: {error}") from None
 
 
 def _fastest_dtype(cache: Path) -> str:
@@ -234,64 +243,6 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
             settings={key: value for key, value in given.items() if value not in ("source", 0)},
         )
     return Model(config.encoder.init, pretrained, encode, encode_table, trained)
-
-
-def _check(config: ml_collections.ConfigDict, devices: int) -> None:
-    """Checks for settings that would fail late or make no sense.
-
-    Raises:
-      InputError: a setting is wrong.
-    """
-    for least, keys in _MINIMUM.items():
-        for key in keys:
-            group, _, name = key.rpartition(".")
-            value = config[group][name] if group else config[name]
-            if not value >= least:
-                raise InputError(f"config.{key} is {value}; expected {least} or more")
-    for key, value in traverse_util.flatten_dict(config.to_dict(), sep=".").items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"config.{key} is {value}; expected a finite number")
-    size, parts = config.train.batch_size, config.train.micro_batches
-    if size < 2:  # one query has nothing to compare with, and grain does not batch single rows
-        raise InputError(f"config.train.batch_size is {size}; expected 2 or more")
-    if size % (devices * parts):
-        near = max(size // (devices * parts), 1) * devices * parts
-        shared = f" in {parts} micro-batches each (config.train.micro_batches)" if parts > 1 else ""
-        raise InputError(
-            f"config.train.batch_size is {size}, which {devices} devices{shared} cannot share "
-            f"equally; take a multiple of {devices * parts}, such as {near}"
-        )
-    for key, value in (
-        ("train.target_decay", config.train.target_decay),
-        ("data.mined_ceiling", config.data.mined_ceiling),
-    ):
-        if not 0 <= value <= 1:
-            raise InputError(f"config.{key} is {value}; expected 0 to 1")
-    for key in ("query_length", "document_length"):
-        if config.data[key] < 3:  # [CLS], one token, [SEP]
-            raise InputError(f"config.data.{key} is {config.data[key]}; expected 3 tokens or more")
-    for key, known in (
-        ("train.dtype", ("auto", *DTYPES)),
-        ("train.remat", REMATS),
-        ("train.attention", ATTENTIONS),
-        ("encoder.backend", BACKENDS),
-        ("encoder.dropout", DROPOUTS),
-        ("encoder.adapter", ADAPTERS),
-        ("data.negatives", NEGATIVES),
-    ):
-        group, _, name = key.partition(".")
-        value = config[group][name]
-        if value not in known:
-            raise InputError(
-                f"config.{key} is {value!r}; expected {' or '.join(known)}{nearest(value, known)}"
-            )
-    candidates, needed = config.data["candidates"], config.data["negatives_per_query"]
-    if config.data["negatives"] != "random" and candidates < needed:
-        raise InputError(
-            f"config.data.candidates is {candidates}; expected {needed} or more, as many as "
-            "config.data.negatives_per_query"
-        )
-    check_adapter_targets(_names(config.encoder["adapter_targets"]))
 
 
 def _names(given: Sequence[str]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Runs the training loop of every loss and encoder: steps, evaluations on dev, checkpoints."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,9 +14,9 @@ from selfdistill_jax.train.checkpoint import Checkpoints
 from selfdistill_jax.train.compile_ahead import AheadOfTimeStep
 from selfdistill_jax.train.evaluation.selection import Selection, Selector
 from selfdistill_jax.train.job import Job
-from selfdistill_jax.train.monitoring.collapse import CollapseAlarm
+from selfdistill_jax.train.monitoring.alarm import Alarm, NotFiniteError
 from selfdistill_jax.train.monitoring.hardware import process_seconds
-from selfdistill_jax.train.monitoring.run_log import RunLog, check_finite
+from selfdistill_jax.train.monitoring.run_log import RunLog
 from selfdistill_jax.train.monitoring.throughput import RunStats
 from selfdistill_jax.train.step import TrainState
 
@@ -58,16 +59,13 @@ def run_steps(
       checkpoints, log, stats: the run's.
       flops: returns a step's operations, given the lengths ``[N]`` of its texts.
       stop: called after every step; True saves a checkpoint and ends early.
-
-    Raises:
-      InputError: the loss is not finite.
     """
     selection, begin = Selection(), checkpoints.latest() or 0
     if begin:
         state, selection = checkpoints.restore(begin, state)
     else:
         selection = selector.select(0, state.params, selection, log)
-    alarm = CollapseAlarm(job.collapse_cosine, stop=job.collapse_stop)
+    alarm = Alarm(job.collapse_cosine, stop=job.collapse_stop)
     with (
         closing(batches.iterate(begin)) as iterator,
         Progress("Training", job.steps, unit="steps", start=begin) as bar,
@@ -95,7 +93,11 @@ def run_steps(
                 records.flush()
                 if alarm.message:
                     break
-                selection = selector.select(number, state.params, selection, log)
+                try:
+                    selection = selector.select(number, state.params, selection, log)
+                except NotFiniteError:
+                    alarm.diverged(f"encoder whose vectors are not finite after step {number}")
+                    break
                 records.restart_clock()
             stopped = not last and (stop(number) or checkpoints.preempted(number))
             if number % job.checkpoint_every == 0 or last or stopped:
@@ -140,8 +142,9 @@ class _Records:
         number, batch, metrics = self._waiting
         self._waiting, self.last_step = None, number
         values = {k: float(v) if v.ndim == 0 else v for k, v in jax.device_get(metrics).items()}
-        check_finite(number, values["loss"])
-        self._alarm.update(number, values["document_cosine"])
+        self._alarm.update(number, values["loss"], values["document_cosine"])
+        if not math.isfinite(values["loss"]):
+            return
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
         values["learning_rate"] = float(np.asarray(self._job.schedule(number - 1)))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,16 +14,22 @@ from selfdistill_jax.retrieval.eval_set import make_eval_set
 from selfdistill_jax.train.checkpoint import Checkpoints
 from selfdistill_jax.train.compile_ahead import AheadOfTimeStep
 from selfdistill_jax.train.data.dataset import load_data
+from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection, tokenize
 from selfdistill_jax.train.evaluation.best_model import BestModel
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
+from selfdistill_jax.train.evaluation.final_choice import Chosen, choose_weights
+from selfdistill_jax.train.evaluation.final_test import final_split, write_test
+from selfdistill_jax.train.evaluation.retention import write_retention
 from selfdistill_jax.train.evaluation.selection import Selector
+from selfdistill_jax.train.evaluation.start_vectors import StartVectors
 from selfdistill_jax.train.job import Job
 from selfdistill_jax.train.loop import run_steps
 from selfdistill_jax.train.mesh import put_state
+from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.monitoring.hardware import matmul_rate
 from selfdistill_jax.train.monitoring.run_log import RunLog
 from selfdistill_jax.train.monitoring.throughput import RunStats
-from selfdistill_jax.train.processes import is_first, on_first, wait
+from selfdistill_jax.train.processes import first_then_rest, is_first, on_first, wait
 from selfdistill_jax.train.run_folder import (
     check_run,
     claimed,
@@ -53,8 +60,7 @@ def train(
       Whether the run is finished; False when it was stopped before the end.
 
     Raises:
-      InputError: a setting or file is wrong, the folder belongs to another run, or the loss is
-        not finite.
+      InputError: a setting or file is wrong, or the folder belongs to another run.
     """
     if not restart:
         source = job.data.source
@@ -71,10 +77,11 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
     data, batches = load_data(job.data, model)
     trained, collection = model.trained, data.collection
     stats = RunStats(matmul_flops=None)
-    evaluate = Evaluator(model, data, depth=job.depth, stats=stats)
+    evaluate = _evaluator(job, model, data, stats)
     dev = None
     if "dev" in collection.splits:
-        dev = make_eval_set(collection, "dev", max_documents=job.dev_documents, seed=job.data.seed)
+        most, seed = job.evaluation.dev_documents, job.data.seed
+        dev = make_eval_set(collection, "dev", max_documents=most, seed=seed)
     best_model = BestModel(job.settings, workdir, model, collection)
     selector = Selector(dev, evaluate, trained, best_model, patience=job.patience)
     # Meanwhile the folder is opened, the state created, and the start encoder evaluated on dev.
@@ -108,8 +115,12 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
     if outcome.stopped:
         return False
     on_first(selector.write_start)
+    wait("the best model is written")
+    split = final_split(collection, job.evaluation.split)
     stop_here = partial(stop, job.steps)
-    if not evaluate.write_test(workdir / "eval", lambda: best_model.read().params, stop_here):
+    if not _evaluate_end(
+        job, model, data, evaluate, best_model, workdir / "eval", split, stop_here
+    ):
         return False
     _log_stats(stats, workdir, job, outcome.last_step)
     finished = partial(
@@ -117,12 +128,68 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
         workdir,
         collection=collection.name,
         num_documents=len(collection.document_ids),
-        split=evaluate.test_split,
+        split=split,
         ended=outcome.ended,
     )
     on_first(finished)
     wait("the run is over")  # the first process coordinates the others, so it must end last
     return True
+
+
+def _evaluator(job: Job, model: Model, tokens, stats: RunStats) -> Evaluator:
+    dtype = str(job.settings["train"]["dtype"])
+    start_vectors = StartVectors(model, tokens, cache=job.data.cache, dtype=dtype)
+    depth = job.evaluation.depth
+    return Evaluator(model, tokens, depth=depth, start_vectors=start_vectors, stats=stats)
+
+
+def _evaluate_end(
+    job: Job,
+    model: Model,
+    data: TokenizedCollection,
+    evaluate: Evaluator,
+    best_model: BestModel,
+    folder: Path,
+    split: str,
+    stop: Callable[[], bool],
+) -> bool:
+    """Chooses the run's weights on dev, then evaluates them on test and on a second collection.
+
+    Returns:
+      True when all is done, False when it was stopped.
+    """
+    settings = job.evaluation
+    if settings.interpolation and "dev" in data.collection.splits:
+        chosen = choose_weights(
+            make_eval_set(data.collection, "dev"),
+            evaluate,
+            model.pretrained.params,
+            best_model,
+            alphas=settings.interpolation,
+            folder=folder,
+            stop=stop,
+        )
+        if chosen is None:
+            return False
+    else:
+        chosen = Chosen(1.0, best_model.read().params)
+    if not split:
+        return True
+    options: dict[str, Any] = {"depth": settings.depth, "stop": stop}
+    if not write_test(folder, data.collection, split, evaluate, chosen, **options):
+        return False
+    source = settings.retention
+    if source is None or source.fingerprint() == job.data.source.fingerprint():
+        return True
+    second = first_then_rest(partial(tokenize, source, job.data.cache, model.pretrained))
+    return write_retention(
+        folder,
+        second.collection,
+        _evaluator(job, model, second, RunStats(matmul_flops=None)),
+        chosen,
+        max_documents=settings.retention_documents,
+        stop=stop,
+    )
 
 
 def _compile(job: Job, model, shapes) -> AheadOfTimeStep:

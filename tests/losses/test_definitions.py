@@ -239,6 +239,11 @@ def test_summaries_are_what_they_say():
     documents = [d[i] for d in (p, n) for i in rows]
     pairs = [cosine(a, b) for k, a in enumerate(documents) for b in documents[:k]]
     want = {"past_target": np.mean(margins >= targets), "document_cosine": np.mean(pairs)}
+    want["positive_mean"] = np.mean([cosine(q[i], p[i]) for i in rows])
+    want["negative_mean"] = np.mean([cosine(q[i], n[i]) for i in rows])
+    others = [np.mean([cosine(q[i], p[j]) for j in rows if j != i]) for i in rows]
+    own = [cosine(q[i], p[i]) for i in rows]
+    want["own_above_mean"] = np.mean(np.array(own) > others)
     for name, numbers in (("margin", margins), ("target", targets)):
         want |= {f"{name}_mean": numbers.mean(), f"{name}_std": numbers.std()}
         want[f"{name}_quantiles"] = np.quantile(numbers, losses.QUANTILES)

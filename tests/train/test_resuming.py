@@ -10,7 +10,7 @@ from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
 from selfdistill_jax.checkpoints.sentence_transformers import Prompts
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train import job, model
-from selfdistill_jax.train.evaluation import evaluator
+from selfdistill_jax.train.evaluation import final_test
 from tests.tiny import content, metrics, train
 from tests.train.runs import (
     Killed,
@@ -59,7 +59,7 @@ def test_target_encoder_is_part_of_what_goes_on(tiny, tmp_path, target):
 
 def test_killed_in_the_last_evaluation(tiny, finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(evaluator, "evaluate_bm25", killed)
+        patch.setattr(final_test, "evaluate_bm25", killed)
         with pytest.raises(Killed):
             train(tiny.config(), tmp_path / "run")
     train(tiny.config(), tmp_path / "run")

@@ -2,13 +2,12 @@
 
 import hashlib
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from selfdistill_jax.checkpoints.model_folder import fingerprint
-from selfdistill_jax.data.cache import new_folder, reports_damaged_cache
+from selfdistill_jax.data.cache import load_array, save_array
 from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
 from selfdistill_jax.data.negatives import top_candidates
 from selfdistill_jax.data.tokens import TokenTable
@@ -27,9 +26,8 @@ from selfdistill_jax.train.processes import (
     on_first,
 )
 
-_VERSION = 3
+_VERSION = 4
 _LABEL = "Negatives"
-_FILE = "candidates.npy"
 
 
 def find_candidates(
@@ -68,12 +66,12 @@ def find_candidates(
     name = f"{tables.collection.folder.name}-{kind}-{digest}"
     folder = settings.cache / "negatives" / name
     if all_true(folder.is_dir()):
-        found = all_succeed(lambda: _read(folder))
+        found = all_succeed(lambda: np.array(load_array(folder)))
     else:
         made = find() if kind == "mined" else on_first(find)  # all processes encode together
         # Rounding on another process may order documents of equal scores differently.
         found = broadcast_from_first(made, (len(drawn), k))
-        _write(folder, found)
+        save_array(folder, found)
     if not all_equal(found.tobytes()):
         raise InputError(
             f"{folder}: the processes have different candidates; share one config.data.cache "
@@ -89,19 +87,6 @@ def find_candidates(
     every = np.full((len(given), found.shape[1]), SAMPLE_NEGATIVE, np.int32)
     every[drawn] = found
     return every
-
-
-def _read(folder: Path) -> np.ndarray:
-    with reports_damaged_cache(folder):
-        return np.load(folder / _FILE)
-
-
-def _write(folder: Path, found: np.ndarray) -> None:
-    try:
-        with new_folder(folder) as new:
-            np.save(new / _FILE, found)
-    except OSError as error:  # the run itself can continue
-        LOG.warning("%s: cannot be written (%s); the next run repeats the search", folder, error)
 
 
 def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarray:

@@ -49,13 +49,26 @@ class DataSettings(NamedTuple):
     dtype: str
 
 
-class TokenizedCollection(NamedTuple):
+class Tokens(NamedTuple):
     """Holds an opened collection and its tokens.
 
     Attributes:
       collection: texts and judgements.
       tokenizer: the tokenizer of the run's encoder.
       queries, documents: tokens of all queries and documents of the collection.
+    """
+
+    collection: Collection
+    tokenizer: Tokenizer
+    queries: TokenTable
+    documents: TokenTable
+
+
+class TokenizedCollection(NamedTuple):
+    """Holds a run's collection, its tokens and its training examples.
+
+    Attributes:
+      collection, tokenizer, queries, documents: see `Tokens`.
       examples: the training examples.
       known: documents that must not become negatives: positives of triplets and of train's
         judgements, and each query's document of the same id, if the corpus holds the queries.
@@ -79,36 +92,16 @@ def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedColl
     Raises:
       InputError: the data are faulty, or there is nothing to train on.
     """
-    collection = open_collection(settings.source, settings.cache)
-    tokenizer = open_tokenizer(encoder)
+    tokens = tokenize(settings.source, settings.cache, encoder)
+    collection, tokenizer = tokens.collection, tokens.tokenizer
     for kind, limit in (("query", settings.query_length), ("document", settings.document_length)):
         prompt = encoder.prompts.of(kind)
-        (tokens,) = tokenizer.encode([""], limit=encoder.config.max_positions, prompt=prompt)
-        if len(tokens) >= limit:
+        (edges,) = tokenizer.encode([""], limit=encoder.config.max_positions, prompt=prompt)
+        if len(edges) >= limit:
             raise InputError(
                 f"config.data.{kind}_length is {limit}, but the prompt {prompt!r} alone takes "
-                f"{len(tokens)} tokens; raise the length, so that it has room for the {kind}"
+                f"{len(edges)} tokens; raise the length, so that it has room for the {kind}"
             )
-    queries, documents = (
-        cached_tokens(
-            settings.cache / "tokens" / f"{collection.folder.name}-{table}",
-            tokenizer,
-            texts,
-            limit=encoder.config.max_positions,
-            prompt=encoder.prompts.of(kind),
-            total=total,
-            progress=f"Tokens, {table}" if is_first() else "",
-        )
-        for kind, table, texts, total in (
-            ("query", "queries", collection.query_texts, len(collection.query_ids)),
-            (
-                "document",
-                "documents",
-                collection.document_contents,
-                collection.num_documents,
-            ),
-        )
-    )
     examples = collection.examples()
     count = len(examples)
     if not count:
@@ -123,14 +116,30 @@ def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedColl
             f"{collection.name}: {count} training triplets are fewer than one batch of "
             f"{settings.batch_size}; lower config.train.batch_size, or give more triplets"
         )
-    return TokenizedCollection(
-        collection,
-        tokenizer,
-        queries,
-        documents,
-        examples,
-        _known(collection, examples, documents, settings),
+    known = _known(collection, examples, tokens.documents, settings)
+    return TokenizedCollection(*tokens, examples, known)
+
+
+def tokenize(source: Source, cache: Path, encoder: Pretrained) -> Tokens:
+    """Returns a collection and its tokens, built in the cache unless they are there."""
+    collection = open_collection(source, cache)
+    tokenizer = open_tokenizer(encoder)
+    queries, documents = (
+        cached_tokens(
+            cache / "tokens" / f"{collection.folder.name}-{table}",
+            tokenizer,
+            texts,
+            limit=encoder.config.max_positions,
+            prompt=encoder.prompts.of(kind),
+            total=total,
+            progress=f"Tokens, {table}" if is_first() else "",
+        )
+        for kind, table, texts, total in (
+            ("query", "queries", collection.query_texts, len(collection.query_ids)),
+            ("document", "documents", collection.document_contents, collection.num_documents),
+        )
     )
+    return Tokens(collection, tokenizer, queries, documents)
 
 
 def _known(

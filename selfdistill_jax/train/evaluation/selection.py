@@ -63,6 +63,9 @@ class Selector:
 
         Returns:
           The selection including this step.
+
+        Raises:
+          NotFiniteError: the encoder's vectors are not finite.
         """
         if self._dev is None and not step:
             return selection._replace(best_step=0)  # see write_start
@@ -71,7 +74,11 @@ class Selector:
         if self._dev is None:
             self._write(own, params, f"step {step}, the last; the collection has no dev split")
             return selection._replace(best_step=step)
-        scored = self._evaluate(self._dev, params, f"Dev, step {step}")
+        label = f"Dev, step {step}"
+        if step:
+            scored = self._evaluate(self._dev, params, label)
+        else:
+            scored = self._evaluate.start(self._dev, label)
         values = {measure: scored.mean(measure) for measure in MEASURES}
         log.write("dev", step, values)
         new = selection.update(step, values[SELECTION])

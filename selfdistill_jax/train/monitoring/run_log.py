@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,13 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import write_text
 
 METRICS = "metrics.jsonl"
-HINT_LOWER_LR = (
-    "lower config.train.learning_rate or set config.train.clip_norm, and run with --restart"
-)
 
 
 class RunLog:
@@ -85,12 +80,6 @@ class RunLog:
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Returns all records of a run."""
     return [record for _, record in _lines(workdir / METRICS)]
-
-
-def check_finite(step: int, loss: float) -> None:
-    """Raises InputError for a loss that is not finite; the checkpoint before it is intact."""
-    if not math.isfinite(loss):
-        raise InputError(f"the loss is {loss} at step {step}; {HINT_LOWER_LR}")
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:

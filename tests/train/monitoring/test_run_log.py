@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from selfdistill_jax.errors import InputError
-from selfdistill_jax.train.monitoring.run_log import METRICS, RunLog, check_finite, read_metrics
+from selfdistill_jax.train.monitoring.run_log import METRICS, RunLog, read_metrics
 
 
 def write(workdir, steps, *, begin=0):
@@ -84,10 +83,3 @@ def test_other_processes_write_nothing(tmp_path):
     log.write("train", 4, {"loss": 1.0})
     log.close()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_loss_that_is_not_finite():
-    check_finite(1, 0.5)
-    for loss in (float("nan"), float("inf")):
-        with pytest.raises(InputError, match=rf"{loss} at step 7; lower config\.train\.learning"):
-            check_finite(7, loss)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from selfdistill_jax.checkpoints.model_folder import read_folder
-from selfdistill_jax.train.evaluation import evaluator
-from selfdistill_jax.train.monitoring.collapse import CollapseAlarm
+from selfdistill_jax.train.evaluation import final_test
+from selfdistill_jax.train.monitoring.alarm import Alarm
 from tests import tiny as helpers
 from tests.tiny import metrics, train
 
@@ -20,9 +20,9 @@ def warnings(caplog):
 
 
 def test_alarm_goes_off_once_for_every_rise(warnings):
-    alarm = CollapseAlarm(0.9, stop=False)
+    alarm = Alarm(0.9, stop=False)
     for step, cosine in enumerate([0.5, 0.91, 0.95, 0.9, float("nan"), 0.97, 0.98]):
-        alarm.update(step, cosine)
+        alarm.update(step, 0.5, cosine)
     first, second = warnings()
     assert "collapse at step 1: the mean cosine of a batch's documents is 0.910" in first
     assert "above config.train.collapse_cosine 0.9" in first
@@ -32,12 +32,20 @@ def test_alarm_goes_off_once_for_every_rise(warnings):
 
 
 def test_alarm_that_stops_says_why(warnings):
-    alarm = CollapseAlarm(0.9, stop=True)
-    alarm.update(3, 0.9)
+    alarm = Alarm(0.9, stop=True)
+    alarm.update(3, 0.5, 0.9)
     assert alarm.message == ""
-    alarm.update(4, 0.99)
+    alarm.update(4, 0.5, 0.99)
     assert alarm.message.startswith("collapse at step 4")
     assert alarm.message in warnings()[0]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run(warnings, loss):
+    alarm = Alarm(0.9, stop=False)
+    alarm.update(7, loss, 0.5)
+    assert alarm.message == f"loss of {loss} at step 7"
+    assert "config.train.learning_rate" in warnings()[0]
 
 
 def test_run_warns_and_goes_on(tiny, finished, tmp_path, warnings):
@@ -72,7 +80,7 @@ def test_collapse_is_not_forgotten_by_a_run_that_goes_on(tiny, finished, tmp_pat
         train__checkpoint_every=1,
     )
     with monkeypatch.context() as patch:
-        patch.setattr(evaluator, "evaluate_bm25", killed)
+        patch.setattr(final_test, "evaluate_bm25", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path)
     assert "Training was ended by a collapse at step 1:" in train(config, tmp_path)
