@@ -8,7 +8,6 @@ listed in configs/base.py; --config.<key>=<value> changes one.
 
 import gc
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +25,9 @@ from absl import flags
 
 from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
-from selfdistill_jax.data.cache import cache_folder
+from selfdistill_jax.cli.session import StopSignal, keep_compiled
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.progress import LOG, show_log
+from selfdistill_jax.progress import show_log
 from selfdistill_jax.report.write import write_report
 from selfdistill_jax.train.job import make_job, split_devices
 from selfdistill_jax.train.run import train
@@ -60,15 +59,15 @@ def main(argv: list[str]) -> int | None:
         )
     show_log()
     _start_distributed()
-    _keep_compiled()
+    keep_compiled()
     config = _FLAGS.config
     if not _FLAGS.distributed:  # otherwise other processes may run on this machine too
         split_devices(config)
     workdir = _FLAGS.workdir or Path("runs") / config_flag.run_name(sys.argv)
-    stopped = _StopSignal()
+    stopped = StopSignal()
     text = train_and_report(config, workdir, restart=_FLAGS.restart, stop=stopped)
     if text is None:
-        return 128 + (stopped.signal or signal.SIGTERM)
+        return stopped.exit_status
     print(text, end="")
     return 0
 
@@ -119,41 +118,6 @@ def _start_distributed() -> None:
             "--coordinator_address, --num_processes and --process_id, or leave out --distributed "
             "to train on this machine alone"
         ) from None
-
-
-def _keep_compiled() -> None:
-    """Makes JAX store compiled programs in the user's cache, so later starts need not compile."""
-    if jax.config.jax_compilation_cache_dir is None:  # ty: ignore[missing-attribute]
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-class _StopSignal:
-    """Stops the run on Ctrl-C or SIGTERM: after the current step, with a checkpoint.
-
-    A second signal stops at once. After the last step, the run stops before the next evaluation,
-    and the same command resumes with that evaluation.
-
-    With several processes, jax.distributed handles SIGTERM and stops all of them at the same step
-    (`Checkpoints.preempted`). A process that stopped alone would leave the others waiting.
-    """
-
-    def __init__(self):
-        self.signal: int | None = None
-        if jax.process_count() == 1:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._arrived)
-
-    def _arrived(self, number: int, frame) -> None:
-        self.signal = number
-        for again in (signal.SIGINT, signal.SIGTERM):
-            # The system handles the next signal, because Python does not see a signal while a
-            # compiled program runs, which can take minutes.
-            signal.signal(again, signal.SIG_DFL)
-        LOG.info("Stopping after this step or evaluation; a second signal stops at once")
-
-    def __call__(self, step: int) -> bool:
-        return self.signal is not None
 
 
 if __name__ == "__main__":

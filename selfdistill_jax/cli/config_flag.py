@@ -2,9 +2,11 @@
 
 import runpy
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -65,7 +67,7 @@ def parse(argv: list[str]) -> list[str]:
         if argument and Path(whole).is_file():
             hint = " (a colon separates the file from its argument; rename the file)"
         raise InputError(f"--config={path}: no such file{hint}")
-    known = _read_config(path, argument)
+    known = _read_config(path, argument).to_dict()
     try:
         return flags.FLAGS(_expanded(argv))
     except (AttributeError, KeyError):
@@ -91,7 +93,32 @@ def _expanded(argv: list[str]) -> list[str]:
     return expanded
 
 
-def _read_config(path: Path, argument: list[str]) -> dict[str, Any]:
+def load_config(
+    path: Path, argument: str, settings: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    """Returns the config of a file with settings changed.
+
+    Args:
+      path: Python file with get_config().
+      argument: argument of get_config; empty for none.
+      settings: values by their names, such as ``{"train.steps": 30}``.
+
+    Raises:
+      InputError: the file cannot be used, it has no such setting, or a value has another type.
+    """
+    config = _read_config(path, [argument] if argument else [])
+    known = flatten(config.to_dict())
+    for key, value in settings.items():
+        if key not in known:
+            raise InputError(f"config.{key}: {path} has no such setting{nearest(key, known)}")
+        try:
+            config.update_from_flattened_dict({key: value})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"config.{key} is {value!r}: {error}") from None
+    return config
+
+
+def _read_config(path: Path, argument: list[str]) -> ml_collections.ConfigDict:
     """Returns the result of get_config.
 
     It runs before the flag's parser calls get_config, which would not turn errors into one line.
@@ -99,7 +126,7 @@ def _read_config(path: Path, argument: list[str]) -> dict[str, Any]:
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         if get_config is not None:
-            return get_config(*argument).to_dict()
+            return get_config(*argument)
     except Exception as error:  # the user's file can raise anything
         place = traceback.extract_tb(error.__traceback__)[-1]
         given = ":".join((str(path), *argument))

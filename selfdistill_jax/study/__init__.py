@@ -1,0 +1,1 @@
+"""Runs studies: grids of training runs, one table, one page."""

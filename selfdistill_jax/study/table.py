@@ -1,0 +1,104 @@
+"""Stores the results of a study's runs as CSV files that are small enough to commit."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import write_text
+from selfdistill_jax.retrieval.evaluation import MEASURES
+from selfdistill_jax.study.definition import Run
+
+RUNS, QUERIES = "runs.csv", "queries.csv"
+KEY = ("collection", "method", "phase", "seed", "tuned")
+NUMBERS = (
+    "dev", "best_step", *MEASURES, *(f"start {m}" for m in MEASURES), "train_seconds", "seconds",
+)  # fmt: skip
+TEXTS = ("dtype", "commit", "date", "error")
+_SCALE = 10_000  # a query's value is stored as a whole number of this many parts
+
+
+class Result(NamedTuple):
+    """Holds the result of a run.
+
+    Attributes:
+      key: values of the columns `KEY`, see `Run.key`.
+      numbers: column of `NUMBERS` -> value; columns that do not apply are missing.
+      texts: column of `TEXTS` -> text.
+      values: ``[queries]``, the first of `MEASURES` for each test query, in the order of their ids;
+        empty if test was not evaluated.
+    """
+
+    key: tuple[str, ...]
+    numbers: Mapping[str, float]
+    texts: Mapping[str, str]
+    values: np.ndarray
+
+
+class Table:
+    """Holds the results of a study.
+
+    Args:
+      folder: folder of ``runs.csv`` and ``queries.csv``; it need not exist.
+
+    Attributes:
+      results: key -> result, in the order in which the runs ended.
+
+    Raises:
+      InputError: a file is not one that this class wrote.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self.results: dict[tuple[str, ...], Result] = {}
+        try:
+            values = {
+                tuple(row[name] for name in KEY): np.array(row["values"].split(), float) / _SCALE
+                for row in _read(folder / QUERIES)
+            }
+            for row in _read(folder / RUNS):
+                key = tuple(row[name] for name in KEY)
+                numbers = {name: float(row[name]) for name in NUMBERS if row[name]}
+                texts = {name: row[name] for name in TEXTS}
+                self.results[key] = Result(key, numbers, texts, values.get(key, np.zeros(0)))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{folder}: {RUNS} or {QUERIES} is damaged ({type(error).__name__}: {error}); "
+                "restore both from the repository, or give another --output"
+            ) from None
+
+    def find(self, run: Run) -> Result | None:
+        """Returns a run's result, None if there is none yet."""
+        return self.results.get(run.key())
+
+    def add(self, result: Result) -> None:
+        """Adds a result and writes both files."""
+        self.results[result.key] = result
+        self._folder.mkdir(parents=True, exist_ok=True)
+        rows, queries = [], []
+        for one in self.results.values():
+            numbers = [f"{one.numbers[n]:.6g}" if n in one.numbers else "" for n in NUMBERS]
+            rows.append([*one.key, *numbers, *(one.texts.get(name, "") for name in TEXTS)])
+            if len(one.values):
+                whole = np.rint(_SCALE * one.values).astype(int)
+                queries.append([*one.key, " ".join(map(str, whole))])
+        _write(self._folder / RUNS, [*KEY, *NUMBERS, *TEXTS], rows)
+        _write(self._folder / QUERIES, [*KEY, "values"], queries)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    csv.field_size_limit(2**24)  # a line of queries.csv holds the values of all queries
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_text(path, text.getvalue())
