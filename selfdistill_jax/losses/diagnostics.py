@@ -43,10 +43,11 @@ def summaries(
       scalars ``…_mean`` and ``…_std`` and the ``[5]`` ``…_quantiles`` at `QUANTILES`;
       ``past_target``, the share with ``m_ik ≥ σ(p_i,n_ik)``; and ``negative_mean``, the mean of
       ``s(q_i,n_ik)``. Without negatives these are missing. Also ``positive_mean``, the mean of
-      ``s(q_i,p_i)``; ``own_above_mean``, the share of queries that are closer to their own positive
-      than to the other rows' on average, about 0.5 by chance; and ``document_cosine``, the mean
-      cosine of two different rows among all (1 + K) B documents, which is 1 when the encoder has
-      collapsed and all documents have one vector.
+      ``s(q_i,p_i)``; ``other_mean``, the mean of ``s(q_i,p_j)`` for j ≠ i; ``own_above_mean``, the
+      share of queries that are closer to their own positive than to the other rows' on average,
+      about 0.5 by chance; and ``document_cosine``, the mean cosine of two different rows among all
+      (1 + K) B documents, which is 1 when the encoder has collapsed and all documents have one
+      vector.
 
     Raises:
       ValueError: the shapes do not match.
@@ -65,10 +66,12 @@ def summaries(
     real_N = repeat(batch.where, count)
     own_B = dot(batch.q, batch.p)
     # Own above the mean of the others is own above the mean of all, which is linear in the batch.
-    mean_D = jnp.mean(batch.p, axis=0, where=batch.where[:, None])
+    all_B = batch.q @ jnp.mean(batch.p, axis=0, where=batch.where[:, None])
+    rows = jnp.sum(batch.where, dtype=all_B.dtype)
     found = {
         "positive_mean": jnp.mean(own_B, where=batch.where),
-        "own_above_mean": jnp.mean(own_B > batch.q @ mean_D, where=batch.where),
+        "other_mean": jnp.mean((rows * all_B - own_B) / (rows - 1), where=batch.where),
+        "own_above_mean": jnp.mean(own_B > all_B, where=batch.where),
     }
     if count:
         negative_N = dot(batch.q[:, None, :], batch.n).reshape(-1)

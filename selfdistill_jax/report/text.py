@@ -1,8 +1,10 @@
 """Formats the result of a finished run as text: values, significance test and remarks."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from selfdistill_jax.report.diagnosis import diagnose
 from selfdistill_jax.report.finished_run import FinishedRun
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.significance import PairedTest, paired_test
@@ -33,6 +35,11 @@ def result_text(run: FinishedRun) -> str:
     lines += describe_choice(run)
     if run.retention:
         lines += ["", describe_retention(run.retention)]
+    findings = diagnose(run)
+    if findings:
+        lines += ["", "Findings:"]
+        for finding in findings:
+            lines += textwrap.wrap(finding, 88, initial_indent="- ", subsequent_indent="  ")
     return "\n".join([*lines, ""])
 
 
@@ -54,8 +61,8 @@ def describe_choice(run: FinishedRun) -> list[str]:
         why = f"model/ holds α = {alpha:g}, the best of them."
     else:
         why = (
-            "No gain exceeds its standard error, so dev cannot tell that training helped: model/ "
-            "holds\nthe start encoder."
+            f"No gain exceeds {run.choice['needed_errors']:.1f} standard errors, which the best of "
+            "several models\ncan have by luck: model/ holds the start encoder."
         )
     where = f"dev ({run.choice['queries']:,} queries, {run.choice['documents']:,} documents)"
     return ["", f"Final weights, chosen on {where}:", "", table, "", why]

@@ -26,6 +26,7 @@ from selfdistill_jax.train.job import Job
 from selfdistill_jax.train.loop import run_steps
 from selfdistill_jax.train.mesh import put_state
 from selfdistill_jax.train.model import Model
+from selfdistill_jax.train.monitoring.data_facts import data_facts
 from selfdistill_jax.train.monitoring.hardware import matmul_rate
 from selfdistill_jax.train.monitoring.run_log import RunLog
 from selfdistill_jax.train.monitoring.throughput import RunStats
@@ -93,7 +94,9 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
         begin = checkpoints.latest()
         log = RunLog(workdir, step=-1 if begin is None else begin, active=is_first())
         opened.enter_context(closing(log))
-        if begin:
+        if begin is None:
+            log.write("data", 0, data_facts(data, job.data))
+        elif begin:
             LOG.info("Resuming from step %d in %s", begin, workdir)
         outcome = run_steps(
             job,
@@ -118,9 +121,8 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
     wait("the best model is written")
     split = final_split(collection, job.evaluation.split)
     stop_here = partial(stop, job.steps)
-    if not _evaluate_end(
-        job, model, data, evaluate, best_model, workdir / "eval", split, stop_here
-    ):
+    end = partial(_evaluate_end, job, model, data, evaluate, best_model, workdir / "eval")
+    if not end(split=split, last_step=outcome.last_step, stop=stop_here):
         return False
     _log_stats(stats, workdir, job, outcome.last_step)
     finished = partial(
@@ -150,7 +152,9 @@ def _evaluate_end(
     evaluate: Evaluator,
     best_model: BestModel,
     folder: Path,
+    *,
     split: str,
+    last_step: int,
     stop: Callable[[], bool],
 ) -> bool:
     """Chooses the run's weights on dev, then evaluates them on test and on a second collection.
@@ -166,6 +170,7 @@ def _evaluate_end(
             model.pretrained.params,
             best_model,
             alphas=settings.interpolation,
+            evaluations=-(-last_step // job.evaluate_every),
             folder=folder,
             stop=stop,
         )

@@ -115,7 +115,7 @@ def make_step(
     """Returns the jitted ``step(state, batch, base=None) -> (state, metrics)``.
 
     The state is donated, the frozen parameters (``base``) are not. Metrics are device arrays:
-    ``loss``, ``gradient_norm``, and those of `summaries`.
+    ``loss``, ``gradient_norm``, ``distinct_positives``, and those of `summaries`.
 
     Args:
       encode, loss, mesh: see `make_global_loss`.
@@ -140,35 +140,23 @@ def make_step(
         metrics |= summaries(
             *vectors, target_from=target_from, where=_present(batch), normalize=False
         )
-        if batch.positive_ids is not None and batch.negative_ids is not None:
-            metrics |= id_facts(batch.positive_ids, batch.negative_ids, _present(batch))
+        if batch.positive_ids is not None:
+            metrics["distinct_positives"] = _distinct(batch.positive_ids, _present(batch))
         return constrain_state(TrainState(params, optimizer_state, target), mesh), metrics
 
     return jax.jit(step, donate_argnums=0)
 
 
-def id_facts(
-    positive_ids: jax.Array | np.ndarray, negative_ids: jax.Array | np.ndarray, where: jax.Array
-) -> dict[str, jax.Array]:
-    """Returns facts about the documents of a batch, for the diagnosis of a run.
+def _distinct(positive_ids: Any, where: jax.Array) -> jax.Array:
+    """Returns the number of different positives as a share of the real rows.
 
     Args:
       positive_ids: ``[B, P]`` int32, see `TripletBatch`.
-      negative_ids: ``[B, K]`` int32.
       where: ``[B]`` bool, the real rows.
-
-    Returns:
-      ``distinct_positives``, the number of different positives as a share of the rows; and, with
-      negatives, ``known_negatives``, the share of negatives that are known positives of their
-      query, which no loss counts as negatives.
     """
     own = jnp.sort(jnp.where(where, positive_ids[:, 0], -1))
     first = jnp.concatenate([jnp.ones(1, bool), own[1:] != own[:-1]])
-    found = {"distinct_positives": jnp.sum(first & (own >= 0)) / jnp.sum(where)}
-    if negative_ids.shape[1]:
-        known = jnp.any(negative_ids[:, :, None] == positive_ids[:, None, :], axis=2)
-        found["known_negatives"] = jnp.mean(known, where=where[:, None])
-    return found
+    return jnp.sum(first & (own >= 0)) / jnp.sum(where)
 
 
 def start_state(

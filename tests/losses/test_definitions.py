@@ -243,6 +243,7 @@ def test_summaries_are_what_they_say():
     want["negative_mean"] = np.mean([cosine(q[i], n[i]) for i in rows])
     others = [np.mean([cosine(q[i], p[j]) for j in rows if j != i]) for i in rows]
     own = [cosine(q[i], p[i]) for i in rows]
+    want["other_mean"] = np.mean(others)
     want["own_above_mean"] = np.mean(np.array(own) > others)
     for name, numbers in (("margin", margins), ("target", targets)):
         want |= {f"{name}_mean": numbers.mean(), f"{name}_std": numbers.std()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query, Source
 from selfdistill_jax.data.sources.jsonl import digest
-from selfdistill_jax.data.sources.triplet_file import Seen, TripletFile
+from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.data.sources.triplet_rows import IDS, check_file, read_rows
 from selfdistill_jax.errors import InputError
 
@@ -82,9 +82,9 @@ class TripletsOver:
 class TripletsOf:
     """Combines a collection with training triplets of the ids of its queries and documents.
 
-    The collection's judgements stay in use. The file is refused if it has negatives that are judged
-    relevant in train or are positives of the same query in another row, queries that are judged in
-    dev or test, or documents before `pool_start`, which only evaluation may see.
+    The collection's judgements stay in use. The file is refused if it has queries that are judged
+    in dev or test, or documents before `pool_start`, which only evaluation may see. Training leaves
+    out a negative that is a positive of the same query in any row or in train's judgements.
 
     JSONL rows are ``{"query_id": str, "positive_id": str, "negative_id": str}``, optionally with
     the numbers ``positive_score`` and ``negative_score``. The lists ``negative_ids`` and
@@ -141,40 +141,22 @@ class TripletsOf:
     def examples(self) -> Iterator[Example]:
         queries, documents = self._rows["queries"], self._rows["documents"]
         evaluated = {j.query for split in ("dev", "test") for j in self.judgements(split)}
-        relevant = {j[:2] for j in self.judgements("train") if j.relevance > 0}
         first = self.pool_start  # pydocs counts its documents at each access
         wrong: dict[str, list[Any]] = {}  # problem -> number of rows, line and id of the first
         total = 0
-        seen = Seen()
         for line, query, positive, negatives, *scores in read_rows(self._path, IDS):
             total += 1
-            if positive in negatives:
-                raise InputError(
-                    f"{self._path}:{line}: positive_id and negative_id are the same, "
-                    f"{positive!r}; remove the row"
-                )
             if len(set(negatives)) < len(negatives):
                 raise InputError(
                     f"{self._path}:{line}: the same negative occurs twice in the row; remove one"
                 )
             rows: Any = [queries.get(query), *map(documents.get, (positive, *negatives))]
             problem = self._problem((query, positive, *negatives), rows, evaluated, first)
-            if not problem:
-                problem = next(
-                    (
-                        ("negatives that are judged relevant in train", id_)
-                        for id_, row in zip(negatives, rows[2:], strict=True)
-                        if (rows[0], row) in relevant
-                    ),
-                    None,
-                )
             if problem:
                 kind, id_ = problem
                 wrong.setdefault(kind, [0, line, id_])[0] += 1
             elif not wrong:
-                example = Example(rows[0], rows[1], tuple(rows[2:]), *scores)
-                seen.add(example, line)
-                yield example
+                yield Example(rows[0], rows[1], tuple(rows[2:]), *scores)
         for kind, (count, line, id_) in wrong.items():
             raise InputError(
                 f"{self._path}: {count:,} of {total:,} rows name {kind} (first: line {line}, "
@@ -182,7 +164,6 @@ class TripletsOf:
             )
         if not total:
             raise InputError(f"{self._path}: no triplets; expected rows of {', '.join(IDS)}")
-        seen.check_contradictions(self._path, name=lambda row: list(documents)[row])
 
     def _problem(
         self,

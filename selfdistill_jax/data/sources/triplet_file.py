@@ -1,21 +1,17 @@
 """Reads a file of training triplets: JSONL or TSV rows of query, positive and negative texts."""
 
 import hashlib
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query
 from selfdistill_jax.data.sources.jsonl import digest
 from selfdistill_jax.data.sources.triplet_rows import TEXTS, check_file, read_rows
 from selfdistill_jax.errors import InputError
 
-_VERSION = "triplets-3"  # part of the fingerprint: raise it when the same file is read differently
+_VERSION = "triplets-4"  # part of the fingerprint: raise it when the same file is read differently
 _DEV, _TEST = 50, 50  # per mille of the queries
-_SHOWN = 60  # characters of a text in a message
 
 
 class TripletFile:
@@ -29,7 +25,7 @@ class TripletFile:
     ``.gz``. See `read_rows` for other fields and columns.
 
     Texts that differ only in white space at their ends are one text, spelt as in the first row.
-    A file is refused if a document is a positive and a negative of the same query.
+    Training leaves out a negative that is a positive of the same query in any row.
 
     Args:
       path: path of the file.
@@ -95,26 +91,19 @@ class TripletFile:
         """Returns distinct documents, distinct queries, both in first-seen order, and examples."""
         if self._read is None:
             documents, queries = _Texts(), _Texts()
-            examples, seen = [], Seen()
+            examples = []
             for line, query, positive, negatives, *scores in read_rows(self.path, TEXTS):
                 q, p = queries.add(query), documents.add(positive)
                 n = tuple(map(documents.add, negatives))
-                if p in n:
-                    raise InputError(
-                        f"{self.path}:{line}: positive and negative are the same text; "
-                        "remove the row"
-                    )
                 if len(set(n)) < len(n):
                     raise InputError(
                         f"{self.path}:{line}: the same negative occurs twice in the row; remove one"
                     )
                 examples.append(Example(q, p, n, *scores))
-                seen.add(examples[-1], line)
             if not examples:
                 raise InputError(
                     f"{self.path}: no triplets; expected rows of query, positive and negative"
                 )
-            seen.check_contradictions(self.path, name=lambda row: documents.texts[row])
             self._read = documents.texts, queries.texts, examples
         return self._read
 
@@ -131,52 +120,6 @@ class _Texts:
         if row == len(self.texts):
             self.texts.append(text)
         return row
-
-
-class Seen:
-    """Stores the rows of a file compactly, as there may be millions, to find contradictions."""
-
-    def __init__(self):
-        self._queries, self._positives, self._lines = array("q"), array("q"), array("q")
-        self._negatives, self._of = array("q"), array("q")
-
-    def add(self, example: Example, line: int) -> None:
-        """Adds the next row of the file."""
-        self._negatives.extend(example.negatives)
-        self._of.extend([len(self._queries)] * len(example.negatives))
-        self._queries.append(example.query)
-        self._positives.append(example.positive)
-        self._lines.append(line)
-
-    def check_contradictions(self, path: Path, *, name: Callable[[int], str]) -> None:
-        """Refuses a file in which a document is a positive and a negative of the same query.
-
-        Args:
-          path: path of the file, for the message.
-          name: function that returns the text or id of a document, for the message.
-
-        Raises:
-          InputError: there are such rows; the message has their number, the line of the first one
-            and the line of the positive.
-        """
-        columns = self._queries, self._positives, self._negatives, self._of
-        queries, positives, negatives, of = (np.array(column, np.int64) for column in columns)
-        documents = 1 + max(positives.max(initial=0), negatives.max(initial=0))
-        known = queries * documents + positives
-        given = queries[of] * documents + negatives
-        wrong = np.flatnonzero(np.isin(given, known))
-        if not len(wrong):
-            return
-        first = wrong[0]
-        text = name(negatives[first])
-        shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
-        positive = np.flatnonzero(known == given[first])[0]
-        line, other = self._lines[of[first]], self._lines[positive]
-        raise InputError(
-            f"{path}: {len(np.unique(of[wrong])):,} of {len(queries):,} rows have a negative that "
-            f"is a positive of the same query in another row (first: line {line}, {shown!r}, "
-            f"positive in line {other}); remove the wrong rows"
-        )
 
 
 def _split(query: str) -> str:

@@ -1,5 +1,6 @@
 """Opens and tokenizes a run's collection, and rejects faulty data."""
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from selfdistill_jax.data.store import Collection, Examples, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable, cached_tokens, first_copies
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.encode_corpus import open_tokenizer
 from selfdistill_jax.train.processes import is_first
 
@@ -72,6 +74,7 @@ class TokenizedCollection(NamedTuple):
       examples: the training examples.
       known: documents that must not become negatives: positives of triplets and of train's
         judgements, and each query's document of the same id, if the corpus holds the queries.
+      contradictions: number of given negatives that were left out because they are known.
     """
 
     collection: Collection
@@ -80,6 +83,7 @@ class TokenizedCollection(NamedTuple):
     documents: TokenTable
     examples: Examples
     known: KnownPositives
+    contradictions: int
 
 
 def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedCollection:
@@ -109,15 +113,16 @@ def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedColl
             f"{collection.name}: nothing to train on; add qrels/train.tsv to the folder, or give "
             "--config.data.triplets"
         )
-    if settings.needs_teacher:
-        _check_teacher(collection.name, examples, settings.negatives_per_query)
     if count < settings.batch_size:
         raise InputError(
             f"{collection.name}: {count} training triplets are fewer than one batch of "
             f"{settings.batch_size}; lower config.train.batch_size, or give more triplets"
         )
     known = _known(collection, examples, tokens.documents, settings)
-    return TokenizedCollection(*tokens, examples, known)
+    examples, contradictions = _without_known(collection, examples, known)
+    if settings.needs_teacher:
+        _check_teacher(collection.name, examples, settings.negatives_per_query)
+    return TokenizedCollection(*tokens, examples, known, contradictions)
 
 
 def tokenize(source: Source, cache: Path, encoder: Pretrained) -> Tokens:
@@ -160,6 +165,33 @@ def _known(
     if len(own) and not known.contains(*own.T).any():
         known = KnownPositives(*np.concatenate([pairs, own]).T, *options)
     return known
+
+
+def _without_known(
+    collection: Collection, examples: Examples, known: KnownPositives
+) -> tuple[Examples, int]:
+    """Removes given negatives that are known positives of their query, and counts them."""
+    given = examples.negatives >= 0
+    rows = np.where(given, examples.negatives, 0)
+    wrong = given & known.contains(np.broadcast_to(examples.query[:, None], rows.shape), rows)
+    count = int(wrong.sum())
+    if not count:
+        return examples, 0
+    row, column = np.argwhere(wrong)[0]
+    LOG.warning(
+        "%s: %s of %s given negatives are known positives of their query, or copies of one, and "
+        "are left out (first: query %r, document %r)",
+        collection.name, f"{count:,}", f"{int(given.sum()):,}",
+        collection.query_ids[examples.query[row]], collection.document_ids[rows[row, column]],
+    )  # fmt: skip
+    negatives = np.where(wrong, -1, examples.negatives)
+    order = np.argsort(negatives < 0, axis=1, kind="stable")  # -1 follows the last
+    scores = np.where(wrong, np.nan, examples.scores[:, 1:])
+    scores = np.concatenate(
+        [examples.scores[:, :1], np.take_along_axis(scores, order, axis=1)], axis=1
+    ).astype(examples.scores.dtype)
+    negatives = np.take_along_axis(negatives, order, axis=1)
+    return dataclasses.replace(examples, negatives=negatives, scores=scores), count
 
 
 def _check_teacher(collection: str, examples: Examples, count: int) -> None:

@@ -2,8 +2,8 @@
 
 The candidates are ``start + α (trained − start)``, where ``trained`` is the best step on dev and α
 comes from a short list (arXiv 2109.01903 and 2311.13534). All of them and the start encoder search
-the whole collection for the dev queries. The start encoder stays if the best candidate is not
-better by more than one standard error of its paired differences.
+the whole collection for the dev queries. The start encoder stays if dev cannot tell that the best
+candidate is better: if its gain does not exceed `needed_errors` standard errors.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,18 +40,39 @@ class Chosen(NamedTuple):
     documents: np.ndarray | None = None
 
 
-def is_better(start: ScoredRun, other: ScoredRun) -> tuple[bool, float, float]:
+def needed_errors(candidates: int, queries: int) -> float:
+    """Returns by how many standard errors the best candidate must be better than the start.
+
+    With one candidate and many queries this is the rule of one standard error, which a candidate
+    without any gain passes with a probability of 16 %. The best of several would pass it more often
+    by luck alone, so the number rises with the candidates, to keep the 16 %.
+
+    Args:
+      candidates: number of models that were compared on dev, all steps included.
+      queries: number of dev queries.
+
+    Example:
+      >>> [round(needed_errors(n, 300), 2) for n in (1, 4, 16)]
+      [1.0, 1.73, 2.31]
+    """
+    from scipy import special  # imported here: takes 0.1 s, needed only at the end of a run
+
+    each = special.ndtr(1.0) ** (1 / candidates)
+    return float(special.stdtrit(max(queries - 1, 1), each))
+
+
+def compare(start: ScoredRun, other: ScoredRun) -> tuple[float, float]:
     """Compares a candidate with the start encoder on the same queries.
 
     Returns:
-      Whether the mean difference of the first of `MEASURES` exceeds its standard error, the
-      difference, and the standard error. With one query the error is infinite.
+      The mean difference of the first of `MEASURES`, and its standard error (infinite for one
+      query).
     """
     a, b = start.values[MEASURES[0]], other.values[MEASURES[0]]
     difference = np.array([b[query] - a[query] for query in a])
     mean, n = float(difference.mean()), len(difference)
     error = float(difference.std(ddof=1) / n**0.5) if n > 1 else float("inf")
-    return mean > error, mean, error
+    return mean, error
 
 
 def choose_weights(
@@ -61,6 +82,7 @@ def choose_weights(
     best_model: BestModel,
     *,
     alphas: Sequence[float],
+    evaluations: int,
     folder: Path,
     stop: Callable[[], bool],
 ) -> Chosen | None:
@@ -72,6 +94,7 @@ def choose_weights(
       start: the start encoder's parameters.
       best_model: the best model of the run, which the chosen one replaces.
       alphas: values of α besides 0.
+      evaluations: number of steps among which the best was selected on dev.
       folder: folder for ``choice.json``. If it is there, the choice was made before.
       stop: called before each evaluation; True ends the choice.
 
@@ -89,7 +112,7 @@ def choose_weights(
         return Chosen(0.0, start)  # no step was better on dev
     baseline = evaluate.start(dev, "Dev, start")
     chosen, rows = Chosen(0.0, start), []
-    best = 0.0
+    best, needed = 0.0, needed_errors(evaluations + len(alphas), len(dev.query_ids))
     for alpha in sorted(alphas):
         if stop():
             LOG.info("Stopped during the final evaluation; the same command resumes it")
@@ -97,15 +120,16 @@ def choose_weights(
         params, label = interpolate(start, trained, alpha), f"Dev, α = {alpha:g}"
         documents = evaluate.documents(dev, params, label)
         scored = evaluate.score(dev, params, documents, label)
-        better, gain, error = is_better(baseline, scored)
+        gain, error = compare(baseline, scored)
         rows.append({"alpha": alpha, **_means(scored), "gain": gain, "standard_error": error})
-        if better and gain > best:
+        if gain > max(best, needed * error):
             best, chosen = gain, Chosen(alpha, params, documents)
     digests = best_model.digests()
     facts = {
         "alpha": chosen.alpha,
         "queries": len(dev.query_ids),
         "documents": len(dev.document_ids),
+        "needed_errors": needed,
         "start": _means(baseline),
         "candidates": rows,
         "replaces": digests,

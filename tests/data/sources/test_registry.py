@@ -132,8 +132,6 @@ def test_fingerprint_is_of_triplets_and_collection(folder, tmp_path, lines):
         ("q7\tc0\tc1\nq0\tc1\tc0\nq8\tc0\tc1\n", ": 2 of 3 .*queries .* not in .*line 2, 'q7'"),
         ("q0\tc1\tc0\nq0\tc8\tc9\n", ": 1 of 2 .*documents .* not in mine .*line 3, 'c8'"),
         ("q0\tc1\tc0\nq2\tc1\tc0\nq1\tc1\tc0\n", ": 2 of 3 .*in dev or test .*line 3, 'q2'"),
-        ("q0\tc0\tc1\n", ": 1 of 1 .*negatives .* judged relevant in train .*line 2, 'c1'"),
-        ("q0\tc1\tc1\n", ":2: positive_id and negative_id are the same, 'c1'"),
         ("q0\tc1\n", ":2: 2 columns; expected 3"),
         ("", ": no triplets; expected rows of query_id, positive_id, negative_id"),
     ],
@@ -187,18 +185,6 @@ def test_ids_beside_texts_are_not_used(folder, tmp_path):
     source = open_source(dataset=str(folder), triplets=str(path))
     assert isinstance(source, TripletsOver)
     assert named(source) == [("triplets:q0", "triplets:d0", None)]
-
-
-@pytest.mark.parametrize("positive_first", [False, True])
-def test_positive_of_one_row_is_negative_of_another(folder, tmp_path, positive_first):
-    with (folder / "corpus.jsonl").open("a") as file:
-        file.writelines(json.dumps({"_id": f"c{i}", "text": f"t{i}"}) + "\n" for i in (2, 3, 4))
-    path, rows = tmp_path / "own.tsv", ["q0\tc3\tc2\n", "q0\tc2\tc4\n"]
-    path.write_text(TSV_OF_IDS + "".join(rows[::-1] if positive_first else rows))
-    negative, positive = (3, 2) if positive_first else (2, 3)
-    message = f"^{path}: 1 of 2 .*line {negative}, 'c2', positive in line {positive}"
-    with pytest.raises(InputError, match=message):
-        list(open_source(dataset=str(folder), triplets=str(path)).examples())
 
 
 def test_ids_and_texts_in_one_file(folder, tmp_path):

@@ -87,25 +87,6 @@ def test_texts_that_differ_in_white_space_at_their_ends_are_one(tmp_path):
     assert [t[:3] for t in named(path)] == [(" q", "a ", "b")] * 2 + [(" q", "a ", None)]
 
 
-@pytest.mark.parametrize("kind", ["tsv", "jsonl"])
-@pytest.mark.parametrize("positive_first", [True, False])
-def test_positive_of_one_row_is_negative_of_another(tmp_path, kind, positive_first):
-    path = tmp_path / f"a.{kind}"
-    long = "a" * 70
-    # Another query may have the same document as negative.
-    rows = [("p", "x", long), ("q ", long, "b"), ("q", "c", f" {long}"), ("q", "d", long)]
-    if not positive_first:
-        rows = rows[::-1]
-    if kind == "tsv":
-        path.write_text("".join("\t".join(row) + "\n" for row in rows))
-    else:
-        write(path, [dict(zip(ROWS[0], row, strict=True)) for row in rows])
-    negative, positive = (3, 2) if positive_first else (1, 3)
-    message = refusal(path)
-    assert message.startswith(f"{path}: 2 of 4 rows have a negative that is a positive")
-    assert f"line {negative}, '{long[:59]}…', positive in line {positive}" in message
-
-
 def many(path, count=2000):
     return write(path, [{"query": f"query {i}", "positive": f"document {i}"} for i in range(count)])
 
@@ -150,7 +131,6 @@ def test_fingerprint_is_the_content_and_what_is_held_out(tmp_path):
         ('{"query": "a", "positive": ""}', "field 'positive' is empty"),
         ('{"query": "a", "positive": "b", "negative": " "}', "field 'negative' is empty"),
         ('{"query": "a", "positive": "b", "negative": ["c"]}', "field 'negative' is a list"),
-        ('{"query": "a", "positive": "b", "negative": "b "}', "positive and negative are the same"),
         ('{"query": "a", "positive": "b", "positive_score": 1}', "only one of positive_score and"),
         ('{"query": "a", "positive": "b", "positive_score": "1", "negative_score": 0}',
          "field 'positive_score' is a string; expected a number"),
@@ -170,7 +150,6 @@ def test_wrong_jsonl_row(tmp_path, row, message):
         ("q\tp", "2 columns; expected 3, separated by tabs"),
         ("q\tp\tn\tx", "4 columns; expected 3, separated by tabs"),
         ("q\t \tn", "column 'positive' is empty; remove the row or fill it"),
-        ("q\tp\tp ", "positive and negative are the same text"),
     ],
 )
 @pytest.mark.parametrize("first", ["a\tb\tc", "query\tpositive\tnegative"])

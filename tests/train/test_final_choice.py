@@ -1,0 +1,157 @@
+"""The weights that a run ends with: start, trained, or a point between them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from selfdistill_jax import BiEncoder
+from selfdistill_jax.checkpoints.model_folder import read_folder
+from selfdistill_jax.checkpoints.peft import with_adapter
+from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
+from selfdistill_jax.train import run
+from selfdistill_jax.train.evaluation import final_test
+from selfdistill_jax.train.evaluation.best_model import interpolate
+from selfdistill_jax.train.evaluation.evaluator import Evaluator
+from selfdistill_jax.train.evaluation.final_choice import needed_errors
+from tests.tiny import train
+from tests.train.runs import Killed, assert_same_run, killed, same
+
+
+@pytest.fixture
+def on_dev(monkeypatch):
+    """Scripts the final values of dev queries: ``on_dev({"start": [..], "α = 1": [..]})``."""
+
+    def script(values):
+        def score(self, eval_set, params, documents, label):
+            found = values.get(label.removeprefix("Dev, "))
+            if found is None:
+                return real(self, eval_set, params, documents, label)
+            of_query = {f"q{i}": value for i, value in enumerate(found)}
+            return ScoredRun({}, dict.fromkeys(MEASURES, of_query))
+
+        monkeypatch.setattr(Evaluator, "score", score)
+
+    real = Evaluator.score
+    return script
+
+
+def choice(folder):
+    return json.loads((folder / "eval" / "choice.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("gains", "alpha"),
+    [
+        ({"0.5": 0.02, "1": 0.03}, 1),
+        ({"0.5": 0.04, "1": 0.03}, 0.5),
+        ({"0.5": 0.001, "1": -0.03}, 0),  # less than its standard error
+        ({"0.5": -0.1, "1": -0.2}, 0),
+    ],
+)
+def test_the_best_is_chosen_if_it_is_clearly_better(tiny, tmp_path, on_dev, gains, alpha):
+    noise = np.tile([0.01, -0.01], 4)
+    on_dev({"start": np.full(8, 0.5)} | {f"α = {a}": 0.5 + g + noise for a, g in gains.items()})
+    whole = tmp_path / "whole"
+    train(tiny.config(evaluation__interpolation=(), train__steps=4), whole)
+    text = train(tiny.config(train__steps=4), tmp_path / "run")
+    assert choice(tmp_path / "run")["alpha"] == alpha
+    start, trained, found = (
+        read_folder(str(folder)).params
+        for folder in (tiny.encoder, whole / "model", tmp_path / "run" / "model")
+    )
+    assert not same(start, trained)
+    assert same(found, interpolate(start, trained, alpha))
+    assert ("model/ holds the start encoder" in text.replace("\n", " ")) == (alpha == 0)
+    if alpha == 0:
+        results = json.loads((tmp_path / "run" / "eval" / "results.test.json").read_text())
+        assert results["means"]["trained"] == results["means"]["start"]
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 8])
+def test_a_candidate_without_gain_passes_in_16_percent_of_cases(candidates):
+    draw = np.random.default_rng(0).normal(size=(20000, candidates, 30))
+    best = (draw.mean(2) / (draw.std(2, ddof=1) / 30**0.5)).max(1)
+    assert np.mean(best > needed_errors(candidates, 30)) == pytest.approx(0.159, abs=0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.0])
+def test_an_adapter_is_scaled_like_the_model(tiny, tmp_path, on_dev, alpha):
+    on_dev({"start": [0.5] * 8, "α = 0.5": [0.4 + alpha] * 8})
+    config = tiny.config(
+        encoder__adapter="lora", train__steps=3, train__learning_rate=0.1,
+        evaluation__interpolation=(0.5,),
+    )  # fmt: skip
+    train(config, tmp_path)
+    assert choice(tmp_path)["alpha"] == alpha
+    encoder = with_adapter(read_folder(str(tiny.encoder)), tmp_path / "adapter")
+    model = read_folder(str(tmp_path / "model"))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), encoder.params, model.params
+    )
+    assert same(model.params, read_folder(str(tiny.encoder)).params) == (alpha == 0)
+
+
+def test_a_run_killed_after_the_choice_ends_as_the_whole_run_did(
+    tiny, tmp_path, monkeypatch, on_dev
+):
+    """The model is blended once, wherever the run was killed."""
+    on_dev({"start": [0.5] * 8, "α = 0.5": [0.6] * 8, "α = 1": [0.55] * 8})
+    config = tiny.config(train__steps=4)
+    train(config, tmp_path / "whole")
+    for place, name in ((run, "write_test"), (final_test, "evaluate_bm25"), (run, "mark_finished")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, killed)
+            with pytest.raises(Killed):
+                train(config, tmp_path / "parts")
+    assert train(config, tmp_path / "parts") is not None
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    results = json.loads((tmp_path / "parts" / "eval" / "results.test.json").read_text())
+    model = BiEncoder.load(str(tmp_path / "parts" / "model"))
+    assert results["means"]["trained"] != results["means"]["start"]
+    assert model.encode(["mabo"]).shape == (1, 16)
+
+
+def test_a_stopped_choice_is_resumed(tiny, tmp_path):
+    config = tiny.config(train__steps=4)
+    train(config, tmp_path / "whole")
+    calls = iter(range(100))
+
+    def stop(step):
+        return step == 4 and next(calls) == 1  # before the second candidate
+
+    assert train(config, tmp_path / "parts", stop=stop) is None
+    assert not (tmp_path / "parts" / "eval" / "choice.json").exists()
+    assert train(config, tmp_path / "parts") is not None
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_retention_compares_start_and_result_on_another_collection(tiny, tmp_path):
+    text = train(tiny.config(train__steps=4, evaluation__retention="pydocs",
+                             evaluation__retention_documents=700), tmp_path)  # fmt: skip
+    facts = json.loads((tmp_path / "eval" / "retention.json").read_text())
+    assert facts["collection"] == "pydocs"
+    assert facts["documents"] == 700
+    change = facts["trained"]["nDCG@10"] - facts["start"]["nDCG@10"]
+    assert facts["test"]["mean_difference"] == pytest.approx(change)
+    assert "Retention on pydocs" in text
+
+
+def test_the_start_encoder_is_encoded_once_for_all_runs(tiny, tmp_path, monkeypatch):
+    config = tiny.config(data__cache=str(tmp_path / "cache"), train__steps=2)
+    train(config, tmp_path / "one")
+    labels = []
+    encode = Evaluator._encode
+
+    def counted(self, table, rows, params, label):
+        labels.append(label)
+        return encode(self, table, rows, params, label)
+
+    monkeypatch.setattr(Evaluator, "_encode", counted)
+    train(config, tmp_path / "two")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert [x for x in labels if "documents" in x and ("start" in x or "step 0" in x)] == []
+    assert any("documents" in x for x in labels)
+    (file,) = (tmp_path / "cache" / "vectors").rglob("*.npy")
+    assert np.load(file).shape == (40, 16)
