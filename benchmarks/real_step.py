@@ -73,7 +73,7 @@ def build(
     model = job.load_model()
     encoder, made = model.pretrained, load_data(job.data, model)[1]
     batches = [made[number] for number in range(count)]
-    optimizer = make_optimizer(lambda step: 5e-5, weight_decay=0.01, clip_norm=1.0)
+    optimizer = make_optimizer(lambda step: 5e-5, steps=1, weight_decay=0.01, clip_norm=1.0)
     mesh = make_mesh()
     encode = make_encode(
         encoder.config, pooling=encoder.pooling, dtype=jnp.dtype(dtype), backend=backend

@@ -21,6 +21,7 @@ def write_page(study: Study, table: Table, folder: Path) -> str:
     Returns:
       The page as text.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     found = compare(study, table)
     tests = sum(bool(len(r.values)) for r in table.results.values())
     wanted = len(study.collections) * len(study.methods) * len(study.seeds)

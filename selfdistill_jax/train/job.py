@@ -151,7 +151,7 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
         loss=loss,
         schedule=schedule,
         optimizer=make_optimizer(
-            schedule, weight_decay=train.weight_decay, clip_norm=train.clip_norm
+            schedule, steps=train.steps, weight_decay=train.weight_decay, clip_norm=train.clip_norm
         ),
         target_encoder=train.target in TARGET_ENCODERS,
         target_decay=decay if train.target == "ema" else 1.0,

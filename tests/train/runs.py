@@ -38,7 +38,7 @@ def checkpointed(config, workdir, step):
     schedule = make_schedule(
         learning_rate=0.1, steps=1, warmup_steps=0, decay="constant", decay_rate=1.0
     )
-    optimizer = make_optimizer(schedule, weight_decay=0.0, clip_norm=1.0)
+    optimizer = make_optimizer(schedule, steps=1, weight_decay=0.0, clip_norm=1.0)
     start = load_model(config).trained.start
     like = put_state(TrainState(start, optimizer.init(start)), make_mesh())
     checkpoints = Checkpoints(workdir / "checkpoints")

@@ -244,7 +244,7 @@ def test_adamw_update_agrees_and_decays_matrices_only():
         learning_rate=1e-3, steps=10, warmup_steps=0, decay="linear", decay_rate=1.0
     )
     results = [
-        update(optimizer=make_optimizer(schedule, weight_decay=w, clip_norm=1.0))[0].params
+        update(optimizer=make_optimizer(schedule, steps=9, weight_decay=w, clip_norm=1.0))[0].params
         for w in (0.0, 0.5)
     ]
     start = jax.device_get(init_params(CONFIG, jax.random.key(0)))

@@ -67,7 +67,7 @@ def test_a_teacher_needs_the_negatives_that_were_left_out(tiny, tmp_path):
     given = [{**row, "positive_score": 1.0, "negative_scores": [0.5]} for row in rows((Q, A, [A]))]
     path = write_rows(tmp_path / "own.jsonl", given)
     config = tiny.config("margin_mse", data__dataset="", data__triplets=str(path))
-    with pytest.raises(InputError, match="1 of .* training triplets have no teacher scores"):
+    with pytest.raises(InputError, match=r"1 of .* training triplets have no teacher scores"):
         train(config, tmp_path / "run")
 
 

@@ -1,0 +1,173 @@
+"""Finds the best recipe for your texts by short runs, then trains with it.
+
+    python -m selfdistill_jax.choose --config=configs/base.py --minutes=60 --config.data.dataset=DIR
+
+Tries losses, sources of negatives and learning rates. Half of the time goes to short runs, compared
+on dev: the better half of the recipes gets twice the steps, until two are left. The rest of the
+time goes to a training run with the winner, like that of selfdistill_jax.main. Test is read once,
+at the end of that run. Everything tried is in trials.csv of --workdir. The same command resumes.
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from selfdistill_jax.cli import config_flag, options
+from selfdistill_jax.cli.run import run_command
+from selfdistill_jax.cli.session import StopSignal, keep_compiled
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import write_json
+from selfdistill_jax.json_file import entry, read_json
+from selfdistill_jax.main import train_and_report
+from selfdistill_jax.progress import LOG, show_log
+from selfdistill_jax.study.halving import halve, plan
+from selfdistill_jax.study.recipes import Recipe, recipes
+from selfdistill_jax.study.trial import run_trial
+from selfdistill_jax.study.trials import Trials
+from selfdistill_jax.train.data.tokenized_collection import open_tokenized
+from selfdistill_jax.train.job import make_job, split_devices
+from selfdistill_jax.train.run_folder import claimed, open_run
+
+_FIRST_STEPS = 10  # of the shortest trials
+_PASSES = 5  # over the training data, after which the final run ends even if there is time left
+_EVALUATIONS = 8  # on dev during the final run
+_FLAGS = flags.FLAGS
+
+
+def _define() -> None:
+    config_flag.define()
+    options.define_path("workdir", "Folder for the trials and the run; runs/choose by default.")
+    flags.DEFINE_float("minutes", 60.0, "Time for all trials and training steps.", lower_bound=1.0)
+
+
+def main(argv: list[str]) -> int | None:
+    options.refuse_rest(argv)
+    show_log()
+    keep_compiled()
+    split_devices(_FLAGS.config)
+    stopped = StopSignal()
+    workdir = _FLAGS.workdir or Path("runs/choose")
+    text = choose(_FLAGS.config, workdir, minutes=_FLAGS.minutes, stop=stopped)
+    if text is None:
+        return stopped.exit_status
+    print(text, end="")
+    return None
+
+
+def choose(
+    config: Any, workdir: Path, *, minutes: float, stop: Callable[[], bool] = lambda: False
+) -> str | None:
+    """Finds the best recipe for a config's data and trains with it.
+
+    Args:
+      config: a config like that of ``configs/base.py``; its loss, negatives, learning rate and
+        steps are replaced.
+      workdir: folder for ``trials.csv`` and, in ``run/``, the final run.
+      minutes: time for the trials and the steps of the final run.
+      stop: True stops; the same call resumes.
+
+    Returns:
+      The table of trials and the result of the final run; None if it was stopped.
+
+    Raises:
+      InputError: a setting or the data are wrong, there is no dev split, or all trials failed.
+    """
+    job = make_job(config)
+    data = open_tokenized(job.data, job.load_model().pretrained)
+    if "dev" not in data.collection.splits:
+        raise InputError(
+            f"{data.collection.name}: no dev split, by which recipes are compared; add "
+            "qrels/dev.tsv, or train with selfdistill_jax.main"
+        )
+    given = (data.examples.negatives >= 0).sum(axis=1)
+    known = recipes(drawn=bool((given < job.data.negatives_per_query).any()))
+    with claimed(workdir):
+        open_run(workdir, job.settings, data=data.collection.fingerprint, restart=False)
+        trials = Trials(workdir / "trials.csv")
+        winner = _search(config, known, trials, workdir / "trial", 30 * minutes, stop)
+        if winner is None:
+            return None
+        passes = _PASSES * len(data.examples) // config.train.batch_size
+        steps = _final_steps(workdir / "winner.json", winner, trials, 60 * minutes, passes)
+        LOG.info("Winner: %s; training %d steps", winner.name, steps)
+        final = _changed(config, winner, steps, every=-(-steps // _EVALUATIONS))
+        text = train_and_report(final, workdir / "run", stop=lambda step: stop())
+    if text is None:
+        return None
+    flags_of_run = [*winner.flags(), f"--config.train.steps={steps}"]
+    command = " \\\n      ".join(["python -m selfdistill_jax.main", *flags_of_run])
+    return (
+        f"{trials.table()}\n\nWinner: {winner.name}, {steps} steps. The same run alone, with your "
+        f"other settings:\n\n  {command}\n\n{text}"
+    )
+
+
+def _search(
+    config: Any,
+    known: list[Recipe],
+    trials: Trials,
+    folder: Path,
+    seconds: float,
+    stop: Callable[[], bool],
+) -> Recipe | None:
+    """Returns the winner of the trials; None if it was stopped."""
+
+    def value(recipe: Recipe, steps: int) -> float | None:
+        row = trials.find(recipe.name, steps)
+        if row is None:
+            LOG.info("Trial: %s, %d steps", recipe.name, steps)
+            changed = _changed(config, recipe, steps, every=steps)
+            changed.evaluation.split, changed.evaluation.interpolation = "none", ()
+            trial = run_trial(changed, folder, stop=stop)
+            if trial is None:
+                return None
+            row = trials.add(recipe.name, steps, trial)
+        return row.value
+
+    # The first trial fills the caches; the second one costs what all others will.
+    for steps in (_FIRST_STEPS // 2, _FIRST_STEPS):
+        if value(known[0], steps) is None:
+            return None
+    first = trials.rows[known[0].name, _FIRST_STEPS]
+    rounds = plan(
+        len(known),
+        seconds=seconds,
+        first_steps=_FIRST_STEPS,
+        step_seconds=first.step_seconds,
+        other_seconds=first.other_seconds,
+    )
+    LOG.info("Rounds: %s", "; ".join(f"{n} recipes, {steps} steps" for n, steps in rounds))
+    winner = halve(known, rounds, value)
+    if winner is not None and trials.rows[winner.name, rounds[-1].steps].error:
+        raise InputError(f"all trials failed: {trials.rows[winner.name, rounds[-1].steps].error}")
+    return winner
+
+
+def _changed(config: Any, recipe: Recipe, steps: int, *, every: int) -> Any:
+    changed = copy.deepcopy(config)
+    recipe.apply(changed)
+    train = changed.train
+    train.steps, train.warmup_steps = steps, max(steps // 10, 1)
+    train.evaluate_every = train.checkpoint_every = every
+    return changed
+
+
+def _final_steps(path: Path, winner: Recipe, trials: Trials, seconds: float, passes: int) -> int:
+    """Returns the steps of the final run: what the time allows, recorded for a resumed choice."""
+    if path.is_file():
+        return entry(read_json(path), "steps", int, where=path)
+    rows = [row for (name, _), row in trials.rows.items() if name == winner.name]
+    longest = max(rows, key=lambda row: row.steps)
+    affordable = int((seconds - trials.seconds) / max(longest.step_seconds, 1e-6))
+    # Never shorter than the trial that it won by.
+    steps = max(min(affordable, passes), longest.steps)
+    write_json(path, {"recipe": winner.name, "steps": steps})
+    return steps
+
+
+if __name__ == "__main__":
+    _define()
+    run_command(main, parse=config_flag.parse)

@@ -1,0 +1,66 @@
+"""Lists the recipes that `selfdistill_jax.choose` tries, the most promising ones first."""
+
+from typing import Any, NamedTuple
+
+
+class Recipe(NamedTuple):
+    """Holds the settings that a recipe changes.
+
+    Attributes:
+      loss: name and options of the loss.
+      negatives: ``config.data.negatives``.
+      learning_rate: ``config.train.learning_rate``.
+    """
+
+    loss: dict[str, Any]
+    negatives: str
+    learning_rate: float
+
+    @property
+    def name(self) -> str:
+        """Returns a short name."""
+        return f"{self.loss['name']}, {self.negatives} negatives, {self.learning_rate:g}"
+
+    def apply(self, config: Any) -> None:
+        """Changes a config."""
+        with config.unlocked():
+            config.loss = dict(self.loss)
+        config.data.negatives = self.negatives
+        config.train.learning_rate = self.learning_rate
+
+    def flags(self) -> list[str]:
+        """Returns the flags that make the training command follow this recipe."""
+        return [
+            f"--config=configs/base.py:{self.loss['name']}",
+            f"--config.data.negatives={self.negatives}",
+            f"--config.train.learning_rate={self.learning_rate:g}",
+        ]
+
+
+_LOSSES: tuple[dict[str, Any], ...] = (
+    {"name": "softmax", "temperature": 0.05, "symmetric": False},
+    {
+        "name": "distributed", "error": "l2", "over": "negatives", "stop_gradient": False,
+        "method": "auto",
+    },
+)  # fmt: skip
+_NEGATIVES = ("random", "mined", "bm25")
+_RATES = (1e-4, 5e-5, 2e-4)
+
+
+def recipes(*, drawn: bool) -> list[Recipe]:
+    """Returns all recipes.
+
+    Every value of a setting occurs early, so that a short list covers all of them.
+
+    Args:
+      drawn: whether any negatives are drawn; if the data have them all, their source is no choice.
+    """
+    sources = _NEGATIVES if drawn else _NEGATIVES[:1]
+    found = [
+        (i + j + k, Recipe(loss, negatives, rate))
+        for i, loss in enumerate(_LOSSES)
+        for j, negatives in enumerate(sources)
+        for k, rate in enumerate(_RATES)
+    ]
+    return [recipe for _, recipe in sorted(found, key=lambda pair: pair[0])]

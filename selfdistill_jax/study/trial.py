@@ -1,0 +1,100 @@
+"""Trains and evaluates one configuration, and returns its results as numbers."""
+
+import datetime
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.json_file import read_json
+from selfdistill_jax.progress import LOG
+from selfdistill_jax.report.finished_run import FinishedRun, read_finished_run
+from selfdistill_jax.retrieval.evaluation import MEASURES
+from selfdistill_jax.retrieval.metrics import mean
+from selfdistill_jax.train.job import make_job
+from selfdistill_jax.train.run import train
+from selfdistill_jax.train.run_folder import ENVIRONMENT
+
+
+class Trial(NamedTuple):
+    """Holds the results of a run.
+
+    Attributes:
+      numbers: ``dev``, the best value of the first of `MEASURES` on dev; ``start dev``, the start
+        encoder's; ``best_step``; ``train_seconds`` of all steps; ``step_seconds``, the median of
+        one; ``seconds`` of the whole run; and, if test was evaluated, each of `MEASURES` of the
+        model and, as ``start …``, of the start encoder. A run that failed has ``seconds`` only.
+      texts: ``dtype``, ``commit``, ``date``, and ``error``: why the run failed or ended early.
+      values: ``[queries]``, the first of `MEASURES` for each test query, in the order of their ids;
+        empty if test was not evaluated.
+    """
+
+    numbers: dict[str, float]
+    texts: dict[str, str]
+    values: np.ndarray
+
+
+def run_trial(
+    config: Any, folder: Path, *, stop: Callable[[], bool] = lambda: False
+) -> Trial | None:
+    """Runs a config in a new folder, which is deleted at the end.
+
+    An `InputError`, for example of a setting that does not fit the encoder, is the trial's result.
+
+    Args:
+      config: the config.
+      folder: the run's folder; an old one is deleted.
+      stop: True stops the run.
+
+    Returns:
+      The results; None if the run was stopped.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    began, texts = time.monotonic(), {"date": datetime.datetime.now().date().isoformat()}
+    try:
+        if not train(make_job(config), folder, stop=lambda step: stop()):
+            return None
+    except InputError as error:
+        LOG.warning("%s", error)
+        seconds = time.monotonic() - began
+        return Trial({"seconds": seconds}, texts | {"error": str(error)}, np.zeros(0))
+    finally:
+        jax.clear_caches()  # one run's programs are of no use to the next, and take memory
+    seconds = time.monotonic() - began
+    run = read_finished_run(folder)
+    texts |= {
+        "dtype": str(run.config["train"]["dtype"]),
+        "commit": str(read_json(folder / ENVIRONMENT).get("commit"))[:12],
+        "error": run.ended,
+    }
+    shutil.rmtree(folder)
+    return Trial(_numbers(run) | {"seconds": seconds}, texts, _values(run))
+
+
+def _numbers(run: FinishedRun) -> dict[str, float]:
+    numbers = {}
+    dev = [record for record in run.records if record["kind"] == "dev"]
+    if dev:
+        best = max(dev, key=lambda record: record[MEASURES[0]])
+        numbers = {"dev": best[MEASURES[0]], "best_step": best["step"]}
+        numbers["start dev"] = dev[0][MEASURES[0]]
+    steps = [record for record in run.records if record["kind"] == "train"]
+    examples = run.config["train"]["batch_size"]
+    seconds = [examples / record["triplets_per_second"] for record in steps]
+    numbers |= {"train_seconds": sum(seconds), "step_seconds": float(np.median(seconds))}
+    for prefix, system in (("", "trained"), ("start ", "start")):
+        if run.values:
+            numbers |= {f"{prefix}{m}": mean(run.values[system][m]) for m in MEASURES}
+    return numbers
+
+
+def _values(run: FinishedRun) -> np.ndarray:
+    if not run.values:
+        return np.zeros(0)
+    of_query = run.values["trained"][MEASURES[0]]
+    return np.array([of_query[query] for query in sorted(of_query)])
