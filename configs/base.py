@@ -6,7 +6,7 @@ import ml_collections
 # selfdistill_jax.losses.
 LOSSES = {
     "distributed": {
-        "error": "l2",  # penalty on margin − target x: l2 is x², l1 |x|, soft log(1 + e^−x)
+        "error": "l2",  # of x, margin − target: l2 x², l1 |x|, soft log(1 + e^−x), hinge, hinge2
         "over": "negatives",  # documents that set targets: negatives, or positives (paper's code)
         "stop_gradient": False,  # True: no gradient through the target
         "method": "auto",  # gather (all pairs), moments (closed form of l2), auto (the faster one)
@@ -28,6 +28,15 @@ LOSSES = {
     "softmax": {
         "temperature": 0.05,  # divides similarities; lower values weight hard negatives more
         "symmetric": False,  # True: also classify the right query of each positive
+        "margin": 0.0,  # added to the similarity of every other document
+        "document_margin": 0.0,  # λ: adds λ σ(positive, document) to it; may be below 0
+        "hardness": 0.0,  # α: another document counts exp(α similarity) times
+        "smoothing": 0.0,  # ε: probability shared by documents that are like the positive
+        "privileged": 0.0,  # β: weight of the divergence from the positive's own ranking
+        "document_temperature": 0.05,  # of smoothing and privileged
+        "mask_above": 1.0,  # leave out documents more similar to the positive than this
+        "guide": 2.0,  # leave out documents whose similarity exceeds the positive's by more
+        "stop_gradient": False,  # True: no gradient through similarities of documents
     },
     "triplet": {"margin": 0.2},  # smallest margin without a loss
     "pairwise_logistic": {"temperature": 0.05},  # divides margins

@@ -276,7 +276,7 @@ def test_two_processes_train_as_one(start, tiny, tmp_path):
     assert [out.endswith(result) for _, out, _ in ends] == [True, False]
     assert "nDCG" not in ends[1][1]
     assert json.loads((together / "environment.json").read_text())["processes"] == 2
-    assert len(metrics(alone)) == len(metrics(together)) == 6 + 3
+    assert len(metrics(alone)) == len(metrics(together)) == 1 + 6 + 3
     for one, two in zip(metrics(alone), metrics(together), strict=True):
         assert (one["kind"], one["step"]) == (two["kind"], two["step"])
         for key in one.keys() - {"kind", "step"}:

@@ -17,6 +17,9 @@ ERRORS = {
     "l1": jnp.abs,
     # log(1 + e^-x), without overflow for large -x.
     "soft": lambda x: jax.nn.softplus(-x),
+    # One-sided: a margin beyond its target costs nothing.
+    "hinge": lambda x: jax.nn.relu(-x),
+    "hinge2": lambda x: jnp.square(jax.nn.relu(-x)),
 }
 
 

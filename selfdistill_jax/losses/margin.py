@@ -2,7 +2,7 @@
 
 Similarities are cosines, ``σ(a, b) = (1 + s(a, b)) / 2``, the margin of a query and its k-th
 negative is ``m_ik = s(q_i, p_i) − s(q_i, n_ik)``, and ρ is the error: l2 ``x²``, l1 ``|x|``, soft
-``log(1 + e^−x)``.
+``log(1 + e^−x)``, hinge ``max(0, −x)``, hinge2 ``max(0, −x)²``.
 Source: arXiv 2407.21515. Its released code does not detach the target; ``stop_gradient=True`` does.
 """
 
@@ -60,7 +60,7 @@ def static_margin(
       p: ``[B, D]`` vectors of their positives.
       n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
       margin: the target τ, a difference of cosines in [-2, 2].
-      error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
+      error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``, ``"hinge"``, ``"hinge2"``.
       in_batch: compare each query with the negatives of the whole batch.
       broadcast: ``"triplet"`` is the definition above; ``"released"`` uses ``s(q_j,p_j)`` in entry
         (i, j) of the in-batch form, as the paper's released code does.
@@ -122,7 +122,7 @@ def adaptive_margin(
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
       n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
-      error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
+      error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``, ``"hinge"``, ``"hinge2"``.
       in_batch: compare each query with the negatives of the whole batch.
       broadcast: see `static_margin`.
       stop_gradient: treat the target as a constant.
@@ -194,7 +194,7 @@ def distributed_margin(
       q: ``[B, D]`` query vectors of any float dtype.
       p: ``[B, D]`` vectors of their positives.
       n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query.
-      error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``.
+      error: ρ, one of ``"l2"``, ``"l1"``, ``"soft"``, ``"hinge"``, ``"hinge2"``.
       over: documents whose similarities are the targets, the batch's negatives or its positives.
       stop_gradient: treat the target as a constant.
       target_from: see `adaptive_margin`.

@@ -94,12 +94,12 @@ def make_loss(
     if target == "detached":
         loss = partial(loss, stop_gradient=True)
     try:
-        result = _shape_of(loss, max(negatives, 1))
+        result = _shape_of(loss, max(negatives, 1), target=needed == "target_from")
     except (TypeError, ValueError) as error:
         raise InputError(f"config.loss: {error}") from None
     if not negatives:
         try:
-            _shape_of(loss, 0)
+            _shape_of(loss, 0, target=needed == "target_from")
         except ValueError:
             raise InputError(
                 f"config.data.negatives_per_query is 0, and the loss {name!r} compares the "
@@ -113,7 +113,7 @@ def make_loss(
     return _at_dimensions(loss, dimensions) if dimensions else loss
 
 
-def _shape_of(loss: Loss, negatives: int) -> jax.ShapeDtypeStruct:
+def _shape_of(loss: Loss, negatives: int, *, target: bool) -> jax.ShapeDtypeStruct:
     """Returns the shape and type of a loss of two queries, without computing it."""
     vectors = jax.ShapeDtypeStruct((2, 4), jnp.float32)
     n = vectors if negatives == 1 else jax.ShapeDtypeStruct((2, negatives, 4), jnp.float32)
@@ -121,6 +121,8 @@ def _shape_of(loss: Loss, negatives: int) -> jax.ShapeDtypeStruct:
     given = {key: make(scores) for key, make in FROM_TEACHER.items() if wants(loss, key)}
     ids = jnp.zeros((2, 1), jnp.int32), jnp.ones((2, negatives), jnp.int32)
     given |= {key: x for key, x in zip(IDS, ids, strict=True) if wants(loss, key)}
+    if target:
+        given["target_from"] = jnp.zeros(vectors.shape), jnp.zeros(n.shape)
     return jax.eval_shape(partial(loss, **given), vectors, vectors, n)
 
 

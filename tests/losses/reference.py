@@ -12,6 +12,8 @@ ERRORS = {
     "l2": lambda x: x * x,
     "l1": abs,
     "soft": lambda x: math.log1p(math.exp(-x)),
+    "hinge": lambda x: max(0.0, -x),
+    "hinge2": lambda x: max(0.0, -x) ** 2,
 }
 NEEDED = {"static": {"margin": 0.2}}  # options without a default
 
@@ -35,6 +37,15 @@ def reference(
     temperature=None,
     symmetric=False,
     scale=None,
+    document_margin=0.0,
+    hardness=0.0,
+    smoothing=0.0,
+    privileged=0.0,
+    document_temperature=0.05,
+    mask_above=1.0,
+    guide=2.0,
+    stop_gradient=False,
+    constant=None,
     target_from=None,
     positive_ids=None,
     negative_ids=None,
@@ -43,8 +54,14 @@ def reference(
     method="auto",
     similarity=cosine,
 ):
-    """A loss by its definition; arrays as the loss takes them, options of all losses."""
-    del method  # how, not what
+    """A loss by its definition; arrays as the loss takes them, options of all losses.
+
+    ``constant`` holds the arrays that terms without a gradient are computed from, by default the
+    same ones.
+    """
+    q_fixed, p_fixed, n_fixed = (q, p, n) if constant is None else constant
+    n_fixed = n_fixed if n_fixed.ndim == 3 else n_fixed[:, None, :]
+    del method, stop_gradient  # how, or the gradient, not the value
     size, rho = len(q), ERRORS[error]
     many = n if n.ndim == 3 else n[:, None, :]
     p_target, n_target = (p, n) if target_from is None else target_from
@@ -88,8 +105,35 @@ def reference(
                     for j, k in documents
                     if (j, k) == (i, -1) or ids[j][1 + k] not in answers[i]
                 ]
-            vectors = [p[j] if k < 0 else many[j][k] for j, k in documents]
-            term = log_sum([similarity(q[i], d) / t for d in vectors]) - own[0] / t
+            others = []  # similarities to the query, to the positive, and to the query, constant
+            own_fixed = similarity(q_fixed[i], p_fixed[i])
+            for j, k in documents:
+                if (j, k) == (i, -1):
+                    continue
+                s = similarity(q[i], p[j] if k < 0 else many[j][k])
+                d = similarity(p_target[i], p_target[j] if k < 0 else n_target[j][k])
+                fixed = similarity(q_fixed[i], p_fixed[j] if k < 0 else n_fixed[j][k])
+                if (guide >= 2 or fixed <= own_fixed + guide) and (
+                    mask_above >= 1 or d <= mask_above
+                ):
+                    others.append((s, d, fixed))
+            counts = [math.exp(hardness * fixed) for _, _, fixed in others]
+            logits = [
+                (s + (margin or 0.0) + document_margin * (1 + d) / 2) / t
+                + math.log(count / (sum(counts) / len(counts)))
+                for (s, d, _), count in zip(others, counts, strict=True)
+            ]
+            term = log_sum([own[0] / t, *logits]) - own[0] / t
+            if others and (smoothing or privileged):
+                by = log_sum([d / document_temperature for _, d, _ in others])
+                w = [math.exp(d / document_temperature - by) for _, d, _ in others]
+                mean = sum(x * logit for x, logit in zip(w, logits, strict=True))
+                term += smoothing * (own[0] / t - mean)
+                plain = log_sum([s / t for s, _, _ in others])
+                term += privileged * sum(
+                    x * (math.log(x) - (s / t - plain))
+                    for x, (s, _, _) in zip(w, others, strict=True)
+                )
             if symmetric:
                 queries = [
                     similarity(q[j], p[i]) / t
@@ -165,7 +209,13 @@ def expected(name, arrays, options, **given):
 CASES = [
     *(
         ("distributed", {"error": e, "over": o, "method": m})
-        for e, m in (("l2", "gather"), ("l2", "moments"), ("l1", "gather"), ("soft", "gather"))
+        for e, m in (
+            ("l2", "gather"),
+            ("l2", "moments"),
+            ("l1", "gather"),
+            ("soft", "gather"),
+            ("hinge2", "gather"),
+        )
         for o in ("negatives", "positives")
     ),
     *(
@@ -185,6 +235,10 @@ CASES = [
     ),
     ("softmax", {}),
     ("softmax", {"symmetric": True, "temperature": 0.2}),
+    ("softmax", {"margin": 0.1, "document_margin": -0.3}),
+    ("softmax", {"hardness": 2.0, "guide": 0.1}),
+    ("softmax", {"smoothing": 0.2, "privileged": 0.5, "document_temperature": 0.3}),
+    ("softmax", {"mask_above": 0.3, "document_margin": 0.2}),
     ("triplet", {"margin": 0.5}),
     ("pairwise_logistic", {"temperature": 0.3}),
     ("margin_mse", {"scale": 2.0}),

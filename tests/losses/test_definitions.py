@@ -17,15 +17,11 @@ from tests.losses.reference import (
     from_teacher,
     triplets,
 )
-from tests.losses.together import every_teacher, values, values_and_gradients
+from tests.losses.together import every_teacher, float32, values, values_and_gradients
 
 in_every_case = pytest.mark.parametrize(
     ("case", "name", "options"), [(i, *case) for i, case in enumerate(CASES)], ids=IDS
 )
-
-
-def float32(tree):
-    return jax.tree.map(jnp.float32, tree)
 
 
 def test_every_loss_has_a_case():
@@ -77,6 +73,7 @@ def test_value_and_gradient_in_float64(case, name, options, size):
                 name,
                 [x + sign * h * v for x, v in zip(arrays, direction, strict=True)],
                 options,
+                constant=arrays,
                 **teacher,
             )
             for sign in (1, -1)
@@ -104,7 +101,7 @@ def test_gradient_of_every_coordinate(case, name, options):
         for sign in (1, -1):
             moved = x.copy()
             moved[at] += sign * h
-            both.append(expected(name, moved, options, **teacher))
+            both.append(expected(name, moved, options, constant=x, **teacher))
         want[at] = (both[0] - both[1]) / (2 * h)
     np.testing.assert_allclose(got, want, atol=2e-4 * np.abs(want).max())
 

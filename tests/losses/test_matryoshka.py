@@ -10,7 +10,7 @@ import pytest
 from selfdistill_jax import losses
 from tests.losses.reference import bound, expected, from_teacher, triplets
 from tests.losses.test_mesh import ROWS, mask, spread
-from tests.losses.together import every_teacher, values_and_gradients
+from tests.losses.together import every_teacher, float32, values_and_gradients
 
 SIZES = (12, 7, 3)
 CASES = [
@@ -22,10 +22,6 @@ in_every_case = pytest.mark.parametrize(
     [(i, *case) for i, case in enumerate(CASES)],
     ids=["-".join(map(str, [name, *list(own.values())[:-1]])) for name, own in CASES],
 )
-
-
-def float32(tree):
-    return jax.tree.map(jnp.float32, tree)
 
 
 @functools.cache

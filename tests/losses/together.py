@@ -4,9 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from selfdistill_jax import losses
 from tests.losses.reference import bound, from_teacher
+
+
+def float32(tree):
+    return jax.tree.map(jnp.float32, tree)
 
 
 def every_teacher(size: int, *, seed: int = 0) -> dict[str, dict[str, Any]]:
