@@ -149,6 +149,7 @@ class Tiny:
             "train.evaluate_every": 4,
             "evaluation.dev_documents": 0,
             "evaluation.retention": "",
+            "evaluation.interpolation": (),
         }
 
     def config(self, loss: str = "distributed", **settings: Any) -> ml_collections.ConfigDict:

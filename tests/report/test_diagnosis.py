@@ -80,7 +80,8 @@ def test_a_fall_on_dev_is_not_blamed_on_the_learning_rate_if_the_pairs_are_wrong
 @pytest.fixture
 def from_trained(tiny, finished):
     """``from_trained(**settings)``: a config whose start encoder knows the collection."""
-    return lambda **settings: tiny.config(encoder__init=str(finished / "model"), **settings)
+    own = {"encoder__init": str(finished / "model"), "evaluation__interpolation": (0.5, 1.0)}
+    return lambda **settings: tiny.config(**own, **settings)
 
 
 def assert_start_stayed(workdir, finished):

@@ -22,7 +22,7 @@ from tests import tiny as helpers
 @pytest.fixture
 def study(tiny):
     settings = {key: value for key, value in tiny.settings.items() if key != "data.dataset"}
-    settings |= {"train.steps": 4, "train.evaluate_every": 4, "evaluation.interpolation": ()}
+    settings |= {"train.steps": 4, "train.evaluate_every": 4}
     methods = {"softmax": {"loss.name": "softmax"}, "distributed": {"loss.name": "distributed"}}
     rates = {"train.learning_rate": (0.001, 0.02)}
     return Study("s", "T", "", settings, ("tiny", "absent"), methods, rates, (0, 1), "softmax")
@@ -141,7 +141,7 @@ def test_a_choice_is_resumed_and_ends_with_a_run(tiny, tmp_path):
     assert "trained − start" in text
     assert choose(config, tmp_path, minutes=1) == text
     with pytest.raises(InputError, match=r"another config: seed is 0 there and 1 here"):
-        choose(tiny.config(seed=1), tmp_path, minutes=1)
+        choose(tiny.config(seed=1, evaluation__interpolation=(0.5, 1.0)), tmp_path, minutes=1)
 
 
 def test_a_choice_needs_dev(tiny, tmp_path):

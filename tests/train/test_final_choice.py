@@ -37,6 +37,12 @@ def on_dev(monkeypatch):
     return script
 
 
+@pytest.fixture
+def config(tiny):
+    """``config(**settings)``: a config with the default candidates."""
+    return lambda **settings: tiny.config(**{"evaluation__interpolation": (0.5, 1.0)} | settings)
+
+
 def choice(folder):
     return json.loads((folder / "eval" / "choice.json").read_text())
 
@@ -50,12 +56,12 @@ def choice(folder):
         ({"0.5": -0.1, "1": -0.2}, 0),
     ],
 )
-def test_the_best_is_chosen_if_it_is_clearly_better(tiny, tmp_path, on_dev, gains, alpha):
+def test_the_best_is_chosen_if_it_is_clearly_better(tiny, config, tmp_path, on_dev, gains, alpha):
     noise = np.tile([0.01, -0.01], 4)
     on_dev({"start": np.full(8, 0.5)} | {f"α = {a}": 0.5 + g + noise for a, g in gains.items()})
     whole = tmp_path / "whole"
-    train(tiny.config(evaluation__interpolation=(), train__steps=4), whole)
-    text = train(tiny.config(train__steps=4), tmp_path / "run")
+    train(config(evaluation__interpolation=(), train__steps=4), whole)
+    text = train(config(train__steps=4), tmp_path / "run")
     assert choice(tmp_path / "run")["alpha"] == alpha
     start, trained, found = (
         read_folder(str(folder)).params
@@ -94,11 +100,11 @@ def test_an_adapter_is_scaled_like_the_model(tiny, tmp_path, on_dev, alpha):
 
 
 def test_a_run_killed_after_the_choice_ends_as_the_whole_run_did(
-    tiny, tmp_path, monkeypatch, on_dev
+    config, tmp_path, monkeypatch, on_dev
 ):
     """The model is blended once, wherever the run was killed."""
     on_dev({"start": [0.5] * 8, "α = 0.5": [0.6] * 8, "α = 1": [0.55] * 8})
-    config = tiny.config(train__steps=4)
+    config = config(train__steps=4)
     train(config, tmp_path / "whole")
     for place, name in ((run, "write_test"), (final_test, "evaluate_bm25"), (run, "mark_finished")):
         with monkeypatch.context() as patch:
@@ -113,8 +119,8 @@ def test_a_run_killed_after_the_choice_ends_as_the_whole_run_did(
     assert model.encode(["mabo"]).shape == (1, 16)
 
 
-def test_a_stopped_choice_is_resumed(tiny, tmp_path):
-    config = tiny.config(train__steps=4)
+def test_a_stopped_choice_is_resumed(config, tmp_path):
+    config = config(train__steps=4)
     train(config, tmp_path / "whole")
     calls = iter(range(100))
 

@@ -64,8 +64,8 @@ def test_run_folder_is_whole(tiny, finished):
     assert [r["step"] for r in metrics(finished, "dev")] == [0, 4, 8, 12]
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["10", "12"]
     assert sorted(p.name for p in (finished / "eval").iterdir()) == [
-        "bm25.test.trec", "choice.json", "per_query.test.tsv", "queries.test.json",
-        "results.test.json", "start.test.trec", "trained.test.trec",
+        "bm25.test.trec", "per_query.test.tsv", "queries.test.json", "results.test.json",
+        "start.test.trec", "trained.test.trec",
     ]  # fmt: skip
     assert (finished / "report.html").read_text().count("<svg") == 6
 
@@ -98,7 +98,7 @@ def test_a_run_without_negatives_but_those_of_the_batch(tiny, tmp_path):
 def test_model_is_the_best_on_dev_not_the_last(tiny, tmp_path, on_dev):
     on_dev([0.1, 0.2, 0.5, 0.5])  # at steps 0, 3, 6 and the last; of equal ones the first
     settings = {"train__evaluate_every": 3, "train__checkpoint_every": 3}
-    config = tiny.config(train__steps=8, evaluation__interpolation=(), **settings)
+    config = tiny.config(train__steps=8, **settings)
     train(config, tmp_path)
     model = read_folder(str(tmp_path / "model")).params
     assert same(model, checkpointed(config, tmp_path, 6))
@@ -115,7 +115,7 @@ def test_start_encoder_stays_where_nothing_is_better(tiny, tmp_path, on_dev):
 def test_patience_ends_a_run_early(tiny, tmp_path, on_dev, monkeypatch):
     on_dev([0.1, 0.5, 0.4, 0.3, 0.9])
     settings = {"train__patience": 2, "train__evaluate_every": 2, "train__checkpoint_every": 2}
-    config = tiny.config(evaluation__interpolation=(), **settings)
+    config = tiny.config(**settings)
     with monkeypatch.context() as patch:
         patch.setattr(final_test, "evaluate_bm25", killed)
         with pytest.raises(Killed):
@@ -147,10 +147,18 @@ def test_collection_may_lack_splits(tiny, tmp_path, splits):
 
 
 @pytest.mark.parametrize("evaluate_every", [4, 1])
-def test_a_run_that_diverges_ends_with_the_start_encoder(tiny, tmp_path, evaluate_every):
+@pytest.mark.parametrize("splits", [("train", "dev", "test"), ("train", "test")])
+def test_a_run_that_diverges_ends_with_the_start_encoder(tiny, tmp_path, evaluate_every, splits):
     """The first loss is finite, the encoder after the first update is not."""
-    settings = {"train__checkpoint_every": 1, "train__evaluate_every": evaluate_every}
-    text = train(tiny.config(train__learning_rate=1e30, **settings), tmp_path)
-    assert "not finite" in text or "nan" in text
-    assert [r["step"] for r in metrics(tmp_path, "train")] == [1]
-    assert same(read_folder(str(tmp_path / "model")).params, read_folder(str(tiny.encoder)).params)
+    collection = helpers.write_collection(
+        tmp_path / "part", splits={s: helpers.SPLITS[s] for s in splits}
+    )
+    config = tiny.config(
+        train__checkpoint_every=1, train__evaluate_every=evaluate_every,
+        train__learning_rate=1e30, data__dataset=str(collection),
+    )  # fmt: skip
+    text = train(config, tmp_path / "run")
+    assert "Training diverged" in text
+    assert [r["step"] for r in metrics(tmp_path / "run", "train")] == [1]
+    model = read_folder(str(tmp_path / "run" / "model"))
+    assert same(model.params, read_folder(str(tiny.encoder)).params)

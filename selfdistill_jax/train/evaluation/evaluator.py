@@ -12,6 +12,8 @@ from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.monitoring.alarm import HINT_LOWER_LR, NotFiniteError
 from selfdistill_jax.train.monitoring.throughput import RunStats
 
+_CHECKED = 64  # queries that show whether an encoder's vectors are finite
+
 
 class Evaluator:
     """Encodes eval sets of a collection with given parameters, searches, and scores.
@@ -48,6 +50,15 @@ class Evaluator:
           NotFiniteError: the encoder's vectors are not finite.
         """
         return self.score(eval_set, params, self.documents(eval_set, params, label), label)
+
+    def check(self, params: Params, label: str) -> None:
+        """Encodes a few queries.
+
+        Raises:
+          NotFiniteError: their vectors are not finite.
+        """
+        rows = np.arange(min(_CHECKED, len(self._tokens.queries)))
+        self._encode(self._tokens.queries, rows, params, label)
 
     def start(self, eval_set: EvalSet, label: str) -> ScoredRun:
         """Evaluates the start encoder, with cached vectors of documents if there are any."""

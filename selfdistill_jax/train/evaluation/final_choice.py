@@ -21,7 +21,7 @@ from selfdistill_jax.retrieval.eval_set import EvalSet
 from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
 from selfdistill_jax.train.evaluation.best_model import BestModel, interpolate
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
-from selfdistill_jax.train.processes import on_first
+from selfdistill_jax.train.processes import all_true, on_first
 
 CHOICE = "choice.json"
 
@@ -102,7 +102,7 @@ def choose_weights(
       The chosen weights; None if it was stopped.
     """
     path = folder / CHOICE
-    if path.is_file():
+    if all_true(path.is_file()):
         facts = read_json(path)
         alpha = float(entry(facts, "alpha", float, where=path))
         on_first(lambda: best_model.blend(alpha, entry(facts, "replaces", dict, where=path)))

@@ -72,6 +72,7 @@ class Selector:
         own = to_host(trained)
         params = self._trained.merged(own)
         if self._dev is None:
+            self._evaluate.check(params, f"Check, step {step}")
             self._write(own, params, f"step {step}, the last; the collection has no dev split")
             return selection._replace(best_step=step)
         label = f"Dev, step {step}"
