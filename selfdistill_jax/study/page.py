@@ -33,7 +33,9 @@ def write_page(study: Study, table: Table, folder: Path) -> str:
         f"Made by `python -m selfdistill_jax.study --study=studies/{study.name}.py "
         f"--output=docs/studies/{study.name} --page` from [{RUNS}]({RUNS}) and "
         f"[{QUERIES}]({QUERIES}): {tests} of {wanted} tested runs, "
-        f"{len(table.results) - tests} others for tuning. All values are {MEASURES[0]} on test.",
+        f"{len(table.results) - tests} others for tuning. All values are {MEASURES[0]} on test. "
+        "Seconds include the first step's compilation, on machines that other work shared: they "
+        "show orders of magnitude only.",
     ]
     if found:
         lines += ["", *_summary(study, found)]
