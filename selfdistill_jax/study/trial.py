@@ -1,13 +1,13 @@
 """Trains and evaluates one configuration, and returns its results as numbers."""
 
 import datetime
+import gc
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from selfdistill_jax.errors import InputError
@@ -64,7 +64,7 @@ def run_trial(
         seconds = time.monotonic() - began
         return Trial({"seconds": seconds}, texts | {"error": str(error)}, np.zeros(0))
     finally:
-        jax.clear_caches()  # one run's programs are of no use to the next, and take memory
+        gc.collect()  # frees the run's programs and arrays before the next run makes its own
     seconds = time.monotonic() - began
     run = read_finished_run(folder)
     texts |= {

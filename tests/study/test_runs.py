@@ -35,6 +35,7 @@ def make_config(settings):
 
 def test_a_study_tunes_on_dev_and_tests_each_seed(tiny, study, tmp_path, monkeypatch):
     options = {"data": tiny.collection.parent, "work": tmp_path / "work"}
+    study = study._replace(methods={"softmax": study.methods["softmax"]})
     splits = []
     real = runs.run_trial
 
@@ -46,12 +47,12 @@ def test_a_study_tunes_on_dev_and_tests_each_seed(tiny, study, tmp_path, monkeyp
     table = Table(tmp_path)
     calls = iter(range(100))
     assert not execute(study, table, make_config, **options, stop=lambda: next(calls) > 12)
-    assert 1 <= len(table.results) < 8
+    assert 1 <= len(table.results) < 4
     table = Table(tmp_path)
     assert execute(study, table, make_config, **options)
-    assert len(table.results) == 2 * (2 + 2)
+    assert len(table.results) == 2 + 2
     assert execute(study, table, make_config, **options)  # nothing is repeated
-    assert splits.count("test") in (4, 5)  # a run that was stopped is made again
+    assert splits.count("test") in (2, 3)  # a run that was stopped is made again
     assert list((tmp_path / "work").iterdir()) == []
     for method in study.methods:
         tuned = best_tuned(study, table, "tiny", method)
@@ -127,9 +128,9 @@ def test_a_short_list_of_recipes_has_every_value():
 def test_a_choice_is_resumed_and_ends_with_a_run(tiny, tmp_path):
     config = tiny.config(evaluation__interpolation=(0.5, 1.0))
     calls = iter(range(10**6))
-    assert choose(config, tmp_path, minutes=1, stop=lambda: next(calls) > 20) is None
+    assert choose(config, tmp_path, minutes=0.2, stop=lambda: next(calls) > 20) is None
     before = (tmp_path / "trials.csv").read_text()
-    text = choose(config, tmp_path, minutes=1)
+    text = choose(config, tmp_path, minutes=0.2)
     after = (tmp_path / "trials.csv").read_text()
     assert after.startswith(before)
     rows = list(csv.DictReader(after.splitlines()))
@@ -139,12 +140,12 @@ def test_a_choice_is_resumed_and_ends_with_a_run(tiny, tmp_path):
     best = max((row for row in rows), key=lambda row: (int(row["steps"]), float(row["dev"])))
     assert winner[1] == best["recipe"]
     assert "trained − start" in text
-    assert choose(config, tmp_path, minutes=1) == text
+    assert choose(config, tmp_path, minutes=0.2) == text
     with pytest.raises(InputError, match=r"another config: seed is 0 there and 1 here"):
-        choose(tiny.config(seed=1, evaluation__interpolation=(0.5, 1.0)), tmp_path, minutes=1)
+        choose(tiny.config(seed=1, evaluation__interpolation=(0.5, 1.0)), tmp_path, minutes=0.2)
 
 
 def test_a_choice_needs_dev(tiny, tmp_path):
     folder = helpers.write_collection(tmp_path / "part", splits={"train": range(24)})
     with pytest.raises(InputError, match="no dev split, by which recipes are compared"):
-        choose(tiny.config(data__dataset=str(folder)), tmp_path / "run", minutes=1)
+        choose(tiny.config(data__dataset=str(folder)), tmp_path / "run", minutes=0.2)

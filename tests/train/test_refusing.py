@@ -93,7 +93,9 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
 
 def test_target_of_a_loss_without_one_is_refused(tiny, tmp_path):
     for target in ("detached", "ema", "start"):
-        with pytest.raises(InputError, match=rf"config.train.target is '{target}'; the loss 'sof"):
+        with pytest.raises(InputError, match=rf"config.train.target is '{target}'; the loss 'tri"):
+            train(tiny.config("triplet", train__target=target), tmp_path / "run")
+        with pytest.raises(InputError, match="no option that compares documents is set"):
             train(tiny.config("softmax", train__target=target), tmp_path / "run")
 
 
