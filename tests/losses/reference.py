@@ -221,7 +221,7 @@ CASES = [
     *(
         (name, {"error": e, **options})
         for name in ("static", "adaptive")
-        for e in ERRORS
+        for e in ("l2", "l1", "soft")
         for options in (
             {},
             {"in_batch": True},
@@ -233,6 +233,9 @@ CASES = [
         for name in ("static", "adaptive")
         for b in ("triplet", "released")
     ),
+    ("adaptive", {"error": "hinge2"}),
+    ("adaptive", {"error": "hinge2", "in_batch": True}),
+    ("static", {"error": "hinge"}),
     ("softmax", {}),
     ("softmax", {"symmetric": True, "temperature": 0.2}),
     ("softmax", {"margin": 0.1, "document_margin": -0.3}),
