@@ -7,27 +7,28 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-# Before jax or transformers is imported: without a network a hub name would hang for 46 s.
+# This must precede the import of jax and transformers. Without it, looking up a hub name hangs for
+# 46 s where there is no network.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
 
-# Programs that tests start find the package without its being installed.
+# Lets programs that tests start find the package without installing it.
 os.environ["PYTHONPATH"] = str(Path(__file__).parent.parent)
 
-# What is compiled here runs for milliseconds: most of the tests' time went into compiling it. The
-# first flag is LLVM's; the others take XLA's older way from operations to LLVM, and one module
-# instead of 32: 27 s of processor time for the step of all losses became 18 s, then 8 s. They are
-# of one version: the process ends at a flag that XLA does not know.
-# `XLA_FLAGS= pytest` runs the same tests on what users run; `make soak` does.
+# Programs compiled here run for milliseconds, so most of the tests' time went into compiling them.
+# The first flag is LLVM's; the others select XLA's older lowering to LLVM, and one module instead
+# of 32. The step of all losses took 27 s of processor time, then 18 s, then 8 s. XLA ends the
+# process at a flag that it does not know, so the others are set for one version of jaxlib only.
+# `XLA_FLAGS= pytest` runs the same tests as users' programs run; `make soak` does this.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
     + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     * version("jaxlib").startswith("0.10."),
 )
-# A training step takes seconds to compile and is the same in many tests; of this session only, and
-# of all its processes (`pytest -n 2`).
+# Many tests share a training step that takes seconds to compile. The cache lasts for this session,
+# whose processes share it (`pytest -n 2`).
 os.environ["JAX_COMPILATION_CACHE_DIR"] = (
     os.environ["JAX_COMPILATION_CACHE_DIR"]
     if "PYTEST_XDIST_WORKER" in os.environ
@@ -54,7 +55,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A collection and an encoder small enough to train in a second: `tests.tiny.Tiny`."""
+    """Returns a `tests.tiny.Tiny`: a collection and an encoder that train in a second."""
     from tests.tiny import Tiny
 
     return Tiny(tmp_path_factory.mktemp("tiny"))
@@ -62,7 +63,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tiny):
-    """The folder of a run with tiny's own settings, from start to end; not to be changed."""
+    """Returns the folder of a finished run with tiny's own settings; tests must not change it."""
     from tests.tiny import train
 
     workdir = tiny.root / "finished"
@@ -72,7 +73,7 @@ def finished(tiny):
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """``models(case)``: torch's model, not to be changed, and the folder it was saved in."""
+    """Returns ``models(case)``: torch's model, which tests must not change, and its folder."""
     import torch
     import transformers
 
@@ -85,7 +86,7 @@ def models(tmp_path_factory):
             torch.manual_seed(0)
             config = transformers.AutoConfig.for_model(case.split()[0], **SETTINGS[case])
             model = transformers.AutoModel.from_config(config).eval()
-            with torch.no_grad():  # biases and norms, which are zeros and ones at the start, too
+            with torch.no_grad():  # also changes biases and norms, which start as zeros and ones
                 for value in model.parameters():
                     value += 0.1 * torch.randn_like(value)
             folder = tmp_path_factory.mktemp("model") / "model"
@@ -98,7 +99,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bases(models):
-    """``bases(case)``: the encoder, the folder, and the compiled function of its mean vectors."""
+    """Returns ``bases(case)``: the encoder, its folder, and a compiled function to mean vectors."""
     from selfdistill_jax.checkpoints.model_folder import read_folder
     from selfdistill_jax.encoder.apply import make_encode
 
@@ -116,13 +117,13 @@ def bases(models):
 
 @pytest.fixture
 def model(finished):
-    """The folder of a trained model; not to be changed."""
+    """Returns the folder of a trained model; tests must not change it."""
     return finished / "model"
 
 
 @pytest.fixture
 def start(capsys, monkeypatch, tmp_path_factory):
-    """``start(command, *arguments)`` runs a command: exit status, stdout, stderr."""
+    """Returns ``start(command, *arguments)``, which gives exit status, stdout and stderr."""
     from selfdistill_jax.cli.run import run_command
     from selfdistill_jax.progress import LOG
 

@@ -1,4 +1,4 @@
-"""Benchmarks against peers: what all sides are fed, what clocks are made into, a run of ours."""
+"""Tests benchmarks against peers: their common input, the figures from clocks, a run of ours."""
 
 import json
 
@@ -17,7 +17,7 @@ LENGTHS = {"query": 8, "positive": 12, "negative": 12}
 
 
 def folder(path, documents, pairs):
-    """A BEIR folder of documents (id -> text) and training pairs of query and document ids."""
+    """Writes a BEIR folder of documents (id -> text) and pairs of query and document ids."""
     (path / "qrels").mkdir()
     write_rows(path / "corpus.jsonl", [{"_id": i, "text": t} for i, t in documents.items()])
     queries = sorted({query for query, _ in pairs}) or ["q"]
@@ -100,7 +100,7 @@ def test_speedups_are_medians_of_each_rounds_ratio():
 
 
 class Clock:
-    """A worker whose machine gets slower with everything that runs on it."""
+    """Stands in for a worker on a machine that gets slower with every run."""
 
     now = 0.0
 
@@ -120,12 +120,12 @@ def test_linearity_is_of_equal_work_and_unmoved_by_a_drift():
     assert rounds[0]["8"] < rounds[1]["8"] < rounds[2]["8"]
     found = linearity.compare(rounds)
     for one in found.values():
-        assert one["to_the_mean"]["median"] == pytest.approx(1, abs=3e-3)  # one way: 5e-3 off
+        assert one["to_the_mean"]["median"] == pytest.approx(1, abs=3e-3)  # 5e-3 if one way
 
 
 @pytest.fixture
 def given(tiny, tmp_path, monkeypatch):
-    """``given(*more)``: arguments of a benchmark of steps; keeps its caches apart."""
+    """Returns ``given(*more)``: arguments of a benchmark of steps, with separate caches."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     before = jax.config.jax_compilation_cache_dir
     flags = [f"--dataset={tiny.collection}", f"--model={tiny.encoder}", "--query_length=8"]
@@ -134,7 +134,7 @@ def given(tiny, tmp_path, monkeypatch):
 
 
 def test_linearity_of_a_collection(given, tmp_path, monkeypatch):
-    """In one process, where the benchmark has one for each size."""
+    """All sizes run in this process; the benchmark itself starts a process for each size."""
 
     class Here:
         def __init__(self, setup, **arguments):
@@ -149,7 +149,7 @@ def test_linearity_of_a_collection(given, tmp_path, monkeypatch):
     linearity.main(given("--rounds=1", "--batch_sizes", "8", "24"))
     found = json.loads((tmp_path / "out.json").read_text())
     small, large = (found["sizes"][size] for size in ("8", "24"))
-    # A query, a positive and a negative: 5 tokens and 6 to 8, twice.
+    # A query has 5 tokens; a positive and a negative have 6 to 8 each.
     assert 17 * 8 <= small["useful_tokens"] <= 21 * 8 < large["useful_tokens"] <= 21 * 24
     assert large["kept_gb"] > small["kept_gb"] > 0
     assert small["to_the_mean"]["median"] == pytest.approx(1)
@@ -163,7 +163,7 @@ def test_an_operations_time_is_its_own():
 
 
 def test_a_profile_of_a_step(given, tmp_path):
-    """Every operation that takes time has a kind; together they take no more than all devices."""
+    """Every kind of operation takes time; together they take less than all devices' time."""
     step_profile.main(given("--batch_size=8", "--steps=2"))
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["kinds"].keys() == set(step_profile.KINDS)
@@ -188,7 +188,7 @@ def test_a_run_of_ours(tiny, tmp_path):
     lengths = f"--query_length={LENGTHS['query']}", f"--document_length={LENGTHS['positive']}"
     options = "--sides=ours", "--ours_precision=float32", "--ours_config=train.remat=inputs"
     text = versus_run.run(tiny, tmp_path, *options, *lengths)
-    assert str(tmp_path.parent) not in text  # a machine's paths
+    assert str(tmp_path.parent) not in text  # no paths of this machine
     found = json.loads(text)
     assert found["ratios"] == {}
     ours = found["ours"]
@@ -232,7 +232,7 @@ def test_comparison_of_encoders():
 
 @pytest.mark.parametrize(("loss", "within"), [(0.0, True), (0.009, True), (0.011, False)])
 def test_accuracy_is_compared_with_what_a_seed_changes(loss, within):
-    """The seeds of the reference are 0.01 apart."""
+    """The reference's seeds differ by 0.01: a loss of 0.009 is noise, but one of 0.011 is not."""
     queries = [i / 50 for i in range(50)]
 
     def runs(shift):

@@ -1,4 +1,4 @@
-"""The peers that benchmarks compare with: that they do the work that is said of them."""
+"""Tests that the peers in benchmarks do the work that the benchmarks claim."""
 
 import json
 
@@ -30,11 +30,11 @@ def test_a_run_of_each_peer(tiny, tmp_path):
     theirs = found["sentence_transformers"]["facts"]
     query, *documents = theirs.pop("longest_texts")
     assert theirs == alike
-    # Queries are cut shorter than documents, whose own limit would let them be longer.
+    # Queries are cut at their own limit, although they would fit the documents' limit.
     rows = jobs.make_triplets(str(tiny.collection), 16, 0)
     assert max(len(row["query"].split()) for row in rows) + 2 > 4
     assert (query, max(documents)) == (4, 6)
-    # Dropout is off and the encoder the same: first losses differ by which triplets come first.
+    # With the same encoder and no dropout, first losses differ only by their first triplets.
     one, other = (found[s]["first_loss"]["median"] for s in ("released", "sentence_transformers"))
     assert one == pytest.approx(other, abs=0.1)
 

@@ -1,4 +1,4 @@
-"""search, evaluate and what commands share, from their flags to the files they write."""
+"""Tests search, evaluate and features common to commands, from flags to written files."""
 
 import json
 import shutil
@@ -92,7 +92,7 @@ def test_a_model_is_never_saved_over_something_else(model, tmp_path):
     with pytest.raises(InputError, match=f"^{tmp_path}: exists and is not a model folder"):
         encoder.save(tmp_path)
     assert list(content(tmp_path)) == ["thesis.tex"]
-    for _ in range(2):  # a new folder, then over the model there
+    for _ in range(2):  # a new folder, then an existing model
         encoder.save(tmp_path / "model")
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -111,7 +111,7 @@ def test_search_is_exact(start, model, tmp_path):
         query, title, text = texts(i, i % 5)
         documents.append({"_id": f"d{i}", "title": title, "text": text})
         queries.append({"_id": f"q{i}", "text": query})
-    (tmp_path / "my model").symlink_to(model)  # a name that is no tag of a TREC run
+    (tmp_path / "my model").symlink_to(model)  # not a valid tag of a TREC run
     arguments = [
         f"--model={tmp_path}/my model",
         f"--corpus={write_rows(tmp_path / 'corpus.jsonl', documents)}",
@@ -138,7 +138,7 @@ def test_search_is_exact(start, model, tmp_path):
 
 
 def test_search_and_evaluate_with_cut_vectors(start, tiny, model, tmp_path):
-    """The same run from both, by hand from the first numbers of the vectors."""
+    """Both commands rank by the first dimensions of the vectors, as computed by hand."""
     queries, corpus = tiny.collection / "queries.jsonl", tiny.collection / "corpus.jsonl"
     given = [f"--model={model}", "--dimensions=3"]
     status, *_ = start(

@@ -1,4 +1,4 @@
-"""The compare command, from its flags to the printed tables."""
+"""Tests the compare command, from its flags to the printed tables."""
 
 import pytest
 
@@ -15,7 +15,7 @@ OWN = {"q0": {"q0": 3.0, "d0": 2.0}, "q1": {"x": 1.0, "q1": 0.5}, "q2": {"d2": 2
 
 @pytest.fixture
 def run(start, tmp_path, monkeypatch):
-    """``run(*arguments)``: exit status, stdout, stderr, in a folder with judgements and runs."""
+    """Returns ``run(*arguments)``, which calls compare in a folder with judgements and runs."""
     monkeypatch.chdir(tmp_path)
     rows = [f"{q}\t{d}\t{r}\n" for q, documents in QRELS.items() for d, r in documents.items()]
     (tmp_path / "test.tsv").write_text(

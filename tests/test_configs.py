@@ -1,4 +1,4 @@
-"""Every setting stands once, is explained, and is read."""
+"""Tests that every setting is defined once, explained, and read."""
 
 import inspect
 from pathlib import Path
@@ -15,10 +15,10 @@ FILES = sorted(Path(base.__file__).parent.glob("*.py"))
 
 
 class Recorder:
-    """A config that notes which of its leaves were asked for by name: ``config.train.steps``.
+    """A config that records which leaves are read by name, as in ``config.train.steps``.
 
-    Checks ask by subscript, ``config.train[key]``, for many keys in turn. That is no use of a
-    setting, and does not count.
+    Checks read many keys in turn by subscript, ``config.train[key]``. That does not count as a use
+    of a setting.
     """
 
     def __init__(self, config, read, prefix=""):
@@ -37,18 +37,18 @@ class Recorder:
         return self[key]
 
     def items(self):
-        # The loss's options go to the function of its name as they are; no other group does.
+        # Only the loss's options are passed on as a group, to the loss function.
         assert self._prefix == "loss."
         return [(key, getattr(self, key)) for key in self._config]
 
     def to_dict(self):
-        return self._config.to_dict()  # for the record: nothing is done with its values
+        return self._config.to_dict()  # for the record only: its values are not used
 
 
 def unread(config, workdir):
     read = set()
     assert train(Recorder(config, read), workdir, stop=lambda step: step == 1) is None
-    # The same command goes on, to the end.
+    # The same command resumes the run and finishes it.
     assert train(Recorder(config, read), workdir) is not None
     return flatten(config.to_dict()).keys() - read
 
@@ -56,11 +56,11 @@ def unread(config, workdir):
 def test_every_setting_is_read(tiny, tmp_path):
     config = tiny.config(data__negatives="mined", encoder__adapter="lora", train__steps=2)
     with config.unlocked():
-        config.train.dropout = 0.1  # that this test can fail
+        config.train.dropout = 0.1  # proves that this test can fail
     assert unread(config, tmp_path / "run") == {"train.dropout"}
 
 
-# What is known of the paper's released code.
+# Known settings of the paper's released code.
 PAPER = {
     "data.dataset": "msmarco", "data.query_length": 20, "data.document_length": 200,
     "encoder.init": "distilbert-base-uncased", "encoder.pooling": "cls", "encoder.max_length": 200,
@@ -93,7 +93,7 @@ def test_configs_import_neither_jax_nor_the_package(path):
 def test_a_config_of_every_loss(loss):
     config = base.get_config(loss)
     assert config.loss.to_dict() == {"name": loss, **base.LOSSES[loss]}
-    # Nothing but the loss depends on the loss.
+    # No other setting depends on the loss.
     assert {**config.to_dict(), "loss": 0} == {**base.get_config().to_dict(), "loss": 0}
 
 

@@ -1,4 +1,4 @@
-"""What documentation shows is run: code blocks of docs/, examples of docstrings."""
+"""Runs the code in documentation: blocks of docs/ and the README, and examples in docstrings."""
 
 import doctest
 import importlib
@@ -24,7 +24,7 @@ MODULES = [
 
 
 def blocks(page):
-    """The Python blocks of a page."""
+    """Returns the Python blocks of a page."""
     return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
 
 
@@ -52,9 +52,9 @@ def test_every_public_loss_has_what_a_docstring_needs():
         assert [word for word in wanted if word not in text] == [], name
 
 
-@pytest.mark.filterwarnings("ignore")  # sentence-transformers' own
+@pytest.mark.filterwarnings("ignore")  # of sentence-transformers
 def test_the_readmes_blocks(tiny, finished, tmp_path, monkeypatch):
-    """As they stand, beside a run at the place that they name."""
+    """The README's blocks run unchanged beside a run at the path that they name."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(finished)
     monkeypatch.chdir(tmp_path)
@@ -84,7 +84,7 @@ def test_gradient_over_devices():
 
 
 def test_an_encoder_in_ones_own_code(tiny):
-    """The page's lines, with an encoder of a few words."""
+    """The page's code gives BiEncoder's vectors, here with the tiny encoder."""
     (code,) = blocks("docs/encoders.md")
     texts = ["mabo hasit", "mabo"]
     both, one = (t.tolist() for t in Tokenizer(tiny.encoder).encode(texts, limit=9))
@@ -108,10 +108,10 @@ def test_first_dimensions():
 
 
 def test_a_loss_of_ones_own(tiny, finished, tmp_path, monkeypatch, capsys):
-    """The script as it stands, with a collection that trains in a second."""
+    """The page's script runs unchanged on a collection that trains in a second."""
     _, code = blocks("docs/losses.md")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("selfdistill_jax.progress.show_log", lambda: None)  # of all tests after it
+    monkeypatch.setattr("selfdistill_jax.progress.show_log", lambda: None)  # outlasts this test
     config = tiny.config(train__steps=2)
     monkeypatch.setattr(base, "get_config", lambda: config)
     known = dict(losses.LOSSES)
@@ -123,5 +123,5 @@ def test_a_loss_of_ones_own(tiny, finished, tmp_path, monkeypatch, capsys):
     assert "trained" in capsys.readouterr().out
     records = metrics(tmp_path / "runs" / "squared_hinge", "train")
     assert [r["step"] for r in records] == [1, 2]
-    # By its convexity at least the hinge of the mean margin, which that of tiny is below.
+    # A convex loss is at least the loss of the mean margin, which is below 0.4 here.
     assert records[0]["loss"] >= (0.4 - records[0]["margin_mean"]) ** 2 > 0

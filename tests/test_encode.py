@@ -1,4 +1,4 @@
-"""encode, from its flags to the files it writes; stopped and gone on with."""
+"""Tests encode, from its flags to the files it writes, including stops and resumption."""
 
 import shutil
 
@@ -26,7 +26,7 @@ def test_encode(start, model, tmp_path):
     before = content(tmp_path)
     again = start(encode, *arguments)
     assert fails(again, f"{tmp_path}/new/vectors.npy: already exists; remove it or")
-    # Nor the other of the two files.
+    # The other file is not overwritten either.
     (tmp_path / "new" / "vectors.npy").unlink()
     assert fails(start(encode, *arguments), f"{tmp_path}/new/vectors.ids.txt: already exists")
     assert content(tmp_path).items() <= before.items()
@@ -50,7 +50,7 @@ def test_encode_for_a_search_engine(start, model, tmp_path, precision):
         return
     assert "Ranges are from only 3 texts, and other texts may exceed them" in err
     np.testing.assert_array_equal(np.load(ranges), ranges_of(cut))
-    # A query is divided as the documents are.
+    # A query is quantised with the documents' ranges.
     one = write_rows(tmp_path / "one.jsonl", ROWS[2:])
     given[1] = f"--input={one}"
     assert fails(start(encode, *given, f"--output={tmp_path}/q.npy"), "--precision=int8: one text")
@@ -88,7 +88,7 @@ def test_encode_goes_on_where_it_was_stopped(start, model, tmp_path, monkeypatch
     status, _, err = start(encode, *given)
     assert (status, err.splitlines()[-1]) == (0, "Encoding: 3 of 3 texts, 0 s left")
     assert encoded == [[CONTENTS[0]], [CONTENTS[1]], "stop", [CONTENTS[2]]]
-    # Nor is it the end if it comes between the files.
+    # A stop between the two files can be resumed, too.
     (tmp_path / "v.npy").rename(tmp_path / "kept")
     for name in ("v.ids.txt", "v.ranges.npy"):
         (tmp_path / name).unlink(missing_ok=True)
@@ -101,7 +101,7 @@ def test_encode_goes_on_where_it_was_stopped(start, model, tmp_path, monkeypatch
     assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert (tmp_path / "v.ids.txt").read_text() == "one\n2\nthree\n"
     assert not list(tmp_path.glob(".v*"))
-    if own:  # of the first shard, whatever came later
+    if own:  # the ranges are those of the first shard
         first = ranges_of(truncate(works(BiEncoder.load(str(model)), CONTENTS[:1]), 7))
         np.testing.assert_array_equal(np.load(tmp_path / "v.ranges.npy"), first)
 

@@ -33,7 +33,7 @@ COMMANDS = {
     "report command",
     "study command",
 }
-# What each package or module may import, besides itself.
+# Packages and modules that each of them may import, besides itself.
 BELOW = {
     "errors": set(),
     "progress": set(),
@@ -54,7 +54,7 @@ BELOW = {
 }
 EVERYTHING = BELOW.keys() - {"__init__"}
 BELOW |= {command: (EVERYTHING | COMMANDS) - {"main"} for command in COMMANDS}
-BELOW["choose"] |= {"main"}  # its last run is that of main
+BELOW["choose"] |= {"main"}  # main makes its last run
 # Only these files know the config object; job.py turns it into the parts that all others take.
 SEES_CONFIGS = {"train/job", "main", "cli/config_flag", "study/__main__"}
 
@@ -67,7 +67,7 @@ def unit(parts):
 
 
 def imports(path, module):
-    """Full dotted names that a file imports, function bodies included."""
+    """Yields the full dotted names that a file imports, also within functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -75,12 +75,12 @@ def imports(path, module):
             base = node.module or ""
             if node.level:
                 base = ".".join([*module.split(".")[: -node.level], *base.split(".")]).rstrip(".")
-            # Of the package itself, the name is what counts: from selfdistill_jax import cli
+            # In `from selfdistill_jax import cli`, the imported name counts.
             yield from (f"{base}.{a.name}" for a in node.names) if base == NAME else (base,)
 
 
 def violations(package):
-    """``file: import`` of every import that the rule forbids."""
+    """Returns ``file: import`` for every import that the rule forbids."""
     found = []
     for path in sorted(package.rglob("*.py")):
         at = path.relative_to(package).with_suffix("").parts

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, one process writes at a time, and refusals are one line."""
+"""Tests that files appear whole or not at all, with one writer at a time and one-line errors."""
 
 import errno
 import os
@@ -77,7 +77,7 @@ def test_one_process_writes_at_a_time_and_a_dead_one_holds_nothing(tmp_path):
             pass
         holder.kill()
         holder.wait()
-    assert list(content(folder)) == [locks.LOCK]  # left by the kill
+    assert list(content(folder)) == [locks.LOCK]  # the killed process left it
     with locks.locked_folder(folder, "the run", "x"):
         (folder / "result").write_text("x")
     assert list(content(folder)) == ["result"]
@@ -97,7 +97,7 @@ def test_a_trial_leaves_nothing_behind(tmp_path):
 
 
 def test_no_room(start, model, monkeypatch, tmp_path):
-    """The disk is full: encode says so before it encodes, and leaves nothing."""
+    """On a full disk, encode says so before it encodes, and leaves no file."""
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

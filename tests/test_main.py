@@ -1,4 +1,4 @@
-"""The training command as a person meets it: one line for a wrong input, signals, processes."""
+"""Tests the training command as users run it: one-line errors, signals and processes."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from tests.tiny import content, metrics
 
 CONFIG = "--config=configs/distributed.py"
 ROOT = os.environ["PYTHONPATH"]
-# Runs the command as `python -m selfdistill_jax.main` does, in children of a process that has done
-# the imports, which take seconds; a child starts JAX's backend itself.
+# Runs the command as `python -m selfdistill_jax.main` does, in children of a process that has
+# already done the imports, which take seconds. Each child starts JAX's backend itself.
 FORKING = """
 import json, os, runpy, signal, sys, traceback, warnings
 import jax
@@ -57,24 +57,24 @@ for line in sys.stdin:
 
 
 class Program:
-    """A running command, ``pid`` its process."""
+    """A running command; ``pid`` is its process id."""
 
     def __init__(self, ask, files, arguments, devices):
         self._ask, self._files = ask, files
         self.pid = ask([arguments, devices, *map(str, files)])
 
     def wait(self):
-        """Exit status, stdout, stderr."""
+        """Waits for the end and returns exit status, stdout and stderr."""
         return self._ask(self.pid), *(file.read_text() for file in self._files)
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """``start(*arguments, devices=8)``: a `Program`."""
-    # ml_collections' own way to load a config file is deprecated.
+    """Returns ``start(*arguments, devices=8)``, which starts a `Program`."""
+    # ml_collections loads config files in a deprecated way.
     command = [sys.executable, "-W", "error", "-W", "ignore:the load_module", "-c", FORKING]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    # Of its own group: what a failed test leaves behind ends with it.
+    # A new process group, so that children left by a failed test are killed, too.
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as process:
 
         def ask(what):
@@ -92,7 +92,7 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def main(start):
-    """``main(*arguments)``: exit status, stdout, stderr."""
+    """Returns ``main(*arguments)``, which gives exit status, stdout and stderr."""
     return lambda *arguments: start(*arguments).wait()
 
 
@@ -122,7 +122,7 @@ def unknown_queries(tiny, folder):
 
 
 ROW = '{"query": "a", "positive": "b", "negative": "c"}'
-# What is wrong, and what the message names: the file and line or the key, and what is expected.
+# Wrong input, and the message: it names the file and line or the key, and the expected value.
 WRONG_SETTINGS = [
     ({"train.stepz": 3}, r"--config.train.stepz: .*did you mean 'train.steps'\?"),
     ({"trane.steps": 3}, r"--config.trane.steps: .*did you mean 'train.steps'\?"),
@@ -216,7 +216,7 @@ def test_help(main):
 
 
 def test_two_runs_in_one_folder(start, tiny, tmp_path):
-    """The second is refused at once, and the first one's records are whole."""
+    """The second run is refused at once, and the first one's records are complete."""
     arguments = [CONFIG, *tiny.flags(**{"train.steps": 40}), f"--workdir={tmp_path}/run"]
     programs = [start(*arguments), start(*arguments)]
     (status, _, _), (refused, out, err) = sorted(program.wait() for program in programs)
@@ -244,7 +244,7 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
     assert (status, out) == (0, (tmp_path / "result.txt").read_text())
     assert err.startswith(f"Resuming from step {step} in {tmp_path}\n")
     assert [r["step"] for r in metrics(tmp_path, "train")] == list(range(1, 121))
-    # What libraries log of their inner steps would bury the lines that count.
+    # Libraries' own log lines would bury the important ones.
     labels = ("Resuming from", "Training: ", "Dev", "Test, ")
     err, _, account = err.partition("Account of this run:\n")
     assert all(line.startswith(labels) for line in err.splitlines())
@@ -253,7 +253,7 @@ def test_terminated_and_resumed(start, tiny, tmp_path):
 
 
 def two_processes(start, *flags, devices):
-    """The ends of two processes of one run."""
+    """Runs two processes of one run and returns their results."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     job = "--distributed", f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"
@@ -263,15 +263,15 @@ def two_processes(start, *flags, devices):
 
 def test_two_processes_train_as_one(start, tiny, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
-    # With caches of their own, so that each searches for negatives, the two together.
+    # Separate caches make both runs search for negatives; the two processes search together.
     mined = {"data__negatives": "mined", "data__mined_ceiling": 0}
     settings = [CONFIG, *tiny.flags(train__steps=6, train__learning_rate=0.005, **mined)]
     cached = [f"--config.data.cache={tmp_path / name}" for name in ("cache 1", "cache 2")]
-    # On as many devices: on others sums have another order, and Adam makes steps of rounding.
+    # The number of devices is the same, since Adam amplifies rounding from another order of sums.
     assert start(*settings, cached[0], f"--workdir={alone}", devices=4).wait()[0] == 0
     ends = two_processes(start, *settings, cached[1], f"--workdir={together}", devices=2)
     assert [status for status, _, _ in ends] == [0, 0], ends
-    # The first alone prints, behind the lines of XLA's collectives, which run into one another.
+    # Only the first process prints the result, after mixed-up lines from XLA's collectives.
     result = (together / "result.txt").read_text()
     assert [out.endswith(result) for _, out, _ in ends] == [True, False]
     assert "nDCG" not in ends[1][1]
@@ -285,13 +285,13 @@ def test_two_processes_train_as_one(start, tiny, tmp_path):
     assert one.keys() == two.keys()
     for name in one:
         if not name.endswith("attention.self.key.bias"):
-            # A key's bias shifts all scores of a token alike, which softmax does not see: its
-            # gradient is rounding alone, and Adam makes steps of it.
+            # A key's bias shifts all scores of a token alike, which softmax ignores. Its gradient
+            # is rounding error alone, which Adam turns into steps.
             np.testing.assert_allclose(two[name], one[name], atol=1e-5, err_msg=name)
 
 
 def test_what_stops_the_first_process_stops_the_other(start, tiny, tmp_path):
-    """The other, which waits for it, would do so for minutes after its end."""
+    """Otherwise the second process would wait for minutes after the first has ended."""
     (tmp_path / "of another").write_text("")
     ends = two_processes(start, CONFIG, *tiny.flags(), f"--workdir={tmp_path}", devices=1)
     assert [status for status, _, _ in ends] == [2, 2], ends

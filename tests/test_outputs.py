@@ -23,7 +23,7 @@ def largest_file(size):
     """Lets the system refuse every write beyond ``size`` bytes of a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     cache = jax.config.jax_compilation_cache_dir
-    _keep_programs_in(None)  # JAX would leave halves of programs in the cache of all tests
+    _keep_programs_in(None)  # JAX would leave partial programs in the shared cache
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
@@ -38,7 +38,7 @@ def _keep_programs_in(folder):
 
 
 def commands(tiny, model, folder):
-    """Name -> a command, its arguments and the files that it writes below ``folder``."""
+    """Returns name -> a command and its arguments; its files are all below ``folder``."""
     texts = write_rows(folder / "texts.jsonl", [{"text": f"mabo {i}"} for i in range(300)])
     given = f"--model={model}"
     corpus = [f"--{name}={tiny.collection}/{name}.jsonl" for name in ("corpus", "queries")]

@@ -1,4 +1,4 @@
-"""What a run needs, made ahead of it."""
+"""Tests that prepare makes a run's data in advance."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_says_what_is_trained_on(tiny, tmp_path):
     assert " ".join(head) == "in training texts mean tokens 95 % longest limit truncated"
     # [CLS], two subjects, a place, [SEP]
     assert queries == ["queries", "24", "5", "5", "5", "8", "0.0%"]
-    # Two subjects, a place, "the" up to twice, "of", which no word is.
+    # Two subjects, a place, "the" up to twice, and "of", which is not in the vocabulary.
     lengths = np.array([6 + number % 3 for number in range(40)])
     mean, high = f"{lengths.mean():.0f}", f"{np.quantile(lengths, 0.95):.0f}"
     cut = f"{(lengths > 6).mean():.1%}"

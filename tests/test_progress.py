@@ -1,4 +1,4 @@
-"""Lines of progress, as a log gets them."""
+"""Tests progress lines as they appear in a log."""
 
 import logging
 
@@ -10,7 +10,7 @@ from selfdistill_jax.progress import LOG, Progress
 
 @pytest.fixture
 def lines(monkeypatch):
-    """What is logged; ten seconds pass between two looks at the clock."""
+    """Returns the logged lines; each look at the clock advances it by ten seconds."""
     seconds = iter(range(0, 10_000, 10))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(seconds)))
     monkeypatch.setattr(progress, "_LOG_SECONDS", 5)
@@ -20,7 +20,7 @@ def lines(monkeypatch):
     monkeypatch.setattr(LOG, "handlers", [handler])
     monkeypatch.setattr(LOG, "propagate", False)
     before = LOG.level
-    LOG.setLevel(logging.INFO)  # which also forgets what the logger remembers of its level
+    LOG.setLevel(logging.INFO)  # also clears the logger's cached level
     yield found
     LOG.setLevel(before)
 

@@ -1,4 +1,4 @@
-"""A collection and an encoder small enough to train in a second, and what tests ask of a run."""
+"""A collection and an encoder small enough to train in a second, and helpers to inspect runs."""
 
 import itertools
 import json
@@ -26,17 +26,17 @@ train = train_and_report
 
 
 def load_model(config: ml_collections.ConfigDict) -> Model:
-    """The encoder of a run."""
+    """Returns the encoder of a run."""
     return make_job(config).load_model()
 
 
 def prepare(config: ml_collections.ConfigDict) -> str:
-    """The summary of a run's prepared data."""
+    """Returns the summary of a run's prepared data."""
     return prepare_job(make_job(config))
 
 
 def load_batches(config: ml_collections.ConfigDict) -> TrainingBatches:
-    """The batches of a run."""
+    """Returns the batches of a run."""
     job = make_job(config)
     return load_data(job.data, job.load_model())[1]
 
@@ -49,7 +49,7 @@ SPLITS = {"train": range(24), "dev": range(24, 32), "test": range(32, 40)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *ASKED, *SAID, *PLACES, "the"]
 SIZES = EncoderConfig(len(WORDS), 16, 2, 2, 32, 16)
 
-# Lines of a file of texts, and what is encoded of them.
+# Rows of a file of texts, and the content of each that is encoded.
 ROWS = [
     {"_id": "one", "title": "Hasit", "text": "vokel pavo"},
     {"text": "the"},
@@ -59,13 +59,13 @@ CONTENTS = ["Hasit vokel pavo", "the", "mabo tiri lenz the the the of"]
 
 
 def pairs() -> list[tuple[int, int]]:
-    """All pairs of subjects, in an order of their own."""
+    """Returns all pairs of subjects in a fixed random order."""
     every = list(itertools.combinations(range(len(ASKED)), 2))
     return [every[i] for i in np.random.default_rng(0).permutation(len(every))]
 
 
 def texts(number: int, place: int) -> tuple[str, str, str]:
-    """Query, title and text on one pair of subjects; the place is the only word they share."""
+    """Returns query, title and text on one pair of subjects; they share only the place."""
     a, b = pairs()[number]
     tail = " the" * (number % 3)
     query = f"{ASKED[a]} {ASKED[b]} {PLACES[place]}"
@@ -73,7 +73,7 @@ def texts(number: int, place: int) -> tuple[str, str, str]:
 
 
 def write_collection(folder: Path, *, splits=SPLITS) -> Path:
-    """A BEIR folder of 40 queries and the one document of each."""
+    """Writes a BEIR folder of 40 queries with one document each."""
     (folder / "qrels").mkdir(parents=True)
     rows = [texts(i, i % len(PLACES)) for i in range(40)]
     write_rows(
@@ -96,7 +96,7 @@ def write_rows(path: Path, rows) -> Path:
 
 
 def write_encoder(folder: Path) -> Path:
-    """A random BERT with a WordPiece tokenizer of the collection's words."""
+    """Writes a random BERT with a WordPiece tokenizer of the collection's words."""
     vocabulary = {word: i for i, word in enumerate(WORDS)}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
@@ -119,14 +119,14 @@ def write_encoder(folder: Path) -> Path:
         "layer_norm_eps": 1e-12,
         "hidden_act": "gelu",
     }
-    # A key with which both a run of all weights and one of LoRA gain on dev.
+    # With this key, runs of all weights and runs of LoRA both gain on dev.
     params = jax.tree.map(np.asarray, init_params(SIZES, jax.random.key(1)))
     write_folder(folder, Pretrained(source, SIZES, raw, params, {}, "mean", 16), card="Random.")
     return folder
 
 
 class Tiny:
-    """Both on disk, and the configs of runs with them."""
+    """The collection and the encoder on disk, and the configs of runs with them."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -153,20 +153,20 @@ class Tiny:
         }
 
     def config(self, loss: str = "distributed", **settings: Any) -> ml_collections.ConfigDict:
-        """The config of a loss; ``train__steps=4`` sets ``config.train.steps``."""
+        """Returns the config of a loss; ``train__steps=4`` sets ``config.train.steps``."""
         config = base.get_config(loss)
         changed = {key.replace("__", "."): value for key, value in settings.items()}
         config.update_from_flattened_dict(self.settings | changed)
         return config
 
     def flags(self, **settings: Any) -> list[str]:
-        """The same as arguments of the command."""
+        """Returns the same settings as arguments of the command."""
         changed = {key.replace("__", "."): value for key, value in settings.items()}
         return [f"--config.{key}={value}" for key, value in (self.settings | changed).items()]
 
 
 def metrics(workdir: Path, kind: str = "") -> list[dict[str, Any]]:
-    """The records of a run without what a clock says, or how parts of a batch are packed."""
+    """Returns a run's records without figures that depend on the clock or on packing."""
     lines = (workdir / METRICS).read_text().splitlines()
     records = [json.loads(line) for line in lines]
     clock = ("time", "triplets_per_second", "useful_tokens_per_second", "padding_share")
@@ -178,7 +178,7 @@ def metrics(workdir: Path, kind: str = "") -> list[dict[str, Any]]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Returns the content of every file below a folder."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -187,6 +187,6 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def fails(result: tuple[int, str, str], message: str) -> bool:
-    """Whether what ``start`` returns is one line of error, and begins so."""
+    """Returns whether a result of ``start`` is a one-line error that begins with the message."""
     status, out, err = result
     return (status, out) == (2, "") and err.startswith(f"error: {message}") and err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""A run of ``benchmarks/versus.py``, as a file, from anywhere, with nothing installed."""
+"""Runs ``benchmarks/versus.py`` as a file in any folder, without installing the package."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ _FILE = Path(__file__).parent.parent / "benchmarks" / "versus.py"
 
 
 def run(tiny, folder: Path, *flags: str) -> str:
-    """What it wrote as JSON, of 4 steps of 4 triplets; `tests.tiny.Tiny`'s encoder and data."""
+    """Returns the JSON from 4 steps of 4 triplets, with `tests.tiny.Tiny`'s encoder and data."""
     output = folder / "versus.json"
     given = [f"--dataset={tiny.collection}", f"--model={tiny.encoder}", f"--output={output}"]
     command = [sys.executable, str(_FILE), *given, "--steps=4", "--batch_size=4", "--rounds=1"]

@@ -1,4 +1,4 @@
-"""Every file of a model's folder, damaged in every way: refused by its name, or not needed."""
+"""Tests that loading a model's folder names a damaged file, unless the file is not needed."""
 
 import shutil
 
@@ -19,7 +19,7 @@ DAMAGES = {
     "an archive": lambda path: path.write_bytes(b"\x1f\x8b\x08\x00" + bytes(60)),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
 }
-# Without these a folder is a plain transformer's, whose pooling, limit and prompts have defaults.
+# Without these, a folder holds a plain transformer with default pooling, limit and prompts.
 OPTIONAL = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
             "tokenizer_config.json"}  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Where an encoder is looked for, with a stand-in for the hub and its cache."""
+"""Tests where an encoder is looked for, with a stand-in for the hub and its cache."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ WHOLE = ("model.safetensors", "modules.json")
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """``hub(cached=files, online=...)`` sets what is there and returns the cached folder."""
+    """Returns ``hub(cached=files, online=...)``, which sets up the cache and returns its folder."""
 
     def set_up(cached: tuple[str, ...] | None, *, online: bool) -> Path:
         folder = tmp_path / "cached"
@@ -58,7 +58,7 @@ def test_nowhere(hub):
 
 
 def test_what_is_fetched_of_a_hub_repository():
-    """As the hub's client itself filters names."""
+    """Our patterns, applied by the hub's own client, select exactly the files that are needed."""
     wanted = [
         "config.json", "model.safetensors", "model-00001-of-00002.safetensors", "tokenizer.json",
         "model.safetensors.index.json", "vocab.txt", "sentencepiece.bpe.model", "modules.json",

@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's format against PEFT itself, for every architecture."""
+"""Tests LoRA adapters in PEFT's format against PEFT itself, for every architecture."""
 
 import json
 
@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="torch is a peer: make peers")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft", reason="peft is a peer: make peers")
 
-# peft 0.21 asks transformers 5.23 for it.
+# peft 0.21 reads this attribute, which transformers 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
 LENGTHS = np.array([3, 12, 9], np.int32)
@@ -33,7 +33,7 @@ each = pytest.mark.parametrize("case", SETTINGS)
 
 @pytest.fixture
 def based(bases):
-    """``based(case)``: the encoder, the folder that transformers wrote, and our vectors of it."""
+    """Returns ``based(case)``: the encoder, transformers' folder, and a function to vectors."""
 
     def make(case):
         encoder, folder, encode = bases(case)
@@ -43,7 +43,7 @@ def based(bases):
 
 
 def adapter_of(encoder, targets, *, rank=4):
-    """Random, as after training."""
+    """Returns a random adapter whose B is not zero, as after training."""
     adapter = init_lora(encoder.params, rank=rank, targets=targets, key=jax.random.key(1))
     rng = np.random.default_rng(2)
     return {
@@ -75,7 +75,7 @@ def test_peft_gives_the_vectors_of_an_adapter_of_ours(based, tmp_path, case, tar
     encoder, folder, vectors = based(case)
     adapter = adapter_of(encoder, targets)
     theirs = by_peft(folder, write(tmp_path / "adapter", encoder, adapter, alpha=6))
-    # All that has an adapter there has one here, and nothing else.
+    # PEFT's model has exactly the adapter tensors that we wrote.
     held = {name for name, _ in theirs.named_parameters() if "lora_" in name}
     written = {name.replace(".weight", ".default.weight") for name in tensors(tmp_path)}
     assert held == written
@@ -92,7 +92,7 @@ def tensors(tmp_path):
 
 @pytest.mark.parametrize(("case", "rslora"), [*((c, False) for c in SETTINGS), ("bert", True)])
 def test_an_adapter_of_peft_gives_the_same_vectors_here(based, tmp_path, case, rslora):
-    """With another rank and alpha in some layers, and layers without any."""
+    """The adapter has another rank and alpha in some layers, and none in others."""
     encoder, folder, vectors = based(case)
     names = ARCHITECTURES[case.split()[0]]
     modules = [module for parts in names.dense.values() for module in parts]
@@ -125,7 +125,7 @@ def test_an_adapter_of_a_model_with_a_head_is_read(based, tmp_path):
     encoder, folder, vectors = based("bert")
     torch.manual_seed(1)
     headed = transformers.AutoModelForMaskedLM.from_pretrained(folder)
-    # "dense" is the pooler's name too, of which no vector depends, and of the head's.
+    # The pooler, which no vector depends on, and the head also have layers named "dense".
     targets = r"bert\..*(query|dense)"
     config = peft.LoraConfig(
         target_modules=targets,

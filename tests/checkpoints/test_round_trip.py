@@ -1,6 +1,6 @@
-"""Vectors of a folder, of the model saved again, and of sentence-transformers on both are the same.
+"""Tests that saving a model keeps its vectors, in this package and in sentence-transformers.
 
-The folders vary in what people's folders vary in: tokenizer settings, layout, limits, precision.
+The folders differ as users' folders do: in tokenizer settings, layout, limits and precision.
 """
 
 import io
@@ -106,7 +106,7 @@ def infinite_limit(folder):
 
 
 def sentencepiece(folder):
-    """Replaces the tokenizer by a sentencepiece model, as XLM-RoBERTa's folders hold."""
+    """Replaces the tokenizer with a sentencepiece model, as in XLM-RoBERTa's folders."""
     peer = pytest.importorskip("sentencepiece")
     trained, lines = io.BytesIO(), [" ".join(WORDS[i:] + WORDS[:i]) for i in range(len(WORDS))]
     peer.SentencePieceTrainer.train(
@@ -197,7 +197,7 @@ def test_an_unusable_sentencepiece_model_is_refused(tiny, tmp_path, monkeypatch)
 
 
 def test_a_token_without_an_embedding_is_refused(tiny):
-    """The tokenizer knows [MASK], the table of the tiny encoder has no row for it."""
+    """The tokenizer knows [MASK], but the tiny encoder's embedding table has no row for it."""
     model = BiEncoder.load(str(tiny.encoder))
     with pytest.raises(InputError, match=rf"token '\[MASK\]' the id {len(WORDS)}, but the embeddi"):
         model.encode(["mabo", "tiri [MASK]"])

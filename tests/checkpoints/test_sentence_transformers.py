@@ -1,4 +1,4 @@
-"""What a sentence-transformers folder says besides the transformer, against that package itself."""
+"""Tests that modules and prompts of a sentence-transformers folder act as in that package."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ SIZES = {
 
 
 def save_transformer(folder, tiny, model_type="bert", **changes):
-    """A random transformer, larger than at its start, with tiny's tokenizer."""
+    """Writes a transformer with tiny's tokenizer and random weights larger than initial ones."""
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(model_type, **SIZES | changes)
     model = transformers.AutoModel.from_config(config)
@@ -56,7 +56,7 @@ def save_transformer(folder, tiny, model_type="bert", **changes):
 
 @pytest.fixture(scope="module")
 def modular(tiny, tmp_path_factory):
-    """A folder with two dense layers and prompts, written by sentence-transformers."""
+    """Returns a folder with two dense layers and prompts, written by sentence-transformers."""
     folder = tmp_path_factory.mktemp("modular")
     save_transformer(folder / "bert", tiny)
     modules = peer.sentence_transformer.modules
@@ -88,7 +88,7 @@ def assert_same_vectors(folder, other=None):
 
 
 def edited(folder, source, file, **changes):
-    """A copy of a folder with other values in a JSON file; None removes a key."""
+    """Copies a folder with other values in one JSON file; None removes a key."""
     shutil.copytree(source, folder)
     raw = json.loads((folder / file).read_text())
     raw = {key: value for key, value in {**raw, **changes}.items() if value is not None}
@@ -136,13 +136,13 @@ def test_the_pooler_is_a_dense_layer(tiny, tmp_path):
     want = torch.nn.functional.normalize(want).numpy()
     encoder = read_folder(str(folder), pooling="pooler")
     np.testing.assert_allclose(BiEncoder(encoder).encode(TEXTS), want, atol=2e-6)
-    # What becomes of it in training goes to both places, and back.
+    # A trained pooler is written to both of its places, and read back.
     encoder.params["dense"]["0"]["kernel"] = 2 * encoder.params["dense"]["0"]["kernel"]
     write_folder(tmp_path / "trained", encoder, card="")
     again = read_folder(str(tmp_path / "trained"))
     assert (again.pooling, again.dense) == ("cls", encoder.dense)
     assert_same_vectors(tmp_path / "trained")
-    # Asked for again, it is the same one, not a second one before it.
+    # Asking for the pooler again finds the same layer and does not add a second one.
     assert read_folder(str(tmp_path / "trained"), pooling="pooler").dense == again.dense
     opened = transformers.AutoModel.from_pretrained(tmp_path / "trained")
     torch.testing.assert_close(
@@ -184,7 +184,7 @@ def test_a_pickle_is_not_opened(tmp_path):
 
 
 def test_a_tensor_of_no_part_is_named(tiny, tmp_path):
-    """One layer more than config.json says: vectors of the others would be wrong without a word."""
+    """A file with one layer more than config.json says must not give wrong vectors silently."""
     folder = save_transformer(tmp_path / "bert", tiny)
     less = edited(tmp_path / "less", folder, "config.json", num_hidden_layers=1)
     message = r"tensor 'encoder.layer.1.\S+' does not belong to a BERT of this size \(1 layers"
@@ -226,7 +226,7 @@ def test_modules_out_of_order_are_refused(modular, tmp_path):
 
 @pytest.mark.parametrize("kind", ["modular", "pooler", "modernbert"])
 def test_three_steps_from_folder_to_folder(tiny, modular, tmp_path, kind):
-    """Trained with dropout, and with nothing kept: the folder opens elsewhere as the same model."""
+    """sentence-transformers gives the same vectors for a model trained with dropout and remat."""
     settings = {"encoder__dropout": "source", "train__remat": "inputs", "encoder__max_length": 14}
     source, pooling = modular, "source"
     if kind != "modular":
@@ -251,7 +251,7 @@ def test_three_steps_from_folder_to_folder(tiny, modular, tmp_path, kind):
 
 
 def test_a_passages_prompt_is_a_documents(tiny, tmp_path):
-    """As E5's folders name it; sentence-transformers finds it in what we save."""
+    """The prompt "passage" of E5's folders is the document prompt, also in the folders we save."""
     prompts = Prompts({"query": "kelu ", "passage": "gimon "})
     assert [prompts.of(kind) for kind in ("query", "document", "")] == ["kelu ", "gimon ", ""]
     encoder = read_folder(str(tiny.encoder))._replace(prompts=prompts)
@@ -262,7 +262,7 @@ def test_a_passages_prompt_is_a_documents(tiny, tmp_path):
 
 
 def test_lower_case_is_sentence_transformers_switch(modular, tmp_path):
-    """A tokenizer that keeps capitals, in a folder that says they go: so they do, and stay gone."""
+    """do_lower_case in a folder applies to a tokenizer that keeps capitals, also after saving."""
     folder = edited(tmp_path / "model", modular, "tokenizer.json", normalizer=None)
     (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
     capitals = [text.upper() for text in TEXTS]

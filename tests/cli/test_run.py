@@ -1,4 +1,4 @@
-"""Start and end of commands: what goes to which stream, and the exit status."""
+"""Tests how commands start and end: their output streams and exit statuses."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ NAME = flags.DEFINE_string("name", None, "Of whom.", flag_values=OWN)
 
 
 def start(capsys, main, *arguments, **options):
-    """(exit status, stdout, stderr) of a command with the flags above."""
+    """Runs a command with the flags above; returns exit status, stdout and stderr."""
     with pytest.raises(SystemExit) as exit_:
         run_command(main, flag_values=OWN, argv=["command", *arguments], **options)
     return exit_.value.code, *capsys.readouterr()
@@ -109,7 +109,7 @@ def test_parse_takes_over(capsys):
 
 
 def test_as_a_program_with_absls_own_flags(tmp_path):
-    # In a fresh process: absl's first start, sys.argv, and the flags of __main__.
+    # A fresh process covers absl's first start, sys.argv, and the flags of __main__.
     script = tmp_path / "command.py"
     script.write_text(
         textwrap.dedent('''

@@ -1,4 +1,4 @@
-"""Batch k is a function of (seed, k) alone; what it holds is compared with plain Python lists."""
+"""Tests that batch k depends on (seed, k) alone, and compares its content with plain lists."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ POOL = range(4, 30)
 
 
 def texts(count, first, seed):
-    """Token rows of 3, 4, 7, 12, 19 and 28 tokens; the second one tells which row it is."""
+    """Returns rows of 3, 4, 7, 12, 19 and 28 tokens; the second token identifies the row."""
     rng = np.random.default_rng(seed)
     extra = rng.permutation(np.arange(count) % 6) ** 2
     return [[CLS, first + i, *rng.integers(OTHER, 400, n), SEP] for i, n in enumerate(extra)]
@@ -25,7 +25,7 @@ def texts(count, first, seed):
 QUERIES, DOCUMENTS = texts(12, QUERY, 0), texts(30, DOCUMENT, 1)
 EXAMPLES = Examples(
     query=np.arange(COUNT, dtype=np.int32) % 12,  # most queries have two positives
-    # Each once, so that a positive tells which example it is.
+    # Each positive occurs once, so it identifies its example.
     positive=np.random.default_rng(2).permutation(30)[:COUNT].astype(np.int32),
     negatives=np.zeros((COUNT, 0), np.int32),
     scores=np.arange(COUNT, dtype=np.float32)[:, None],
@@ -64,7 +64,7 @@ def make(**changes):
 
 
 def unpack(batch, kinds=3):
-    """The token rows of all triplets: queries, positives, negatives."""
+    """Returns the token rows of all triplets: queries, positives, negatives."""
     kinds = tuple([] for _ in range(kinds))
     for part in range(len(batch.texts.num_blocks)):
         texts = jax.tree.map(lambda x, part=part: x[part], batch.texts)
@@ -79,7 +79,7 @@ def unpack(batch, kinds=3):
 
 
 def read(batches, steps):
-    """(triplet, query, negative) of all rows of the batches before ``steps``, in their order."""
+    """Returns (triplet, query, negative) for all rows of the batches before ``steps``, in order."""
     triplet_of = {p: i for i, p in enumerate(EXAMPLES.positive.tolist())}
     rows = []
     for k in range(steps):
@@ -89,7 +89,7 @@ def read(batches, steps):
 
 
 def epochs(batches, size, count):
-    """As `read`, one list an epoch."""
+    """Returns the same as `read`, with one list for each epoch."""
     rows = read(batches, -(-COUNT * count // size))
     return [rows[e * COUNT : (e + 1) * COUNT] for e in range(count)]
 
@@ -103,7 +103,7 @@ def assert_same(ours, theirs):
 
 
 def test_a_batch_depends_on_its_step_alone():
-    expected = [make()[k] for k in range(12)]  # more than two epochs, none by an object used before
+    expected = [make()[k] for k in range(12)]  # over two epochs, each batch by a new object
     batches = make()
     for k in reversed(range(12)):
         assert_same(batches[k], expected[k])
@@ -134,7 +134,7 @@ def test_every_epoch_and_seed_has_its_own_order():
         tuple(t for t, _, _ in rows) for seed in range(5) for rows in epochs(make(seed=seed), 5, 5)
     ]
     assert len(set(orders)) == 25
-    # Nor do the orders resemble each other: one place in 23 agrees by chance.
+    # The orders are also unrelated: one place in 23 agrees by chance.
     agree = [np.mean(np.equal(a, b)) for i, a in enumerate(orders) for b in orders[:i]]
     assert 0.02 < np.mean(agree) < 0.08
 
@@ -164,7 +164,7 @@ def test_parts_hold_the_triplets_of_the_batch(parts):
 
 @pytest.mark.parametrize(("parts", "size"), [(2, 64), (8, 64), (8, 256)])
 def test_parts_are_equal_work(parts, size):
-    """The largest decides how long a step takes; as drawn it is 1.03 to 1.2 times the mean."""
+    """The largest part sets a step's time; unbalanced, it is 1.03 to 1.2 times the mean."""
     rng = np.random.default_rng(parts * size)
     for _ in range(20):
         tokens = rng.integers(2, 20, size) + rng.integers(4, 200, (2, size)).sum(0)
@@ -200,7 +200,7 @@ def test_tokens_are_counted():
 
 
 def test_seeds_of_dropout_are_the_texts_own():
-    """Wherever a triplet lies, on however many parts; another step has others."""
+    """A text's seeds depend on the step, but not on its place or on the number of parts."""
 
     def seeds(k, parts):
         batch = make(batch_size=6, dropout=True, parts=parts)[k]
@@ -220,7 +220,7 @@ def test_seeds_of_dropout_are_the_texts_own():
 
 @pytest.mark.parametrize("block", [1024, 45])
 def test_an_accelerators_batches_have_the_same_texts(block):
-    """In rows of one length, in one block or in as many as hold them."""
+    """Rows of one length, in one block or more, hold the same texts as rows of several lengths."""
     apart, merged = make(parts=5), make(parts=5, single_block=True, block=block)
     shapes = {one.texts.ids.shape for one in merged.shapes()}
     assert len(shapes) == len(merged.shape.capacities) <= 3
@@ -236,7 +236,7 @@ def test_an_accelerators_batches_have_the_same_texts(block):
 
 
 def assert_blocks_hold_their_texts(texts):
-    """Each within one row, and in a block that is in use."""
+    """Checks that each text is within one row, in a block that is in use."""
     size = texts.ids.shape[-1]
     for starts, lengths, blocks in zip(texts.starts, texts.lengths, texts.num_blocks, strict=True):
         for start, length in zip(starts, lengths, strict=True):

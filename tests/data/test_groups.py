@@ -1,4 +1,4 @@
-"""The negatives of a batch, one or several for each query, and the ids of its documents."""
+"""Tests a batch's negatives, one or several for each query, and the ids of its documents."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ from tests.data.test_batches import (
 
 
 def with_negatives(given):
-    """The examples with negatives of their own, ``[n]`` or ``[n, K]``, and scores of all."""
+    """Returns the examples with the given negatives, ``[n]`` or ``[n, K]``, and their scores."""
     given = np.asarray(given, np.int32).reshape(COUNT, -1)
     scores = np.where(given < 0, np.nan, given / 2)
     scores = np.concatenate([EXAMPLES.scores, scores], axis=1).astype(np.float32)
@@ -32,7 +32,7 @@ def with_negatives(given):
 
 
 def negatives_of(batches, count):
-    """Each triplet's negatives in so many epochs."""
+    """Returns each triplet's negatives in ``count`` epochs."""
     found = [[] for _ in range(COUNT)]
     for rows in epochs(batches, 5, count):
         for t, _, n in rows:
@@ -70,7 +70,7 @@ def test_candidates_are_each_triplets_own():
 
 
 def groups(batches, steps):
-    """(example, negatives, scores) of all rows of the batches before ``steps``."""
+    """Yields (example, negatives, scores) for all rows of the batches before ``steps``."""
     example_of = {p: i for i, p in enumerate(EXAMPLES.positive.tolist())}
     for k in range(steps):
         _, positives, *negatives = unpack(batches[k], kinds=2 + batches.negatives)
@@ -82,7 +82,7 @@ def groups(batches, steps):
 @pytest.mark.parametrize("count", [2, 3, 5])
 @pytest.mark.parametrize("with_candidates", [False, True])
 def test_several_negatives(count, with_candidates):
-    """An example's own come first, some of them at random where it has too many."""
+    """An example's given negatives come first; if there are too many, they are drawn at random."""
     given = [[*ALLOWED[t][: t % 5], *[-1] * (4 - t % 5)] for t in range(COUNT)]
     candidates = None
     if with_candidates:
@@ -118,7 +118,7 @@ def test_a_group_needs_as_many_documents():
 
 
 def test_ids_name_what_answers_a_query():
-    """All of a batch's documents that are positives of a query, copies of them included."""
+    """A query's positive ids cover all its positives in the batch, including their copies."""
     copied = [*DOCUMENTS[:-1], DOCUMENTS[0]]  # document 29 has the text of document 0
     given = np.full((COUNT, 2), -1)
     for t in range(COUNT):
@@ -135,7 +135,7 @@ def test_ids_name_what_answers_a_query():
             (batch.positive_ids[:, 0], *batch.negative_ids.T), (positives, *negatives), strict=True
         ):
             for id_, row in zip(ids.tolist(), rows, strict=True):
-                assert text_of.setdefault(id_, row) == row  # one number, one text
+                assert text_of.setdefault(id_, row) == row  # one text for each id
         assert len({str(row) for row in text_of.values()}) == len(text_of)
         for query, ids in zip(unpack(batch, kinds=4)[0], batch.positive_ids.tolist(), strict=True):
             known = {d for q, d in PAIRS if q == query[1] % 100}
@@ -143,11 +143,11 @@ def test_ids_name_what_answers_a_query():
             want = {id_ for id_, row in text_of.items() if row in cut}
             assert {*ids} - {-1} == want
             copies += any(row[1] == DOCUMENT and d == 29 for d in known for row in cut)
-    assert copies  # a query whose positive is the copy was there
+    assert copies  # a query with a copied positive occurred
 
 
 def test_a_batches_size_is_judged_by_what_negatives_it_has():
-    """Of triplets most of which get their negatives drawn, few given ones count for little."""
+    """Given negatives count for little when most triplets get drawn ones."""
     longest = int(np.argmax([len(row) for row in DOCUMENTS]))
     one_given = np.where(np.arange(COUNT) == 0, longest, -1).astype(np.int32)
     mean, deviation = make()._tokens_of_examples()

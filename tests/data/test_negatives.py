@@ -1,4 +1,4 @@
-"""Negatives are never known positives; who may be drawn is counted out in plain sets."""
+"""Tests that negatives are never known positives, against plain sets of allowed documents."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from selfdistill_jax.data.negatives import KnownPositives, draw, top_candidates
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.bm25 import BM25
 
-POOL = range(5, 25)  # the documents before it belong to evaluation alone
+POOL = range(5, 25)  # the documents before it are for evaluation only
 
 
 def some_pairs(queries=30, seed=0):
-    """Pairs of some queries and documents, in and before the pool, some of them twice."""
+    """Returns pairs of queries and documents, in and before the pool, some of them twice."""
     rng = np.random.default_rng(seed)
     pairs = [(q, d) for q in range(0, queries, 2) for d in rng.integers(0, 25, rng.integers(1, 18))]
     return [pairs[i] for i in rng.permutation(len(pairs))] + pairs[:9]
@@ -31,7 +31,7 @@ def test_contains_is_membership():
 
 
 def test_large_row_numbers_stay_apart():
-    # 3 billion pairs: query times documents does not fit 32 bits.
+    # There are 3 billion pairs, so their numbers do not fit 32 bits.
     known = make([(60_000, 49_999), (0, 1)], range(50_000))
     rows = np.array([60_000, 0, 60_000, 17_100], np.int32)
     documents = np.array([49_999, 1, 1, 49_999], np.int32)
@@ -45,11 +45,11 @@ def test_query_without_any_negative_left_is_refused():
         make(everything)
     with pytest.raises(InputError, match=r"^2 training"):
         make([*everything, *[(4, d) for d in range(25)], (2, 7)])
-    # Neither documents outside of the pool nor a pair that stands twice leave less to draw.
+    # Positives outside of the pool and repeated pairs do not reduce what can be drawn.
     make([*everything[1:], *[(1, d) for d in range(5)], *everything[1:]])
 
 
-ONE = np.full((62_000, 1), -1)  # one negative for each query, which is missing
+ONE = np.full((62_000, 1), -1)  # one missing negative for each query
 
 
 def test_only_one_document_left():
@@ -59,7 +59,7 @@ def test_only_one_document_left():
 
 
 def test_copies_of_a_positive_are_not_drawn():
-    """Nor are they candidates, nor does a query of copies alone have anything left."""
+    """Copies of a positive are no candidates, and a query with nothing but copies is refused."""
     copies = np.arange(POOL.stop)
     copies[[9, 11]] = 6
     known = make([(0, 9)], copies=copies)
@@ -123,7 +123,7 @@ WORDS = ["file", "array", "sort", "socket", "thread"]
 
 
 def collection(seed=0):
-    """25 documents of a few words, and 30 queries of which all but one find many of them."""
+    """Returns 25 short documents, and 30 queries of which all but one find many of them."""
     rng = np.random.default_rng(seed)
     documents = [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(25)]
     return documents, [" ".join(rng.choice(WORDS, 2)) for _ in range(29)] + ["unknown"]
@@ -131,7 +131,7 @@ def collection(seed=0):
 
 @pytest.fixture
 def searched():
-    """``search(query rows, k)`` of BM25 in the pool; ``asked`` notes how it was called."""
+    """Returns BM25's ``search(query rows, k)`` in the pool; its ``asked`` lists the calls."""
     documents, queries = collection()
     index = BM25(documents[POOL.start :])
 
@@ -144,12 +144,12 @@ def searched():
     return search
 
 
-# In another order than the queries', some of them several times, as triplets have them.
+# Query rows out of order and partly repeated, as in triplets.
 ASKED = np.array([*reversed(range(30)), 4, 4, 7], np.int32)
 
 
 def ranked(search, row):
-    """(score, document) of all that a query finds, best first."""
+    """Returns (score, document) for everything that a query finds, best first."""
     scores, found = (x[0].tolist() for x in search(np.array([row]), len(POOL)))
     return [(score, d) for score, d in zip(scores, found, strict=True) if d >= 0]
 
@@ -161,7 +161,7 @@ def test_candidates_are_the_best_without_the_positives(searched, k, at_once):
     found = top_candidates(searched, ASKED, known=make(pairs), k=k, at_once=at_once)
     assert (found.dtype, found.shape) == (np.int32, (33, k))
     calls = searched.asked.copy()
-    # Each query once, whatever the number of its triplets, and not more at once than asked for.
+    # Each query is searched once, however many triplets it has, in calls of limited size.
     assert sorted(row for rows, _ in calls for row in rows) == list(range(30))
     assert max(len(rows) for rows, _ in calls) <= at_once
     for row, candidates in zip(ASKED, found.tolist(), strict=True):
@@ -175,7 +175,7 @@ def test_candidates_stay_below_what_is_the_most_of_their_triplet(searched):
     found = top_candidates(searched, ASKED, known=make(pairs), k=5, most=most)
     of_query_4 = []
     for row, limit, candidates in zip(ASKED, most, found.tolist(), strict=True):
-        # 4 * 5 and the positives, rounded up, are more than the pool: nothing is out of reach.
+        # The search depth (4 * 5 plus the positives, rounded up) covers the whole pool.
         usable = [d for s, d in ranked(searched, row) if (row, d) not in pairs and s <= limit]
         assert candidates == (usable + [-1] * 5)[:5]
         of_query_4 += [candidates] if row == 4 else []

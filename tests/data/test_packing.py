@@ -1,4 +1,4 @@
-"""Packing: every text is somewhere, alone where it is, and little stays empty."""
+"""Tests that packing places every text without overlap, and leaves little padding."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from selfdistill_jax.data.tokens import TokenTable
 
 
 def packed(lengths, block, kinds, limit=10**6, **options):
-    """The texts are runs of numbers that tell which text and place they are."""
+    """Packs texts of consecutive numbers that identify their text and place."""
     lengths = np.array(lengths, np.int32)
     layout = lay_out(np.minimum(lengths, limit), block=block, row_lengths=kinds)
     ids = np.concatenate([[0], *(1000 * i + np.arange(n) for i, n in enumerate(lengths))])[1:]
@@ -37,7 +37,7 @@ def test_every_token_is_in_its_place(lengths):
         assert ids[at].tolist() == (1000 * i + np.arange(length)).tolist()
         assert set(numbers[at]) <= {i}
         assert places[at].tolist() == list(range(length))
-        if length:  # within one row of one of the blocks in use
+        if length:  # it is within one row, in a block in use
             kind = texts.row_lengths[texts.row_kind[start // 64]]
             assert start // kind == (start + length - 1) // kind
             assert start // 64 < texts.num_blocks
@@ -58,7 +58,7 @@ def test_a_text_longer_than_all_rows_is_refused():
 
 
 def fewest_rows(lengths, size):
-    """By trying all assignments."""
+    """Returns the smallest number of rows, by trying all assignments."""
     best = len(lengths)
     for rows in itertools.product(range(len(lengths)), repeat=len(lengths)):
         room = np.bincount(rows, weights=lengths)
@@ -77,7 +77,7 @@ def test_rows_are_within_the_bound_of_the_best_packing(seed):
 @pytest.mark.parametrize("limit", [64, 96, 128, 200, 256, 512])
 @pytest.mark.parametrize(("mean", "spread"), [(100, 40), (85, 45), (220, 90)])
 def test_little_is_padding(mean, spread, limit):
-    """Lengths as of questions and passages, 128 triplets; with a low limit most are cut."""
+    """The 128 triplets have lengths like questions and passages; a low limit cuts most of them."""
     rng = np.random.default_rng(0)
     kinds = row_lengths(limit)
     block = block_of(512, kinds)
@@ -121,13 +121,13 @@ def test_a_usual_batch_is_of_the_usual_shape(triplets, parts):
         layouts += [lay_out(part, **options) for part in dealt]
     (room,) = shape.capacities
     assert sum(len(layout.rows) > room for layout in layouts) <= 1
-    # Nor is there room for half as much again, but for the few blocks of a small batch.
+    # The room is less than 1.5 times the need, plus a few blocks for small batches.
     assert room < 1.5 * max(len(layout.rows) for layout in layouts) + 6
 
 
 @pytest.mark.parametrize(("triplets", "parts"), [(64, 1), (128, 1), (32, 8), (4096, 1)])
 def test_what_an_accelerator_computes_is_mostly_texts(triplets, parts):
-    """Lengths as of medical answers: many are cut."""
+    """The lengths are like those of medical answers, many of which are cut."""
     rng = np.random.default_rng(0)
     sizes = np.minimum(rng.gamma(2.5, 50, (20_000, 3)).astype(int) + 3, [20, 200, 200])
     totals = sizes.sum(1)

@@ -1,4 +1,4 @@
-"""What a source gives comes back from disk as it was; a build is whole or not there."""
+"""Tests that a source comes back from disk unchanged, and that a build is complete or absent."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -47,7 +47,7 @@ EXAMPLES = [
 
 
 def source(**changes):
-    """A source of the rows above or of others; a function in place of rows is called for them."""
+    """Returns a source of the rows above or of others; a function may replace a list of rows."""
     rows = {"documents": DOCUMENTS, "queries": QUERIES, "examples": EXAMPLES}
     parts = {
         "name": "mine",
@@ -78,7 +78,7 @@ def test_rows_come_back(tmp_path, monkeypatch, capfd, chunk):
         assert found.description == {"files": ["größe"]}
     out, err = capfd.readouterr()
     assert out == ""
-    assert "%|" not in err  # a progress bar
+    assert "%|" not in err  # no progress bar
 
 
 def test_flat_files_are_what_the_tables_hold(tmp_path):
@@ -94,7 +94,7 @@ def test_flat_files_are_what_the_tables_hold(tmp_path):
 
 
 def assert_equal(arrays, examples):
-    """Arrays hold the examples, in their order."""
+    """Checks that the arrays hold the examples in order."""
     assert len(arrays) == len(examples)
     most = max(len(example.negatives) for example in examples)
     assert arrays.negatives.shape == (len(examples), most)
@@ -116,7 +116,7 @@ def read_all(cache):
 @pytest.mark.parametrize("keep", [None, 0, 0.5, 0.95])
 def test_damaged_tables_are_named(tmp_path, keep):
     folder = open_collection(source(), tmp_path).folder
-    assert len(list(folder.rglob("*.array_record*"))) == 6  # three of them splits of judgements
+    assert len(list(folder.rglob("*.array_record*"))) == 6  # three of them are splits of judgements
     texts = [p for p in folder.rglob("*.array_record*") if {"documents", "queries"} & {*p.parts}]
     assert len(texts) == 2
     flat = [*folder.glob("*.ids"), *folder.glob("*.npy")]
@@ -180,7 +180,7 @@ def test_documents_without_text_are_counted_once(tmp_path, monkeypatch, caplog):
 def test_own_documents_are_queries_by_id(tmp_path):
     documents = [Document(id_, "", "x") for id_ in ("d0", "q4", "q1", "d3", "q2", "d5")]
     found = open_collection(source(documents=documents, corpus_size=4), tmp_path)
-    assert found.own_documents.tolist() == [[3, 1], [0, 2]]  # evaluation does not see q2's
+    assert found.own_documents.tolist() == [[3, 1], [0, 2]]  # q2's is outside the corpus
     assert open_collection(source(fingerprint=lambda: "cd"), tmp_path).own_documents.shape == (0, 2)
 
 
@@ -208,7 +208,7 @@ def test_reused_while_the_fingerprint_is_the_same(tmp_path):
 
 
 def failing(table, error):
-    """A source that gives one row of a table, then an error."""
+    """Returns a source that raises an error after one row of a table."""
     first = {"documents": DOCUMENTS, "queries": QUERIES, "examples": EXAMPLES}
 
     def rows(*_):
@@ -223,14 +223,14 @@ def failing(table, error):
 def test_an_error_leaves_nothing_behind(tmp_path, table, error):
     with pytest.raises(error) as caught:
         open_collection(failing(table, error("a.tsv:2: wrong")), tmp_path)
-    if error is InputError:  # a person reads the line as the source wrote it
+    if error is InputError:  # users see the source's message unchanged
         assert str(caught.value) == "a.tsv:2: wrong"
     assert list(tmp_path.rglob("*")) in ([], [tmp_path / "collections"])
     assert list(open_collection(source(), tmp_path).document_contents()) == CONTENTS
 
 
 def test_what_a_killed_build_leaves_is_not_opened(tmp_path, monkeypatch):
-    # A killed process tidies nothing up.
+    # A killed process does not clean up.
     monkeypatch.setattr(io, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
     with pytest.raises(KeyboardInterrupt):
         open_collection(failing("examples", KeyboardInterrupt()), tmp_path)

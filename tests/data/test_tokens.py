@@ -1,4 +1,4 @@
-"""Token ids are those of `transformers`; the cache gives what tokenising anew would give."""
+"""Tests that token ids equal those of `transformers`, and that the cache keeps them."""
 
 import json
 import shutil
@@ -17,14 +17,14 @@ LIMIT = 16
 
 
 def some_texts(count=60, seed=0):
-    """Texts of 0 to 40 words, known and unknown ones."""
+    """Returns texts of 0 to 40 known and unknown words."""
     rng = np.random.default_rng(seed)
     words = [*ASKED, *SAID, "the", "The", "grüße", "東京", "[SEP]", "mabo,tiri"]
     return ["", " ", *(" ".join(rng.choice(words, n)) for n in rng.integers(0, 41, count))]
 
 
 def reference(folder, texts, limit):
-    """The library's own call, which truncates by itself: all ids in a row, and lengths."""
+    """Returns all ids, concatenated, and their lengths by transformers' own truncating call."""
     peer = transformers.AutoTokenizer.from_pretrained(folder)
     rows = peer(texts, max_length=limit, truncation=True)["input_ids"]
     return np.concatenate([*rows, []]), np.array([len(row) for row in rows])
@@ -68,7 +68,7 @@ def test_rows_without_tokens():
 
 
 def encoder_folder(tiny, folder, change=lambda raw: None, **settings):
-    """A copy of the tiny encoder's tokenizer with a change in its file, or other settings."""
+    """Copies the tiny encoder's tokenizer, with a change in its file or other settings."""
     raw = json.loads((tiny.encoder / "tokenizer.json").read_text())
     change(raw)
     folder.mkdir()
@@ -106,7 +106,7 @@ def test_a_tokenizers_own_limits_are_switched_off(tiny, tmp_path):
 def test_an_older_folder_of_a_vocabulary(tiny, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    # To BERT's own tokenizer [SEP] in a text is a special token, to the tiny one three words.
+    # [SEP] in a text is a special token for BERT's own tokenizer, but three words for tiny's.
     texts = [text.replace("[SEP]", "") for text in some_texts()]
     for ours, theirs in zip(
         Tokenizer(tmp_path).encode(texts, limit=LIMIT),
@@ -142,7 +142,7 @@ def test_cache_is_reused_for_the_same_tokenizer_only(tiny, tmp_path):
     expected = everything(TokenTable.from_texts(plain, texts, limit=LIMIT))
     assert everything(made) == expected
     before = content(tmp_path)
-    # The same tokenizer in another folder is the same.
+    # A copy in another folder counts as the same tokenizer.
     same = Tokenizer(encoder_folder(tiny, tmp_path / "same"))
     shutil.rmtree(tmp_path / "same")
     for tokenizer in (plain, same):

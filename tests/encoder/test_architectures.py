@@ -1,4 +1,4 @@
-"""Every architecture against torch's, from folders that transformers wrote."""
+"""Tests every architecture against torch's, on folders that transformers wrote."""
 
 import copy
 import json
@@ -27,26 +27,26 @@ transformers = pytest.importorskip("transformers")
 
 LENGTHS = np.array([2, 1, 7, 19, 40, 11], np.int32)
 MASK = np.arange(40)[None] < LENGTHS[:, None]
-# No padding ids within texts: torch counts RoBERTa's positions over, and trains no row of, those.
+# Texts have no padding ids, which torch skips in RoBERTa's positions and does not train.
 IDS = np.random.default_rng(0).integers(3, 99, (6, 40)).astype(np.int32)
 each = pytest.mark.parametrize("case", SETTINGS)
 
 
 def hidden_of_torch(model, *, left=False):
-    """Hidden states with the padding on the right or on the left, and the mask."""
+    """Returns torch's hidden states, padded on the right or on the left, and the mask."""
     mask, ids = MASK, np.where(MASK, IDS, model.config.pad_token_id)
     given = {}
     if left:
         mask, ids = mask[:, ::-1].copy(), to_the_right(ids)
         if model.config.model_type in ("bert", "electra", "distilbert", "modernbert"):
-            # The others count positions from behind the padding themselves.
+            # The other models start positions after the padding by themselves.
             given["position_ids"] = torch.tensor(np.maximum(np.cumsum(mask, 1) - 1, 0))
     mask = torch.tensor(mask, dtype=torch.long)
     return model(torch.tensor(ids, dtype=torch.long), mask, **given).last_hidden_state, mask
 
 
 def unit_of_torch(hidden, mask):
-    """Mean-pooled unit vectors."""
+    """Returns mean-pooled unit vectors."""
     pooled = (hidden * mask[..., None]).sum(1) / mask[..., None].sum(1)
     return torch.nn.functional.normalize(pooled)
 
@@ -56,7 +56,7 @@ def to_the_right(ids):
 
 
 def distributed_of_torch(vectors):
-    """The loss as docs/losses.md has it, of queries, positives, negatives one after the other."""
+    """Returns the loss of docs/losses.md for queries, positives and negatives, in this order."""
     q, p, n = vectors.reshape(3, 2, -1)
     margin = (q * p).sum(1) - (q * n).sum(1)
     return ((margin[:, None] - (1 + p @ n.T) / 2) ** 2).mean()
@@ -94,9 +94,9 @@ def test_hidden_states_and_vectors_are_those_of_torch(models, case):
 
 @each
 def test_a_step_is_that_of_torch(models, case):
-    """Gradients of every tensor, and all of them after one step of size 1 against the gradient."""
+    """All gradients agree, and so do all tensors after a gradient step of size 1."""
     model, folder = models(case)
-    model = copy.deepcopy(model)  # others read it
+    model = copy.deepcopy(model)  # other tests read it
     distributed_of_torch(unit_of_torch(*hidden_of_torch(model))).backward()
     encoder = read_folder(str(folder))
     encode, optimizer = make_encode(encoder.config, pooling="mean"), optax.sgd(1.0)
@@ -168,7 +168,7 @@ def test_a_missing_key_is_named(models, tmp_path, case):
 
 
 def packed():
-    """The texts in rows that some share."""
+    """Returns the texts packed, so that some of them share a row."""
     flat = np.concatenate([row[:n] for row, n in zip(IDS, LENGTHS, strict=True)])
     table = TokenTable(flat, np.concatenate([[0], np.cumsum(LENGTHS)]))
     shape = {"block": 48, "row_lengths": (24, 48)}
@@ -204,7 +204,7 @@ def test_attention_of_jax_is_ours(models, case):
     np.testing.assert_allclose(got, want, atol=5e-6)
     for x, y in zip(*map(jax.tree.leaves, (same, gradient)), strict=True):
         np.testing.assert_allclose(x, y, atol=3e-5 * max(np.abs(y).max(), 1e-2))
-    # It was asked: it knows no such implementation.
+    # JAX refuses an unknown name, so the setting does reach it.
     encode = make_encode(encoder.config, pooling="mean", attention="none")
     with pytest.raises(ValueError, match="none"):
         encode(encoder.params, texts)

@@ -1,4 +1,4 @@
-"""What is dropped is the text's own, and the gradient is of what was left."""
+"""Tests that dropout is independent of the layout, and that gradients account for it."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ def seeded(texts):
 
 @functools.cache
 def both(config=CONFIG, rates=RATES, remat="products"):
-    """Vectors and gradient, compiled."""
+    """Returns a compiled function to vectors and gradient."""
     encode = make_encode(config, pooling="mean", dropout=rates, remat=remat)
     return jax.jit(
         lambda p, texts: (encode(p, texts), jax.grad(lambda p: weighted(encode(p, texts)))(p))
@@ -44,7 +44,7 @@ def test_a_share_is_dropped_and_the_mean_stays():
         left = np.asarray(drop(x, at(tokens, "outer", 3), rate))
         np.testing.assert_allclose(np.unique(left), [0, 1 / (1 - rate)], rtol=1e-6)
         dropped = left == 0
-        # Five standard deviations of a fair coin, over all, over tokens, over features.
+        # Five standard deviations, over all values, over tokens, and over features.
         for shares in (dropped.mean(), dropped.mean(0), dropped.mean(1)):
             count = dropped.size // np.size(shares)
             assert np.abs(shares - rate).max() < 5 * np.sqrt(rate * (1 - rate) / count)
@@ -71,7 +71,7 @@ def test_places_layers_tokens_and_heads_drop_independently():
 def test_the_hash_scatters():
     x = np.arange(1 << 14, dtype=np.uint32)
     assert len(np.unique(mix(x))) == len(x)
-    for bit in range(32):  # of the input flips each of the output half of the time
+    for bit in range(32):  # each input bit flips each output bit half of the time
         flipped = np.asarray(mix(x) ^ mix(x ^ np.uint32(1 << bit)))
         shares = (flipped[:, None] >> np.arange(32, dtype=np.uint32) & 1).mean(0)
         assert np.abs(shares - 0.5).max() < 0.05
@@ -88,7 +88,7 @@ def test_the_layout_does_not_matter():
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_the_gradient_is_that_of_differences(gated):
-    """In float64 along random directions, of all places where something is dropped."""
+    """The gradient matches differences in float64, with dropout in all its places."""
     config = dataclasses.replace(CONFIG, num_layers=2, gated=gated, pre_norm=gated)
     values = jax.tree.map(
         lambda x: 4 * x if x.ndim > 1 else x, init_params(config, jax.random.key(0))

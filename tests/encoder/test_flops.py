@@ -1,4 +1,4 @@
-"""Operations of an encoder: against loops that multiply, and against what XLA counts."""
+"""Tests the count of an encoder's operations against plain loops and against XLA's count."""
 
 import dataclasses
 
@@ -14,12 +14,12 @@ TINY = EncoderConfig(99, 6, 3, 2, 10, 64)
 
 
 def product(m, k, n):
-    """A multiplication and an addition for each of k terms of each of m x n sums."""
+    """Counts a multiplication and an addition for each of k terms of each of m x n sums."""
     return sum(2 for _ in range(m) for _ in range(k) for _ in range(n))
 
 
 def by_hand(c, length):
-    """Every product of every head of every layer."""
+    """Counts every product of every head of every layer."""
     d, head, total = c.hidden_size, c.head_size, 0
     for window in c.windows or (0,) * c.num_layers:
         total += 3 * product(length, d, d)
@@ -34,7 +34,7 @@ def by_hand(c, length):
 
 
 def of_kernels(c, length):
-    """Those of a layer that a frozen kernel is a factor of."""
+    """Counts a layer's products with its kernels."""
     d, f = c.hidden_size, c.intermediate_size
     inner = product(length, d, f * (2 if c.gated else 1))
     return product(length, d, 4 * d) + inner + product(length, f, d)
@@ -46,7 +46,7 @@ def test_every_product_counts(config):
     expected = sum(by_hand(config, length) for length in lengths)
     assert forward_flops(config, np.array(lengths)) == expected
     assert training_flops(config, np.array(lengths)) == 3 * expected
-    # Frozen kernels are not multiplied with for a gradient of theirs; attention is as ever.
+    # Frozen kernels save the products for their own gradients; attention costs the same.
     kernels = sum(of_kernels(config, length) for length in lengths)
     frozen = training_flops(config, np.array(lengths), frozen=True)
     assert frozen == 3 * expected - config.num_layers * kernels
@@ -58,7 +58,7 @@ def test_of_no_text_there_is_nothing():
 
 
 def test_lengths_of_any_integer_type():
-    """Sums and squares of small integers are not taken in their own type."""
+    """Sums and squares of lengths do not overflow a small integer type."""
     lengths = np.full(70_000, 200)
     expected = forward_flops(TINY, lengths.astype(np.int64))
     assert expected == 70_000 * forward_flops(TINY, np.array([200]))
@@ -77,7 +77,7 @@ def attention_and_feed_forward(w, x, heads):
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_xla_counts_the_same(backward):
-    """XLA counts softmax, sums and squares too: some more, never less."""
+    """XLA also counts softmax, sums and squares, so its count is up to 3 % higher."""
     texts, length = 2, 64
     c = EncoderConfig(99, 128, 1, 4, 512, 64)
     d, f = c.hidden_size, c.intermediate_size

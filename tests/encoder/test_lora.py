@@ -1,4 +1,4 @@
-"""LoRA by its definition, token by token: what an adapter adds, where, and what it begins with."""
+"""Tests LoRA against its definition: what an adapter adds, where, and its initial values."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.lora import TARGETS, apply_lora, init_lora
 
 CONFIG = EncoderConfig(50, 16, 3, 2, 24, 12)
-# By Hugging Face's names, which say which third of our fused kernel is which.
+# Hugging Face's names, which tell the thirds of our fused kernel apart.
 NAMES = {
     "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
     "output": "attention.output.dense", "inner": "intermediate.dense", "outer": "output.dense",
@@ -24,7 +24,7 @@ def params():
 
 
 def trained(params, targets, rank=4):
-    """An adapter whose B is not zero."""
+    """Returns an adapter whose B is not zero."""
     adapter = init_lora(params, rank=rank, targets=targets, key=jax.random.key(1))
     keys = dict(zip(targets, jax.random.split(jax.random.key(2), len(targets)), strict=True))
     return {
@@ -70,7 +70,7 @@ def test_a_new_adapter_changes_nothing(params):
         inputs = CONFIG.intermediate_size if name == "outer" else CONFIG.hidden_size
         bound = inputs**-0.5
         assert 0.9 * bound < np.abs(pair["a"]).max() <= bound
-        # Uniform: of a variance of a third of the bound's square. Layers differ.
+        # A uniform distribution's variance is a third of its squared bound. Layers differ.
         np.testing.assert_allclose(np.square(pair["a"]).mean(), bound**2 / 3, rtol=0.1)
         assert not np.allclose(pair["a"][0], pair["a"][1])
 

@@ -1,4 +1,4 @@
-"""The plain encoder: torch's vectors, and the same function as the engine for CPUs."""
+"""Tests the plain encoder against torch and against the engine for CPUs."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ RATES = Dropout(0.1, 0.2, 0.1, 0.3, 0.1)
 
 @functools.cache
 def packed(seeds=False):
-    """Ten texts in rows of two lengths, with a block to spare."""
+    """Returns ten texts in rows of two lengths, with a block to spare."""
     rng = np.random.default_rng(0)
     ids = rng.integers(5, 90, LENGTHS.sum()).astype(np.int32)
     table = TokenTable(ids, np.concatenate([[0], np.cumsum(LENGTHS)]))
@@ -80,7 +80,7 @@ def test_vectors_are_those_of_torch(models, bases, case):
 
 @pytest.mark.parametrize("case", SETTINGS)
 def test_both_backends_are_one_function(bases, case):
-    """Vectors and gradients, with dropout: both drop the same values."""
+    """Vectors and gradients agree even with dropout, since both backends drop the same values."""
     encoder, *_ = bases(case)
     plain, cpu = (
         both_ways(encoder.params, packed(True), encoder.config, backend, dropout=RATES)

@@ -1,4 +1,4 @@
-"""The Flax encoder against torch's, from the same files."""
+"""Tests the Flax encoder against torch's on the same files."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Biases by relative position, against the formula in loops."""
+"""Tests biases by relative position against the formula in loops."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Where the launch scripts run: a repository of their own, and a worker machine."""
+"""Fixtures for the launch scripts: a repository and a worker machine."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from tests.launch.stand_ins import FAKE_GCLOUD, FAKE_TRAINER, FAKE_WORKER_PYTHON
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A committed copy of launch/ in a path with a blank, and stand-ins on PATH."""
+    """Commits a copy of launch/ in a path with a blank, and puts stand-ins on PATH."""
     ours = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "PYTHONPATH", "PLAN", "FAIL")
     for name in (*ours, *(name for name in os.environ if name.startswith("GIT_"))):
         monkeypatch.delenv(name, raising=False)
@@ -41,7 +41,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def worker(place, monkeypatch):
-    """A worker machine: a home folder in which ssh commands are really run."""
+    """Sets up a worker machine: a home folder in which ssh commands are really run."""
     if sys.platform != "linux":
         pytest.skip("a worker has setsid and GNU tail and ps")
     home = place / "worker"

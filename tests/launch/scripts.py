@@ -1,4 +1,4 @@
-"""How the tests call the launch scripts, and what they see of what these did."""
+"""Functions that call the launch scripts and read what the scripts did."""
 
 import json
 import os
@@ -11,7 +11,7 @@ LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 WHERE = ["--name=pod-1", "--zone=us-west4-a"]
 # Words that a shell would change if they were not quoted.
 AWKWARD = ["--config.data.dataset=a b", "it's", 'say "so"', "$HOME `id` \\ * ;", "", "--x=1\n2"]
-# Starts a command as a terminal would: with SIGINT not ignored, though the tests' own may be.
+# Starts a command as a terminal would, without ignoring SIGINT, which the tests may ignore.
 INTERRUPTIBLE = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -52,7 +52,7 @@ def tpu(place: Path, *words: str) -> subprocess.CompletedProcess:
 
 
 def one_line(run: subprocess.CompletedProcess, status: int) -> str:
-    """The one line of complaint of a call that was refused."""
+    """Returns the one-line error of a refused call."""
     assert (run.returncode, run.stdout) == (status, "")
     assert run.stderr.count("\n") == 1
     return run.stderr
@@ -63,7 +63,7 @@ def notes(place: Path, number: int = 0) -> dict:
 
 
 def calls(place: Path) -> list[list[str]]:
-    """The arguments of every call of gcloud, after `compute tpus tpu-vm`."""
+    """Returns the arguments of every call of gcloud, after `compute tpus tpu-vm`."""
     log = place / "gcloud.log"
     found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     assert all(call[:3] == ["compute", "tpus", "tpu-vm"] for call in found)
@@ -86,5 +86,5 @@ def lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    stat = Path(f"/proc/{pid}/stat")  # an orphan of a container without an init stays as a zombie
+    stat = Path(f"/proc/{pid}/stat")  # without an init, a container keeps orphans as zombies
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"

@@ -1,8 +1,8 @@
-"""Stand-ins for `gcloud`, a worker machine's `python3` and the trainer, as texts of programs."""
+"""Program texts of stand-ins for `gcloud`, a worker machine's `python3` and the trainer."""
 
 import sys
 
-# Notes how it was called; where $WORKER names a home folder, does there what ssh and scp would do.
+# Records its calls. If $WORKER names a home folder, does in it what ssh and scp would do.
 FAKE_GCLOUD = f"""#!/bin/sh
 '''exec' "{sys.executable}" -S "$0" "$@" #'''
 import ctypes, json, os, subprocess, sys, time
@@ -44,13 +44,13 @@ if worker and verb == "scp":
     local = lambda path: os.path.join(worker, path.partition(":")[2]) if ":" in path else path
     subprocess.run(["cp", "-r", *map(local, sources), local(target)], check=True)
 """
-# The worker's `python3`: notes its arguments; `-m uv venv` makes .venv/bin/python, the trainer.
+# The worker's `python3` records its arguments; `-m uv venv` makes .venv/bin/python, the trainer.
 FAKE_WORKER_PYTHON = """#!/bin/sh
 echo "$@" >>"$WORKER/python3.log"
 case "$*" in *" venv "*) mkdir -p .venv/bin && cp "$TRAINER" .venv/bin/python ;; esac
 case "$*" in *" list "*) echo "jax 0.10.2" ;; esac
 """
-# The trainer. PLAN gives, for each process number, what it does after noting how it was called.
+# The trainer. PLAN says, by process number, what it does after recording its call.
 FAKE_TRAINER = f"""#!/bin/sh
 '''exec' "{sys.executable}" -S "$0" "$@" #'''
 import json, os, signal, sys, time

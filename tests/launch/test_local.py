@@ -1,4 +1,4 @@
-"""local.sh, run for real against a stand-in Python."""
+"""Tests local.sh, run for real with a stand-in for Python."""
 
 import json
 import os
@@ -115,7 +115,7 @@ def test_dry_run_prints_what_it_would_run(place):
     run = launch(place, "local.sh", "--dry_run", "--processes=2", "--devices=4", *AWKWARD)
     assert run.returncode == 0
     for i, command in enumerate(run.stdout.splitlines()):
-        # As a shell reads it, with the real Python's place taken by printf.
+        # Runs the command in a shell, with printf in place of Python.
         python = f"'{place}/a repository/.venv/bin/python'"
         assert python in command
         shown = command.replace(python, "printf '%s\\0'")

@@ -1,4 +1,4 @@
-"""What tpu_vm.sh asks of gcloud, which a stand-in notes."""
+"""Tests the calls that tpu_vm.sh makes to gcloud, recorded by a stand-in."""
 
 import os
 import shutil

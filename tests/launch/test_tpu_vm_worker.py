@@ -1,4 +1,4 @@
-"""What tpu_vm.sh does on the machine: its remote commands run for real, in a folder."""
+"""Tests the remote commands of tpu_vm.sh, run for real in a folder."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tests.launch.stand_ins import FAKE_TRAINER
 
 
 def test_all_on_a_worker(place, worker):
-    """Bundle, checkout, environment, detached run, log, result: with the remote commands run."""
+    """`all` installs the commit, runs the training detached, and fetches its log and result."""
     root = place / "a repository"
     first = git(root, "rev-parse", "HEAD")
     (root / "new").write_text("")
@@ -53,7 +53,7 @@ def test_all_on_a_worker(place, worker):
 
 
 def test_run_follows_a_run_that_is_under_way(place, worker, monkeypatch):
-    """After a lost connection the training goes on; its status is had from the next `run`."""
+    """Training survives a lost connection, and the next `run` reports its status."""
     worker.mkdir()
     executable(worker / ".venv" / "bin" / "python", FAKE_TRAINER)
     monkeypatch.setenv("PLAN", '{"0": "wait for go exit 3"}')

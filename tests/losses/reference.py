@@ -1,4 +1,4 @@
-"""The definitions of all losses in float64, one entry at a time, and the cases to try."""
+"""Definitions of all losses in float64, written as loops over entries, and the cases to test."""
 
 import inspect
 import math
@@ -15,7 +15,7 @@ ERRORS = {
     "hinge": lambda x: max(0.0, -x),
     "hinge2": lambda x: max(0.0, -x) ** 2,
 }
-NEEDED = {"static": {"margin": 0.2}}  # options without a default
+NEEDED = {"static": {"margin": 0.2}}  # options that have no default
 
 
 def cosine(a, b):
@@ -54,14 +54,13 @@ def reference(
     method="auto",
     similarity=cosine,
 ):
-    """A loss by its definition; arrays as the loss takes them, options of all losses.
+    """Computes a loss by its definition, from the loss's arrays and the options of all losses.
 
-    ``constant`` holds the arrays that terms without a gradient are computed from, by default the
-    same ones.
+    ``constant`` holds the arrays for terms that have no gradient, by default the same arrays.
     """
     q_fixed, p_fixed, n_fixed = (q, p, n) if constant is None else constant
     n_fixed = n_fixed if n_fixed.ndim == 3 else n_fixed[:, None, :]
-    del method, stop_gradient  # how, or the gradient, not the value
+    del method, stop_gradient  # these do not change the value
     size, rho = len(q), ERRORS[error]
     many = n if n.ndim == 3 else n[:, None, :]
     p_target, n_target = (p, n) if target_from is None else target_from
@@ -105,7 +104,7 @@ def reference(
                     for j, k in documents
                     if (j, k) == (i, -1) or ids[j][1 + k] not in answers[i]
                 ]
-            others = []  # similarities to the query, to the positive, and to the query, constant
+            others = []  # similarity to the query, to the positive, to the constant query
             own_fixed = similarity(q_fixed[i], p_fixed[i])
             for j, k in documents:
                 if (j, k) == (i, -1):
@@ -174,7 +173,7 @@ def log_sum(values):
 
 
 def triplets(size, *, seed=0, dim=12, negatives=None):
-    """Random vectors q, p, n; with ``negatives`` so many of each query."""
+    """Returns random vectors q, p, n, with ``negatives`` negatives for each query if given."""
     rng = np.random.default_rng(seed)
     q, p = rng.standard_normal((2, size, dim))
     shape = (size, dim) if negatives is None else (size, negatives, dim)
@@ -182,7 +181,7 @@ def triplets(size, *, seed=0, dim=12, negatives=None):
 
 
 def from_teacher(name, size, *, seed=0, negatives=1):
-    """What a loss wants of a teacher, by the names of its arguments."""
+    """Returns the teacher arguments that a loss takes, by name."""
     scores = 3 * np.random.default_rng((seed, 1)).standard_normal((size, 1 + negatives))
     margins = scores[:, :1] - scores[:, 1:]
     margins = margins[:, 0] if negatives == 1 else margins
@@ -192,9 +191,9 @@ def from_teacher(name, size, *, seed=0, negatives=1):
 
 
 def bound(name, options=None):
-    """A loss with its options, and without a default of theirs the same as `reference` has.
+    """Binds a loss to its options; those without a default get the values used in `expected`.
 
-    ``dimensions`` among them makes it `losses.matryoshka` of the loss.
+    The option ``dimensions`` wraps the loss in `losses.matryoshka`.
     """
     options = dict(options or {})
     dimensions = options.pop("dimensions", None)

@@ -1,4 +1,4 @@
-"""Values and gradients against the definitions: loops over i and j in float64."""
+"""Tests values and gradients against the definitions, as loops over i and j in float64."""
 
 import functools
 
@@ -30,7 +30,7 @@ def test_every_loss_has_a_case():
 
 @functools.cache
 def values_in_float32(size):
-    """Each case's value, of one program."""
+    """Returns each case's value, computed by one program."""
     return jax.jit(values(CASES))(*float32((triplets(size), None, every_teacher(size))))
 
 
@@ -41,14 +41,14 @@ def test_value_in_float32(case, name, options):
     got = values_in_float32(size)[case]
     assert got.dtype == jnp.float32
     assert got.shape == ()
-    # float32: a softmax term is the difference of two numbers near 20.
+    # A softmax term in float32 is the difference of two numbers near 20.
     want = expected(name, arrays, options, **teacher)
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=3e-6)
 
 
 @functools.cache
 def all_in_float64(size):
-    """Each case's value and gradient, of one program."""
+    """Returns each case's value and gradient, computed by one program."""
     with jax.enable_x64(True):
         every = jax.jit(values_and_gradients(CASES))
         return jax.device_get(every(triplets(size, dim=5), None, every_teacher(size)))
@@ -57,11 +57,11 @@ def all_in_float64(size):
 @in_every_case
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
 def test_value_and_gradient_in_float64(case, name, options, size):
-    """The gradient along random directions, which central differences of the loops give to 1e-8."""
+    """Gradients match the loops' central differences, accurate to 1e-8, in random directions."""
     arrays, teacher = triplets(size, dim=5), from_teacher(name, size)
     value, gradient = all_in_float64(size)[case]
     assert value.dtype == np.float64
-    # Alone in its batch, softmax's value of 4e-9 is a difference of logits of up to 20, which
+    # In a batch of one, softmax's value of 4e-9 is a difference of logits of up to 20, which
     # float64 rounds at 4e-15.
     want = expected(name, arrays, options, **teacher)
     np.testing.assert_allclose(value, want, rtol=1e-12, atol=1e-14)
@@ -85,7 +85,7 @@ def test_value_and_gradient_in_float64(case, name, options, size):
 
 @functools.cache
 def all_of_three_rows():
-    """Each case's value and gradient in float32, of one program."""
+    """Returns each case's value and gradient in float32, computed by one program."""
     x, teachers = np.stack(triplets(3, dim=4)), every_teacher(3)
     return jax.jit(values_and_gradients(CASES))(*float32((x, None, teachers)))
 
@@ -125,7 +125,7 @@ def test_no_negatives():
             bound(name)(*float32(arrays), **float32(from_teacher(name, 5, negatives=0)))
 
 
-# Queries 0 and 2 have one positive; what query 1 finds right is query 3's positive and negative.
+# Queries 0 and 2 share their positive; query 1's positives include query 3's two documents 4 and 8.
 POSITIVE_IDS = np.array([[7, -1], [8, 4], [7, -1], [4, -1], [9, 6]])
 NEGATIVE_IDS = np.array([[1, 2], [3, 5], [6, 2], [8, 1], [0, 7]])
 COMPARED = [case for case in CASES if case[0] in ("softmax", "static", "adaptive", "distributed")]
@@ -140,7 +140,7 @@ def test_what_answers_a_query_is_not_its_negative(name, options):
     np.testing.assert_allclose(got, expected(name, arrays, options, **ids), rtol=1e-5, atol=1e-6)
     compares = name in ("softmax", "distributed") or options.get("in_batch")
     assert (abs(got - loss(*float32(arrays))) > 1e-6) == bool(compares)
-    # Ids that all differ change nothing, to the bit.
+    # Ids that all differ do not change a single bit.
     other = {"positive_ids": np.arange(5), "negative_ids": 5 + np.arange(10).reshape(5, 2)}
     assert loss(*float32(arrays), **other) == loss(*float32(arrays))
 
@@ -169,7 +169,7 @@ def test_target_from_another_encoder_is_a_constant(name, options, method):
     want = expected(name, arrays, options, target_from=other)
     np.testing.assert_allclose(got, want, rtol=1e-5)
     assert not any(g.any() for g in gradient[3:])
-    # The same by the definition, with the target's vectors left as they are.
+    # The gradient also follows the definition with constant target vectors.
     h, direction = 1e-5, [np.random.default_rng(2).standard_normal(v.shape) for v in arrays]
     up, down = (
         expected(
@@ -202,7 +202,7 @@ def test_detached_target_is_that_of_a_frozen_copy(name, options, method):
 
 @functools.cache
 def values_of_products():
-    """Each case's value without normalising, of one program."""
+    """Returns each case's value without normalising, computed by one program."""
     every = jax.jit(values(CASES, normalize=False))
     return every(*float32((triplets(4, dim=3), None, every_teacher(4))))
 
@@ -228,7 +228,7 @@ def test_bfloat16_is_computed_in_float32(case, name, options):
 def test_summaries_are_what_they_say():
     q, p, n = triplets(9)
     where = np.arange(9) % 4 != 1
-    q[1] = np.nan  # a row that stands for nothing may hold anything
+    q[1] = np.nan  # a masked row may hold anything
     found = losses.summaries(*float32((q, p, n)), where=jnp.asarray(where))
     rows = np.flatnonzero(where)
     margins = np.array([cosine(q[i], p[i]) - cosine(q[i], n[i]) for i in rows])

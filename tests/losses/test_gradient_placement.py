@@ -1,6 +1,6 @@
-"""Where the gradient of a loss over devices may be taken; the wrong places have the right loss.
+"""Tests where a loss over devices may be differentiated; wrong places still give the right loss.
 
-A bi-encoder of one replicated matrix; 8 devices; `losses.softmax`, whose negatives are gathered.
+The encoder is one replicated matrix on 8 devices; `losses.softmax` gathers its negatives.
 """
 
 from functools import partial
@@ -28,12 +28,12 @@ def encode(w, x):
 
 
 def summed(w, x):
-    """The loss of the global batch, the same on every device."""
+    """Returns the loss of the global batch, which is the same on every device."""
     return losses.softmax(*encode(w, x), axis_name="data")
 
 
 def share(w, x):
-    """This device's summand of it: what pmap's users wrote before they summed gradients."""
+    """Returns this device's part of that loss, as pmap users wrote it before summing gradients."""
     q, p, n = (losses.unit(v) for v in encode(w, x))
     documents = [lax.all_gather(v, "data", tiled=True) for v in (p, n)]
     logits = q @ jnp.concatenate(documents).T / 0.05
@@ -60,7 +60,7 @@ def inside(loss, after=lambda gradient: gradient):
 
 psum, pmean = (partial(reduce, axis_name="data") for reduce in (lax.psum, lax.pmean))
 
-# What is mapped, and how far its gradient is right with check_vma on and off.
+# The mapped function, and verdicts on its gradient with check_vma on and off.
 TABLE = {
     "grad(share)": (inside(share), RIGHT, WRONG),
     "psum(grad(share))": (inside(share, psum), TIMES_8, RIGHT),
@@ -87,7 +87,7 @@ VERDICTS = [
     (place, check, verdict)
     for place, (_, *both) in TABLE.items()
     for check, verdict in zip((True, False), both, strict=True)
-    if verdict is not None  # pcast is of check_vma alone
+    if verdict is not None  # pcast needs check_vma
 ]
 
 
@@ -100,7 +100,7 @@ def test_inside_the_mapped_function(place, check, verdict):
     def device(w, x):
         loss, gradient = run(w, x)
         loss = lax.psum(loss, "data") if place.count("share") else loss
-        # One device's copy, whatever its type says of the others.
+        # Returns each device's copy, even if its type says that all are equal.
         return loss, gradient[None]
 
     out = (P(), P("data"))
@@ -123,7 +123,7 @@ def test_outside_the_mapped_function(check):
 
 
 def test_without_a_mapped_function():
-    """Global arrays under plain jit: XLA puts the collectives in."""
+    """XLA inserts the collectives for global arrays under plain jit."""
     x, w = batch()
     want = jax.grad(lambda w: losses.softmax(*encode(w, x)))(w)
     x = jax.device_put(x, jax.NamedSharding(mesh(), P(None, "data")))

@@ -1,4 +1,4 @@
-"""Every loss at several sizes is the sum of itself at each, on any devices."""
+"""Tests that a loss at several sizes is the sum of its values at each, on any devices."""
 
 import functools
 
@@ -33,7 +33,7 @@ def in_float64():
 
 @in_every_case
 def test_value_and_gradient(case, name, options):
-    """By the definition in loops over each cut; along a direction by its central differences."""
+    """The value matches loops over each cut; the gradient matches their central differences."""
     teacher = from_teacher(name, 7)
     own = {key: value for key, value in options.items() if key != "dimensions"}
 
@@ -52,9 +52,9 @@ def test_value_and_gradient(case, name, options):
 
 @functools.cache
 def on_devices(devices):
-    """Each case's value and gradient; of no devices: as plain array code."""
+    """Returns each case's value and gradient; 0 devices stand for plain array code."""
     x, teachers = float32((triplets(ROWS), every_teacher(ROWS)))
-    # Rows that are not there may hold anything.
+    # Masked rows may hold anything.
     x = [jnp.where(mask(8)[:, None], array, jnp.nan) for array in x]
     own = {"spread": lambda f: spread(f, devices), "axis_name": "data"} if devices else {}
     return jax.device_get(jax.jit(values_and_gradients(CASES, **own))(x, mask(8), teachers))

@@ -1,4 +1,4 @@
-"""The law of the mesh: the same global batch gives the same loss and gradient on any devices."""
+"""Tests that a global batch gives the same loss and gradient on any devices."""
 
 import functools
 import math
@@ -23,13 +23,13 @@ def mesh(devices):
 
 
 def mask(devices):
-    """Devices have unequal numbers of rows, and the second of them none."""
+    """Returns a mask that leaves devices unequal numbers of rows, and the second device none."""
     own = np.arange(ROWS) // (ROWS // devices)
     return (np.arange(ROWS) % 5 != 0) & (own != 1)
 
 
 def spread(function, devices):
-    """``function(arrays, where, teacher)`` of the batch spread over so many devices."""
+    """Maps ``function(arrays, where, teacher)`` over a batch spread over ``devices`` devices."""
     return jax.shard_map(
         function, mesh=mesh(devices), in_specs=(P("data"), P("data"), P("data")), out_specs=P()
     )
@@ -37,7 +37,7 @@ def spread(function, devices):
 
 @functools.cache
 def every_case(devices):
-    """Value and gradient of each case: of the batch spread over devices, and of it as one."""
+    """Returns each case's value and gradient, for the batch spread over devices and as a whole."""
     x, teachers = jax.tree.map(jnp.float32, (triplets(ROWS), every_teacher(ROWS)))
     where = jnp.asarray(mask(devices))
     on_devices = jax.jit(
@@ -82,7 +82,7 @@ COLLECTIVE = re.compile(
 
 
 def collectives(text):
-    """``{kind: numbers moved}`` of a compiled program."""
+    """Returns ``{kind: numbers moved}`` for a compiled program."""
     found = {}
     for shapes, kind in COLLECTIVE.findall(text):
         for shape in re.findall(r"\[(.*?)\]", shapes):
@@ -104,7 +104,7 @@ def test_moments_move_nothing_that_grows_with_the_batch(rows):
         step = jax.jit(jax.value_and_grad(spread(on_device, 8)))
         where = jax.ShapeDtypeStruct((rows,), bool)
         found[method] = collectives(step.lower((x, x, x), where, {}).compile().as_text())
-    assert found["gather"]["all-gather"] == rows * (dim + 1)  # and the mask
+    assert found["gather"]["all-gather"] == rows * (dim + 1)  # vectors and mask
     assert found["moments"].keys() == {"all-reduce"}
-    # Covariance, mean and counts, and the way back of the first two.
+    # Covariance, mean and counts, and the gradients of the first two.
     assert found["moments"]["all-reduce"] <= 2 * dim * dim + 4 * dim + 8

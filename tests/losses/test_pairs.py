@@ -1,4 +1,4 @@
-"""Both ways of comparing all pairs: their agreement, their memory, and the choice between them."""
+"""Tests both ways of comparing all pairs: agreement, memory, and the choice between them."""
 
 import functools
 
@@ -29,7 +29,7 @@ BOTH = [
 
 
 def alike(rows, *, spread, seed=0):
-    """Documents that differ by ``spread`` of their length: a large mean, a small variance."""
+    """Returns documents that differ by ``spread`` of their length: large mean, small variance."""
     _, p, n = triplets(rows, seed=seed, dim=24)
     common = np.random.default_rng(5).standard_normal(24)
     return common + spread * p, common + spread * n
@@ -37,7 +37,7 @@ def alike(rows, *, spread, seed=0):
 
 @functools.cache
 def by_both(rows, dtype):
-    """Value and gradient of all of `BOTH`, by either method, of one program."""
+    """Returns value and gradient of all of `BOTH` by each method, computed by one program."""
     cases = [
         (name, options | {"method": m}) for m in ("gather", "moments") for name, options in BOTH
     ]
@@ -59,9 +59,9 @@ def test_closed_form_is_the_pairwise_form(case, rows):
 
 @pytest.mark.parametrize("spread", [0.1, 0.01])
 def test_nothing_cancels_when_documents_are_alike(spread):
-    """With second moments instead of the covariance the value is 3 to 70 times too large here.
+    """Second moments in place of the covariance would make the value 3 to 70 times too large here.
 
-    The target is put where the margins are: the loss is 4e-9 where cosines differ by 1e-4.
+    The targets are close to the margins: the loss is 4e-9 where cosines differ by 1e-4.
     """
     p, n = jax.tree.map(jnp.float32, alike(64, spread=spread))
     c = jnp.full(64, 0.5)
@@ -84,7 +84,7 @@ def test_blocks_of_any_size(block, monkeypatch):
 
 
 def blocks_agree(cases, block, monkeypatch):
-    """Thirteen rows whole, and in blocks of which the last is not full."""
+    """Compares thirteen rows at once with the same rows in blocks, the last one not full."""
     x, teachers = jnp.float32(np.stack(triplets(13))), every_teacher(13)
     whole = jax.jit(values_and_gradients(cases))(x, None, teachers)
     monkeypatch.setattr(pairs, "BLOCK", block)
@@ -144,7 +144,7 @@ def test_auto_takes_moments_where_they_are_cheaper(monkeypatch):
     ):
         losses.distributed_margin(*jnp.float32(np.stack(triplets(rows, dim=24))), error=error)
         assert taken.pop() == want
-    # What counts is the global batch.
+    # The size of the global batch decides.
     x = jnp.float32(np.stack(triplets(many, dim=24))).reshape(3, 2, -1, 24)
     jax.vmap(
         lambda x: losses.distributed_margin(*x, axis_name="data"), in_axes=1, axis_name="data"

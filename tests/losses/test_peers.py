@@ -1,4 +1,4 @@
-"""Values and gradients against torch: the released code's formulas, and the baselines of peers."""
+"""Tests values and gradients against torch: the released code's formulas and peers' baselines."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ ERRORS = {
 
 
 def compare(loss, formula, **arrays):
-    """The same value and the same gradients of q, p and n, in float64."""
+    """Checks that the values and the gradients of q, p and n agree in float64."""
     size = 7
     x = triplets(size)
     tensors = [torch.tensor(v, requires_grad=True) for v in x]
@@ -41,7 +41,7 @@ def all_cosines(a, b):
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_released_distributed(error):
-    """A vector of margins less a matrix of targets: broadcast along rows, so m_j."""
+    """A vector of margins minus a matrix of targets broadcasts along rows: column j gets m_j."""
 
     def released(q, p, n):
         margins = cosine(q, p) - cosine(q, n)
@@ -52,7 +52,7 @@ def test_released_distributed(error):
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_released_in_batch(error):
-    """A vector of positives less a matrix of negatives: the positive of the column."""
+    """A vector of positives minus a matrix of negatives gives column j the positive of j."""
 
     def margins(q, p, n):
         return cosine(q, p) - all_cosines(q, n)
@@ -77,7 +77,7 @@ def test_released_triplet_by_triplet(error):
 
 
 class Given(torch.nn.Module):
-    """Stands for a SentenceTransformer whose vectors are there already."""
+    """Stands in for a SentenceTransformer with given vectors."""
 
     def forward(self, features):
         return dict(features)
@@ -159,7 +159,7 @@ def test_matryoshka(peer):
 
 
 def test_float32_too():
-    """What users run: the same formulas within float32's rounding."""
+    """The formulas also agree in float32, which users run, within its rounding."""
     x = [np.float32(v) for v in triplets(64)]
     q, p, n = (torch.tensor(v) for v in x)
     want = torch.square(cosine(q, p) - cosine(q, n) - (1 + all_cosines(p, n)) / 2).mean()

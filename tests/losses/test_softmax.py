@@ -1,4 +1,4 @@
-"""The variants of softmax: what they reduce to, and the similarities of documents they use."""
+"""Tests what softmax's variants reduce to, and which similarities of documents they use."""
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def test_a_margin_is_a_lower_logit_of_the_positive():
     x = float32(triplets(6))
     values = [float(losses.softmax(*x, margin=m)) for m in (-0.1, 0.0, 0.1, 0.2)]
     assert values == sorted(values)
-    # Far below, the loss falls linearly: m / t more for m more.
+    # For large margins the loss is linear: m more margin adds m / t.
     a, b = (float(losses.softmax(*x, margin=m)) for m in (5.0, 6.0))
     assert b - a == pytest.approx(1 / 0.05, rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""Losses inside a user's own pmap, shard_map, vmap, jit and grad of grad."""
+"""Tests losses inside a user's own pmap, shard_map, vmap, jit and grad of grad."""
 
 import functools
 
@@ -24,7 +24,7 @@ def close(a, b, tolerance=1e-5):
 
 @functools.cache
 def of_seeds():
-    """Each case's value and gradient: of all seeds under vmap, and of each seed."""
+    """Returns each case's value and gradient, for all seeds under vmap and for each seed alone."""
     runs = [inputs(6, seed) for seed in range(3)]
     every = values_and_gradients(CASES)
 
@@ -48,7 +48,7 @@ def test_vmap_over_seeds(case):
 
 @functools.cache
 def of_pmap():
-    """Each case's value and averaged gradient on every device, and those of the whole batch."""
+    """Returns each case's value and mean gradient on every device, and those of the whole batch."""
     x, teachers = inputs(8)
     matrix = jnp.float32(np.random.default_rng(3).standard_normal((12, 5)))
 
@@ -68,7 +68,7 @@ def of_pmap():
 
 @in_every_case
 def test_pmap(case):
-    """The value; and the gradient of replicated parameters, averaged as users of pmap do."""
+    """The value and the averaged gradient of replicated parameters are those of the whole batch."""
     (values, gradients), (want, alone) = (found[case] for found in of_pmap())
     np.testing.assert_allclose(values, np.full(4, want), rtol=1e-5)
     for gradient in gradients:
@@ -84,7 +84,7 @@ SECOND = [
 
 @pytest.mark.parametrize(("name", "options"), SECOND, ids=[IDS[CASES.index(c)] for c in SECOND])
 def test_gradient_of_gradient(name, options):
-    """A Hessian's products with vectors, against central differences of the gradient."""
+    """Hessian-vector products match central differences of the gradient."""
     x, v = np.stack(triplets(5, dim=4)), np.stack(triplets(5, dim=4, seed=1))
     with jax.enable_x64(True):
         gradient = jax.jit(jax.grad(lambda x: bound(name, options)(*x)))

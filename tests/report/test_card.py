@@ -1,4 +1,4 @@
-"""The model's card: read by the hub's own client, and honest about what it does not know."""
+"""Tests the model's card as the hub's own client reads it, and its gaps where facts are unknown."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_card_of_a_finished_run(finished):
     assert {(r.dataset_name, r.dataset_split) for r in results.values()} == {("tiny", "test")}
     assert results[MEASURES[0]].metric_type == "ndcg_at_10"
     assert found.data.library_name == "sentence-transformers"
-    # A folder of this machine is no id that the hub would take.
+    # A local folder is not a valid id on the hub.
     assert found.data.base_model is None
     assert "# encoder trained on tiny" in found.text
 
@@ -63,7 +63,7 @@ def test_licence_is_that_of_the_start_encoder(tiny, tmp_path, readme, keys):
 
 
 def test_names_that_mean_something_in_yaml(tiny, tmp_path):
-    """Figures come into the card at the end of a run; nothing else in it changes."""
+    """Setting the figures at the end of a run changes nothing else in the card."""
     before = card(tiny, folder=tmp_path, name="- a: #b")
     path = tmp_path / "README.md"
     path.write_text(before.content)

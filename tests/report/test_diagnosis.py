@@ -29,7 +29,7 @@ def run(*, step=None, dev=(0.6, 0.7, 0.702), data=None, choice=None, retention=N
     chosen = {"alpha": 1, "start": {"nDCG@10": dev[0] if dev else 0}, "queries": 50,
               "needed_errors": 1.7, "candidates": [{"standard_error": 0.01}]}  # fmt: skip
     return FinishedRun(
-        Path("run"), CONFIG, records, "own", 100, "test", ended, {}, {},
+        Path("run"), CONFIG, records, "own", 100, "test", ended, bool(ended), {}, {},
         {**chosen, **(choice or {})} if dev else {}, retention or {},
     )  # fmt: skip
 
@@ -44,7 +44,7 @@ def test_a_healthy_run_has_no_findings():
     [
         ({"step": {"own_above_mean": 0.52}}, "The positives look unrelated", "52%"),
         ({"step": {"negative_mean": 0.65}}, "Mined negatives look like right answers", "0.93"),
-        ({"step": {"distinct_positives": 0.625}}, "A batch of 64 has 40 different pos", "40"),
+        ({"step": {"distinct_positives": 0.625}}, "The first batch of 64 has only 40", "40"),
         ({"data": {"document_tokens_cut": 0.5}}, "50% of the documents' tok", "=96"),
         ({"data": {"query_tokens_cut": 0.3}}, "30% of the queries' tokens are cut", "=32"),
         ({"data": {"contradictions": 30, "examples": 90}}, "30 negatives, in a file of 90", "min"),
@@ -64,6 +64,13 @@ def test_each_hindrance_is_named(given, start, number):
     found = diagnose(run(**given))
     assert found[0].startswith(start)
     assert number in found[0]
+
+
+def test_negatives_are_named_by_their_source():
+    for negatives, start in (("bm25", "BM25's negatives"), ("random", "The negatives")):
+        one = run(step={"negative_mean": 0.65})
+        config = CONFIG | {"data": CONFIG["data"] | {"negatives": negatives}}
+        assert diagnose(one._replace(config=config))[0].startswith(start)
 
 
 def test_an_encoder_to_which_all_texts_are_alike_is_no_finding():

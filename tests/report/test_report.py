@@ -1,4 +1,4 @@
-"""The report command: a run's pages are made anew from its folder alone."""
+"""Tests that the report command rebuilds a run's pages from its folder alone."""
 
 import shutil
 

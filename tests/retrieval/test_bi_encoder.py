@@ -1,4 +1,4 @@
-"""BiEncoder against sentence-transformers: the real all-MiniLM-L6-v2, and a tiny one."""
+"""Tests BiEncoder against sentence-transformers, with all-MiniLM-L6-v2 and a tiny model."""
 
 import itertools
 
@@ -30,9 +30,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def texts():
-    """100 real texts of all lengths, some longer than the model's limit.
+    """Returns 100 real texts of all lengths, some longer than the model's limit.
 
-    Twice as many took 75 s of processor time, since ours is compiled in haste here.
+    Twice as many took 75 s of processor time, since tests compile without optimization.
     """
     contents = [document.content for document in PyDocs().documents()][::80][:46]
     return [
@@ -70,7 +70,7 @@ def one_device(monkeypatch):
 
 @pytest.mark.parametrize("cores", [1, 3])
 def test_batches_at_once_give_the_same_vectors(tiny, one_device, monkeypatch, cores):
-    """A CPU's one device computes several batches at a time, of few texts and of many."""
+    """Computing several batches at a time on one CPU device does not change the vectors."""
     monkeypatch.setattr(encode_corpus, "cores", lambda: cores)
     monkeypatch.setattr(encode_corpus, "_CAPACITIES", (64, 128))
     model = BiEncoder.load(tiny.encoder)
@@ -113,7 +113,7 @@ def test_cut_and_quantised_as_sentence_transformers_does(tiny, precision):
     ours = quantize(cut, precision, ranges=ranges_of(cut))
     if precision == "float32":
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
-    else:  # the last bit of a float may lie on another side of a step
+    else:  # rounding may put a value on the other side of a step
         assert np.mean(ours == theirs) > 0.999
         assert ours.dtype == theirs.dtype
 
@@ -129,5 +129,5 @@ def test_sentence_transformers_pools_the_same_from_our_folder(tiny, tmp_path, po
     theirs = peer.SentenceTransformer(str(tmp_path / "model"), device="cpu")
     ours = BiEncoder.load(str(tmp_path / "model")).encode(words)
     np.testing.assert_allclose(ours, theirs.encode(words), atol=2e-6)
-    theirs.save(str(tmp_path / "theirs"))  # in the words of its own version
+    theirs.save(str(tmp_path / "theirs"))  # in the format of its version
     assert read_folder(str(tmp_path / "theirs")).pooling == pooling

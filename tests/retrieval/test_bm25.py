@@ -1,4 +1,4 @@
-"""BM25 against the formula of its docstring, written out for one document at a time."""
+"""Tests BM25 against the formula of its docstring, computed for one document at a time."""
 
 import math
 import re
@@ -84,7 +84,7 @@ def test_equal_scores_are_ordered_by_row():
 
 
 def test_quiet_and_leaves_the_devices_alone():
-    # bm25s runs a jax function when it is imported and logs through DEBUG.
+    # bm25s runs a jax function when it is imported, and logs at level DEBUG.
     code = (
         "import logging; logging.basicConfig(level=0)\n"
         "import sys, selfdistill_jax.retrieval.bm25 as m\n"
@@ -96,4 +96,4 @@ def test_quiet_and_leaves_the_devices_alone():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
     )
     assert "bm25s" not in done.stdout + done.stderr
-    assert "%|" not in done.stderr  # a progress bar
+    assert "%|" not in done.stderr  # no progress bar

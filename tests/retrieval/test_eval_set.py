@@ -1,4 +1,4 @@
-"""Evaluation sets, and a query's own document, which is neither a result nor a negative."""
+"""Tests evaluation sets, and that a query's own document is neither a result nor a negative."""
 
 import json
 import logging
@@ -47,19 +47,19 @@ def test_a_part_of_the_documents(collection):
     assert set(judged) < set(part)
     assert rows(20) == part
     assert rows(20, seed=1) != part
-    # The judged ones are never left out, and there are no more than all.
+    # Judged documents are never left out, and a larger number gives all documents.
     assert rows(3) == judged
     assert rows(41) == rows(0) == list(range(40))
 
 
-# As BEIR's ArguAna, Quora and FiQA: documents that are queries, that have no text, and judgements
-# of documents that are not there.
+# BEIR's ArguAna, Quora and FiQA have documents that are queries, documents without text, and
+# judgements of missing documents.
 OWN = [0, 1, 5, 24, 33, 34, 36, 39]
 ABSENT = {"train": [("q0", 1)], "dev": [("q24", 1)], "test": [("q33", 2), ("q35", 0), ("q38", 1)]}
 
 
 def write_beir(tiny, folder):
-    """Tiny's collection with all of these, and queries whose judgements are 0, or absent."""
+    """Writes tiny's collection with all of these, and queries without a relevant document."""
     shutil.copytree(tiny.collection, folder)
     queries, corpus = (
         [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
@@ -71,7 +71,7 @@ def write_beir(tiny, folder):
     for split, absent in ABSENT.items():
         path = folder / "qrels" / f"{split}.tsv"
         rows = path.read_text() + "".join(f"{query}\tgone-{query}\t{r}\n" for query, r in absent)
-        # q38 has nothing but a document that is absent, and q37 nothing that is relevant.
+        # q38 keeps only a missing document, and q37 has no relevant one.
         path.write_text(rows.replace("q38\tc38\t1\n", "").replace("q37\tc37\t1", "q37\tc37\t0"))
     return folder
 
@@ -87,7 +87,7 @@ def beir(tiny, tmp_path):
 
 
 def beir_counting(folder, model, k):
-    """Measure -> query -> value as BEIR counts, written without the package's own functions."""
+    """Returns measure -> query -> value as BEIR counts, without our search and measures."""
     queries, corpus = (
         [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
         for name in ("queries", "corpus")
@@ -150,7 +150,7 @@ def test_compare_agrees_on_a_run_with_own_documents(start, tiny, beir, tmp_path)
     given += [f"--queries={beir}/queries.jsonl", f"--run={tmp_path}/a.trec", "--k=10"]
     assert start(search, *given)[0] == 0
     found = sum(query in documents for query, documents in read_run(tmp_path / "a.trec").items())
-    assert found == len(OWN)  # they find themselves first
+    assert found == len(OWN)  # each finds its own document first
     status, out, _ = start(compare, f"--qrels={beir}/qrels/test.tsv", f"{tmp_path}/a.trec")
     assert status == 0
     assert f"a: {found} of 40 queries found the document with their own id" in out
@@ -172,7 +172,7 @@ def test_own_documents_that_answer_are_kept(tiny, beir, monkeypatch, caplog):
     assert "relevant for 1 of them" in message
     run = evaluate_bm25(eval_set, collection, k=5).run
     assert {f"q{i}" for i in OWN[4:]} == {query for query in run if query in run[query]}
-    assert make_eval_set(collection, "dev").drop_own  # decided by the judgements of a split
+    assert make_eval_set(collection, "dev").drop_own  # each split's own judgements decide
 
 
 def test_nothing_is_said_where_every_own_document_answers(tiny, beir, monkeypatch, caplog):
@@ -200,7 +200,7 @@ def test_own_documents_are_no_negatives(tiny, beir, numbered):
         judge_own(beir, "train", "q5")
     config = tiny.config(data__dataset=str(beir), data__cache=str(beir.parent / "cache"))
     tables = open_tokenized(make_job(config).data, read_folder(str(tiny.encoder)))
-    # q0's absent document gives no triplet.
+    # q0's missing document gives no triplet.
     assert len(tables.examples) == 24 + numbered
     assert (tables.examples.positive >= 0).all()
     queries, documents = tables.collection.own_documents.T

@@ -1,4 +1,4 @@
-"""Measures against their definitions, written out here in plain Python."""
+"""Tests measures against their definitions, written in plain Python."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The package mteb evaluates a model, and finds what we find."""
+"""Tests that mteb's evaluation of a model agrees with ours."""
 
 import json
 
@@ -11,7 +11,7 @@ from selfdistill_jax.retrieval.mteb_encoder import MTEBEncoder
 from tests.test_docs import blocks
 from tests.tiny import PLACES, SPLITS, texts
 
-# mteb and datasets warn of their own dependencies as they please.
+# mteb and datasets emit warnings about their own dependencies.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 

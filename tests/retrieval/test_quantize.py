@@ -1,4 +1,4 @@
-"""Cut and quantised vectors: their properties, and sentence-transformers' bytes."""
+"""Tests cut and quantised vectors: their properties, and equality with sentence-transformers."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_bytes_are_those_of_sentence_transformers(precision):
         got = quantize(some, precision, ranges=ranges)
         assert got.dtype == want.dtype
         np.testing.assert_array_equal(got, want)
-    if precision.endswith("int8"):  # the ranges of x are what it takes by itself
+    if precision.endswith("int8"):  # by default it takes the ranges of x
         np.testing.assert_array_equal(
             quantize(x, precision, ranges=ranges), peer.quantize_embeddings(x, precision)
         )

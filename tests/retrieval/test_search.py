@@ -1,4 +1,4 @@
-"""Exact search against a float64 reference that sorts all scores by (score falling, row rising)."""
+"""Tests exact search against a float64 reference that sorts by falling score, then by row."""
 
 import ml_dtypes
 import numpy as np
@@ -33,8 +33,8 @@ def test_equals_the_reference(block):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_ties_go_to_the_lower_row_whatever_the_block(data):
-    # Small whole numbers: many exact ties, zeros of both signs, and sums without rounding. Fixed
-    # sizes, because every new one would be compiled.
+    # Small whole numbers give many exact ties, zeros of both signs, and sums without rounding.
+    # Sizes are fixed, because every new one would be compiled.
     numbers = st.lists(st.integers(-1, 1), min_size=24, max_size=24)
     queries = np.array(data.draw(numbers), np.float32).reshape(12, 2)[:3]
     documents = np.array(data.draw(numbers), np.float32).reshape(12, 2)

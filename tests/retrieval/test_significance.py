@@ -23,7 +23,7 @@ def test_t_is_scipys(n, shift):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_randomization_approaches_the_exact_test(seed):
-    # Tenths, as measures have: many flips give exactly the observed sum.
+    # With tenths, as in measures, many flips give exactly the observed sum.
     difference = np.random.default_rng(seed).integers(-2, 5, 9) / 10
     flips = np.array(list(itertools.product([1, -1], repeat=9)))
     exact = np.mean(

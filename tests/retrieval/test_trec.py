@@ -24,7 +24,7 @@ float32s = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcdeéz"), st.sampled_from([0.0, 1.0, 1 + 1e-9, 2.0])))
 def test_ranking_is_trec_evals(documents):
-    # For every document alone as the relevant one, trec_eval tells the rank it sees.
+    # With a single relevant document, trec_eval's reciprocal rank reveals that document's rank.
     seen = {
         document: pytrec_eval.RelevanceEvaluator({"q": {document: 1}}, {"recip_rank"}).evaluate(
             {"q": documents}
@@ -59,7 +59,7 @@ def test_gz_comes_back_and_is_reproducible(tmp_path):
         write_run(tmp_path / name, run, tag="t")
     assert gzip.decompress((tmp_path / "a.trec.gz").read_bytes()).startswith(b"q Q0 a 1 1 t\n")
     assert (tmp_path / "a.trec.gz").read_bytes() == (tmp_path / "b.trec.gz").read_bytes()
-    assert (tmp_path / "a.trec.gz").read_bytes()[4:8] == bytes(4)  # gzip's time of writing
+    assert (tmp_path / "a.trec.gz").read_bytes()[4:8] == bytes(4)  # gzip's timestamp
     assert read_run(tmp_path / "a.trec.gz") == run
 
 

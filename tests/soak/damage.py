@@ -27,7 +27,7 @@ from tests.tiny import Tiny, content, texts, write_rows
 ROOT = Path(__file__).parents[2]
 IS_ROOT = os.geteuid() == 0
 BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if IS_ROOT else []
-# Kind -> what a file's content becomes, of its bytes, a place in them and a random generator.
+# Kind -> a function from a file's bytes, a place in them and a random generator to new bytes.
 KINDS = {
     "cut": lambda data, at, rng: data[:at],
     "byte": lambda data, at, rng: data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :],
@@ -97,7 +97,7 @@ def damage_file(root: Path, rng: random.Random) -> str:
 
 @contextlib.contextmanager
 def forbidden(root: Path, rng: random.Random) -> Iterator[str]:
-    """Forbids reading or writing one file or folder for the time of the block."""
+    """Forbids reading or writing one file or folder while the block runs."""
     path = rng.choice(sorted((root, *root.rglob("*"))))
     before, mode = path.stat().st_mode, rng.choice((0o000, 0o444, 0o555))
     path.chmod(mode)
@@ -109,7 +109,7 @@ def forbidden(root: Path, rng: random.Random) -> Iterator[str]:
 
 @contextlib.contextmanager
 def full_disk(root: Path, rng: random.Random) -> Iterator[str]:
-    """Mounts a small disk where outputs or caches are written, for the time of the block."""
+    """Mounts a small disk where outputs or caches are written while the block runs."""
     place = root / rng.choice(("out", "cache", "xdg"))
     size = rng.choice((4, 16, 40, 64, 100, 200, 400))
     place.mkdir()

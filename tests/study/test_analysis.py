@@ -1,4 +1,4 @@
-"""Comparisons of methods, against their definitions."""
+"""Tests comparisons of methods against their definitions."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.study.analysis import compare, holm, interval, over_collections
 from selfdistill_jax.study.definition import Study
 from selfdistill_jax.study.page import write_page
-from selfdistill_jax.study.table import Result, Table
+from selfdistill_jax.study.table import RUNS, Result, Table
 
 STUDY = Study(
     "mine", "Title", "Text.", {}, ("one", "two", "three"),
@@ -21,8 +21,8 @@ TUNED = '{"train.learning_rate": 0.0001}'
 
 
 def filled(folder: Path) -> Table:
-    """A table of 3 collections, 3 methods and 3 seeds; "c" was not run on the third."""
-    table, draw = Table(folder), np.random.default_rng(0)
+    """Fills a table of 3 collections, 3 methods and 3 seeds; "c" was not run on the third."""
+    table, draw = Table(folder / RUNS), np.random.default_rng(0)
     for collection in STUDY.collections:
         queries = draw.uniform(0.2, 0.7, 40)
         for method in STUDY.methods:
@@ -40,7 +40,7 @@ def filled(folder: Path) -> Table:
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
-    table, again = filled(tmp_path), Table(tmp_path)
+    table, again = filled(tmp_path), Table(tmp_path / RUNS)
     assert table.results.keys() == again.results.keys()
     for key, result in table.results.items():
         np.testing.assert_allclose(again.results[key].values, result.values, atol=1e-9)
@@ -53,7 +53,7 @@ def test_a_damaged_table_is_named(tmp_path):
     text = (tmp_path / "runs.csv").read_text()
     (tmp_path / "runs.csv").write_text(text.replace("0.4,", "x,"))
     with pytest.raises(InputError, match="damaged"):
-        Table(tmp_path)
+        Table(tmp_path / RUNS)
 
 
 def test_comparisons_follow_their_definitions(tmp_path):
@@ -104,6 +104,6 @@ def test_a_page_says_what_is_missing_and_what_is_at_the_edge(tmp_path):
     assert "learning_rate 0.0001*" in text
     assert (tmp_path / "README.md").read_text() == text
     assert (tmp_path / "differences.svg").read_text().startswith("<svg")
-    assert write_page(STUDY, Table(tmp_path), tmp_path) == text  # from the files alone
-    empty = write_page(STUDY, Table(tmp_path / "none"), tmp_path / "none")
+    assert write_page(STUDY, Table(tmp_path / RUNS), tmp_path) == text  # from the files alone
+    empty = write_page(STUDY, Table(tmp_path / "none" / RUNS), tmp_path / "none")
     assert "No method has been compared" in empty

@@ -1,4 +1,4 @@
-"""The file that defines a study, and the grid that it spans."""
+"""Tests the file that defines a study, and the grid that it spans."""
 
 import pytest
 

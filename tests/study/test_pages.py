@@ -1,4 +1,4 @@
-"""The committed studies: pages follow from tables, and definitions can be read."""
+"""Tests that committed studies have readable definitions, and pages that follow from tables."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from selfdistill_jax.cli.config_flag import load_config
 from selfdistill_jax.study.definition import read_study
 from selfdistill_jax.study.page import write_page
-from selfdistill_jax.study.table import Table
+from selfdistill_jax.study.table import RUNS, Table
 from selfdistill_jax.train.loss import make_loss
 
 STUDIES = sorted(Path("studies").glob("[a-z]*.py"))
@@ -17,7 +17,7 @@ STUDIES = [path for path in STUDIES if "METHODS" in path.read_text()]
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_page_follows_from_its_table(path, tmp_path):
     folder = Path("docs/studies") / path.stem
-    text = write_page(read_study(path), Table(folder), tmp_path)
+    text = write_page(read_study(path), Table(folder / RUNS), tmp_path)
     assert text == (folder / "README.md").read_text()
 
 

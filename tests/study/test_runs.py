@@ -1,21 +1,25 @@
 """A study of tiny runs: tuned on dev, resumed, sharded; and the choice of a recipe."""
 
 import csv
+import inspect
 import itertools
+import json
 import re
 
 import numpy as np
 import pytest
 
+from configs import base
 from selfdistill_jax.choose import choose
 from selfdistill_jax.cli.config_flag import load_config
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.losses import LOSSES
 from selfdistill_jax.study import runs
 from selfdistill_jax.study.definition import Study
 from selfdistill_jax.study.halving import Rung, halve, plan
 from selfdistill_jax.study.recipes import recipes
 from selfdistill_jax.study.runs import best_tuned, execute
-from selfdistill_jax.study.table import Table
+from selfdistill_jax.study.table import RUNS, Table
 from tests import tiny as helpers
 
 
@@ -44,11 +48,11 @@ def test_a_study_tunes_on_dev_and_tests_each_seed(tiny, study, tmp_path, monkeyp
         return real(config, *rest, **options)
 
     monkeypatch.setattr(runs, "run_trial", spied)
-    table = Table(tmp_path)
+    table = Table(tmp_path / RUNS)
     calls = iter(range(100))
     assert not execute(study, table, make_config, **options, stop=lambda: next(calls) > 12)
     assert 1 <= len(table.results) < 4
-    table = Table(tmp_path)
+    table = Table(tmp_path / RUNS)
     assert execute(study, table, make_config, **options)
     assert len(table.results) == 2 + 2
     assert execute(study, table, make_config, **options)  # nothing is repeated
@@ -69,7 +73,7 @@ def test_a_study_tunes_on_dev_and_tests_each_seed(tiny, study, tmp_path, monkeyp
 
 def test_shards_are_the_study_in_parts(tiny, study, tmp_path):
     options = {"data": tiny.collection.parent, "work": tmp_path / "work"}
-    tables = [Table(tmp_path / str(i)) for i in range(2)]
+    tables = [Table(tmp_path / str(i) / RUNS) for i in range(2)]
     study = study._replace(tuned={}, seeds=(0,))
     for i, table in enumerate(tables):
         assert execute(study, table, make_config, **options, shard=(i, 2))
@@ -78,10 +82,10 @@ def test_shards_are_the_study_in_parts(tiny, study, tmp_path):
 
 def test_a_failed_run_is_a_result(tiny, study, tmp_path):
     study = study._replace(methods={"softmax": {"loss.name": "softmax", "data.query_length": 2}})
-    table = Table(tmp_path)
+    table = Table(tmp_path / RUNS)
     assert execute(study, table, make_config, data=tiny.collection.parent, work=tmp_path / "work")
     assert len(table.results) == 2  # of tuning; there is nothing to test
-    assert all("query_length" in r.texts["error"] for r in Table(tmp_path).results.values())
+    assert all("query_length" in r.texts["error"] for r in Table(tmp_path / RUNS).results.values())
 
 
 @pytest.mark.parametrize("count", [2, 3, 8, 18])
@@ -120,9 +124,17 @@ def test_a_short_list_of_recipes_has_every_value():
     known = recipes(drawn=True)
     assert len({r.name for r in known}) == len(known) == 18
     first = known[:4]
-    assert {r.loss["name"] for r in first} == {"softmax", "distributed"}
+    assert {r.loss for r in first} == {"softmax", "distributed"}
     assert len({r.negatives for r in first}) == 2
     assert {r.negatives for r in recipes(drawn=False)} == {"random"}
+
+
+def test_the_printed_command_trains_with_the_options_of_the_trials():
+    """A trial has the defaults of the loss's function; the command has those of the config."""
+    for recipe in recipes(drawn=True):
+        parameters = inspect.signature(LOSSES[recipe.loss]).parameters
+        for option, value in base.LOSSES[recipe.loss].items():
+            assert parameters[option].default == value, (recipe.loss, option)
 
 
 def test_a_choice_is_resumed_and_ends_with_a_run(tiny, tmp_path):
@@ -134,11 +146,12 @@ def test_a_choice_is_resumed_and_ends_with_a_run(tiny, tmp_path):
     after = (tmp_path / "trials.csv").read_text()
     assert after.startswith(before)
     rows = list(csv.DictReader(after.splitlines()))
-    assert {int(row["steps"]) for row in rows} >= {5, 10}
-    assert len({(row["recipe"], row["steps"]) for row in rows}) == len(rows)
+    steps = [json.loads(row["tuned"])["train.steps"] for row in rows]
+    assert {*steps} >= {5, 10}
+    assert len({(row["method"], row["tuned"]) for row in rows}) == len(rows)
     winner = re.search("Winner: (.*?), (\\d+) steps", text)
-    best = max((row for row in rows), key=lambda row: (int(row["steps"]), float(row["dev"])))
-    assert winner[1] == best["recipe"]
+    best = max(zip(steps, rows, strict=True), key=lambda pair: (pair[0], float(pair[1]["dev"])))
+    assert winner[1] == best[1]["method"]
     assert "trained − start" in text
     assert choose(config, tmp_path, minutes=0.2) == text
     with pytest.raises(InputError, match=r"another config: seed is 0 there and 1 here"):
@@ -147,5 +160,5 @@ def test_a_choice_is_resumed_and_ends_with_a_run(tiny, tmp_path):
 
 def test_a_choice_needs_dev(tiny, tmp_path):
     folder = helpers.write_collection(tmp_path / "part", splits={"train": range(24)})
-    with pytest.raises(InputError, match="no dev split, by which recipes are compared"):
+    with pytest.raises(InputError, match="there is no dev split to compare recipes on"):
         choose(tiny.config(data__dataset=str(folder)), tmp_path / "run", minutes=0.2)

@@ -1,4 +1,4 @@
-"""What tests of whole runs have in common."""
+"""Fixtures for tests of whole runs."""
 
 import pytest
 
@@ -8,7 +8,9 @@ from selfdistill_jax.train import run
 
 @pytest.fixture
 def undrawn(finished, monkeypatch):
-    """Leaves out the report and what is measured for it, each a fifth of a short run and more;
-    ``finished`` has both."""
+    """Leaves out the report and its measurements, each at least a fifth of a short run.
+
+    ``finished`` has both.
+    """
     monkeypatch.setattr(html, "write_html", lambda *_: None)
     monkeypatch.setattr(run, "matmul_rate", lambda dtype: 1e9)

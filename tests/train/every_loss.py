@@ -1,6 +1,6 @@
-"""All losses of the registry and their gradients in one program, on a mesh of any shape.
+"""Computes all registered losses and their gradients in one program, on a mesh of any shape.
 
-Run as a program it is one process of several:
+Run as a program, it is one of several processes:
 
     python -m tests.train.every_loss PORT PROCESSES PROCESS DEVICES FSDP MICRO_BATCHES OUTPUT.npz
 """
@@ -26,25 +26,25 @@ CONFIG = EncoderConfig(50, 16, 2, 2, 32, 16)
 ROWS = 16
 VARIANTS = [
     *((name, {}) for name in losses.LOSSES),
-    # The batch is too small for "auto" to take these.
+    # The batch is too small for "auto" to choose these methods.
     ("distributed", {"method": "moments", "over": "positives"}),
     ("adaptive", {"method": "moments", "in_batch": True, "stop_gradient": True}),
     ("static", {"error": "l1", "in_batch": True, "broadcast": "released"}),
     ("softmax", {"symmetric": True}),
     ("distributed", {"method": "moments", "dimensions": (16, 5)}),
 ]
-# Of 2, 4 and 8 devices the second has no row; what is left falls unequally on the others.
+# The second of 2, 4 or 8 devices has no row; the others have unequal numbers of rows.
 NO_ROWS = {1: (3, 11), 2: (3, *range(8, 16)), 4: (3, 4, 5, 6, 7, 13), 8: (2, 3, 5, 14)}
 
 
 def batch(no_rows=(), parts=1, rows=slice(None), fewest=1):
-    """A batch in so many parts.
+    """Returns a batch.
 
     Args:
-      no_rows: triplets that are not there.
-      parts: of the whole batch.
-      rows: of the triplets.
-      fewest: so long at least are all texts.
+      no_rows: triplets that are masked.
+      parts: number of parts.
+      rows: the triplets to take.
+      fewest: smallest length of a text before masking.
     """
     rng = np.random.default_rng(0)
     columns, lengths = [], []
@@ -54,7 +54,7 @@ def batch(no_rows=(), parts=1, rows=slice(None), fewest=1):
     scores = rng.standard_normal((ROWS, 2)).astype(np.float32)[rows]
     lengths = np.stack(lengths)
     lengths[:, list(no_rows)] = 0
-    # Texts of three lengths of rows share them; every part is one of another layout.
+    # Texts share rows of three lengths, and every part has another layout.
     texts = [
         pack([c[rows][at] for c in columns], lengths[:, rows][:, at])
         for at in np.split(np.arange(len(scores)), parts)
@@ -85,9 +85,9 @@ def every_loss(q, p, n, *, teacher_margin, teacher_scores, where, axis_name):
 
 
 def values_and_gradients(mesh, rows):
-    """``[losses]``, and a tree like the parameters with a leading axis of the losses."""
+    """Returns values ``[losses]``, and gradients with a leading axis of the losses."""
     params = init_params(CONFIG, jax.random.key(0))
-    # Whole arrays: what a process holds is no more than its shards of the gradients.
+    # Gathers whole arrays, since a process holds only its shards of the gradients.
     return to_host(_compiled(mesh)(put_state(params, mesh), put_batch(rows, mesh)))
 
 
@@ -97,8 +97,8 @@ def _compiled(mesh):
 
     def both(params, rows):
         value, pull = jax.vjp(lambda params: function(params, None, rows)[0], params)
-        # One after the other, not jax.jacrev: under its vmap of 12 XLA gave other gradients for
-        # one and for two micro-batches (jax 0.10.2 on a CPU; right for 8 and for each alone).
+        # One loss at a time, not jax.jacrev: under its vmap of 12 losses, XLA's gradients differed
+        # between one and two micro-batches (jax 0.10.2 on a CPU; right for 8 and for each alone).
         return value, jax.lax.map(lambda one: pull(one)[0], jnp.eye(len(value)))
 
     return jax.jit(both)

@@ -1,4 +1,4 @@
-"""Ends of a run, and what is left of it."""
+"""Helpers that stop or kill a run, and that compare what runs leave behind."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from tests.tiny import content, load_model, metrics, train
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing in the loop catches it."""
+    """Stands in for the end of the process; nothing in the loop catches it."""
 
 
 def killed(*args, **kwargs):
@@ -34,7 +34,7 @@ def stop_at(step):
 
 
 def checkpointed(config, workdir, step):
-    """The trained parameters that a checkpoint holds."""
+    """Returns the trained parameters that a checkpoint holds."""
     schedule = make_schedule(
         learning_rate=0.1, steps=1, warmup_steps=0, decay="constant", decay_rate=1.0
     )
@@ -52,7 +52,7 @@ def same(a, b):
 
 
 def assert_goes_on(config, folder, whole):
-    """Stopped, then killed past that checkpoint, it ends as the whole run did."""
+    """Checks that a run stopped, then killed past a checkpoint, ends as the whole run did."""
     assert train(config, folder, stop=stop_at(2)) is None
     with pytest.raises(Killed):
         train(config, folder, stop=kill_at(6))
@@ -61,7 +61,7 @@ def assert_goes_on(config, folder, whole):
 
 
 def assert_same_run(one, other):
-    """Bit for bit, but for the clock and the folder's own name in the texts."""
+    """Checks that runs are equal to the bit, except for the clock and the folder's name."""
     assert metrics(one) == metrics(other)
     for folder in ("model", "eval", "adapter"):
         assert content(one / folder) == content(other / folder)
@@ -70,7 +70,7 @@ def assert_same_run(one, other):
 
 
 def vectors_of(encoder, batch, negatives=1):
-    """Queries, positives and negatives of a batch of any number of parts."""
+    """Returns the vectors of a batch's queries, positives and negatives, from all its parts."""
     encode = jax.jit(make_encode(encoder.config, pooling=encoder.pooling))
     kinds = 2 + negatives
     parts = [

@@ -1,4 +1,4 @@
-"""What accelerators do differently, run on a CPU: rows of one length, a batch in one block."""
+"""Tests the accelerators' layout on a CPU: rows of one length, and a batch in one block."""
 
 import re
 
@@ -26,7 +26,7 @@ def merging(monkeypatch):
 def test_a_run_is_the_same_but_for_how_texts_are_laid_out(
     tiny, finished, merging, tmp_path, backend
 ):
-    """On eight devices, whichever encoder computes it."""
+    """The layouts agree on eight devices, with either backend of the encoder."""
     config = tiny.config(encoder__backend=backend)
     batches = load_batches(config)
     assert batches.shape.merged == 1
@@ -43,7 +43,7 @@ def test_a_run_is_the_same_but_for_how_texts_are_laid_out(
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_many_texts_have_the_same_vectors(tiny, merging, monkeypatch, blocks):
-    """Rooms for few and for many, and a batch that the room does not hold."""
+    """Vectors do not depend on the room for texts, even if a batch does not fit."""
     from selfdistill_jax import BiEncoder
 
     model = BiEncoder.load(tiny.encoder)
@@ -75,8 +75,8 @@ def test_the_host_is_not_asked_within_a_step(tiny, merging, platform):
     state = start_state(encoder.params, optimizer, mesh, target=False)
     traced = step.trace(state, put_batch(batches[0], mesh))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    # A platform's own branch is chosen by a constant, and so by the compiler: a case of a constant
-    # gives the platform's number, a case of that number its branch.
+    # The compiler chooses a platform's branch, since it depends on a constant: one case of a
+    # constant gives the platform's number, and one case of that number gives the branch.
     numbers = set(re.findall(r'%(\w+) = "stablehlo.case"\(%c\w*\)', text))
     chosen_by = set(re.findall(r'"stablehlo.case"\(%(\w+)\)', text))
     assert {name for name in chosen_by if not name.startswith("c")} <= numbers

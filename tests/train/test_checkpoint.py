@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what went in, on any number of devices."""
+"""Tests that a checkpoint restores what was saved, on any number of devices."""
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from selfdistill_jax.train.mesh import make_mesh, put_state
 from selfdistill_jax.train.step import TrainState
 
 OPTIMIZER = optax.adamw(1e-3)
-MEMORY = Selection(0.1 + 0.2, 20, 3)  # a number that short decimals lose
+MEMORY = Selection(0.1 + 0.2, 20, 3)  # a number that few decimals would not keep
 
 
 def state(seed=0, devices=8, fsdp=1):
@@ -59,7 +59,7 @@ def test_a_saved_state_may_be_overwritten_at_once(checkpoints):
     saved = state()
     expected = jax.device_get(saved)
     checkpoints.save(1, saved, MEMORY)
-    # The next step takes the arrays' memory while they are still being written.
+    # The next step reuses the arrays' memory while they are still being written.
     jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)(saved)
     assert_equal(checkpoints.restore(1, state())[0], expected)
 
@@ -84,7 +84,7 @@ def test_half_a_checkpoint_does_not_count(tmp_path):
     first = Checkpoints(tmp_path)
     first.save(2, state(), MEMORY)
     first.close()
-    # As a crash in mid-save leaves it.
+    # A crash during a save leaves these folders.
     (tmp_path / "4.orbax-checkpoint-tmp" / "state.orbax-checkpoint-tmp").mkdir(parents=True)
     second = Checkpoints(tmp_path)
     assert second.latest() == 2

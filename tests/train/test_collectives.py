@@ -1,4 +1,4 @@
-"""What devices exchange in a step: read off the compiled program, eight devices."""
+"""Tests what eight devices exchange in a step, according to the compiled program."""
 
 import re
 from functools import partial
@@ -18,12 +18,12 @@ from tests.train.every_loss import CONFIG, batch
 DEVICES = 8
 BYTES = {"pred": 1, "f32": 4, "s32": 4}
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
-# The metrics of a step want the quantiles of two columns of the whole batch, which are sorted.
+# A step's metrics include quantiles of two columns of the whole batch, which must be sorted.
 QUANTILES = "nanquantile"
 
 
 def collectives(loss, triplets, start=None, base=None, fsdp=1, **options):
-    """(kind, bytes of the result, what it is part of) of each collective of a step."""
+    """Lists (kind, bytes of the result, name of the operation) of a step's collectives."""
     params = init_params(CONFIG, jax.random.key(0)) if start is None else start
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     mesh = make_mesh(jax.devices()[:DEVICES], fsdp=fsdp)
@@ -63,7 +63,7 @@ def test_moments_of_a_batch_exchange_the_same_bytes_whatever_its_size():
     assert of_training(few) == of_training(many)
     assert len(of_training(few)) <= 8
     assert {kind for kind, _, _ in of_training(few)} == {"all-reduce"}
-    # The gradient once; second moments of the documents forwards and backwards, first ones, counts.
+    # The gradient once; the documents' second moments both ways, first moments, and counts.
     rest = bytes_of(of_training(few), "all-reduce") - PARAMETERS
     assert 2 * 4 * D * D <= rest <= 2 * 4 * D * D + 16 * 4 * D
     for found, triplets in ((few, 16), (many, 64)):
@@ -81,7 +81,7 @@ def test_a_loss_of_own_triplets_exchanges_the_gradient_and_numbers():
 @pytest.mark.parametrize("triplets", [16, 64])
 def test_pairs_of_a_batch_exchange_its_vectors_once(triplets):
     found = of_training(collectives(partial(losses.distributed_margin, method="gather"), triplets))
-    # Of one of both kinds of documents, and which of them are real; back comes each device's share.
+    # One kind of documents and its mask are gathered; each device gets back its share of gradients.
     assert bytes_of(found, "all-gather") == triplets * (4 * D + 1)
     assert bytes_of(found, "reduce-scatter") == triplets * 4 * D // DEVICES
     assert 0 <= bytes_of(found, "all-reduce") - PARAMETERS <= 8 * 4 * D
@@ -95,7 +95,7 @@ def test_sharded_parameters_are_gathered_once_and_each_shards_gradient_summed_on
     assert 0.9 * PARAMETERS <= kinds["all-gather"] <= PARAMETERS
     scattered = kinds["reduce-scatter"]
     assert abs(scattered - PARAMETERS / 4) < 0.1 * PARAMETERS
-    # The shards along the other axis, arrays too small to share, and the loss's numbers.
+    # Sums of shards along the other axis, of arrays too small to share, and of the loss's numbers.
     assert kinds["all-reduce"] <= scattered + 0.1 * PARAMETERS + 8 * 4 * D
 
 

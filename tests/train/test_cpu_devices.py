@@ -1,4 +1,4 @@
-"""A CPU's cores as devices: settled before JAX starts, and left alone where it is given."""
+"""Tests that a CPU's cores become devices before JAX starts, unless a number is given."""
 
 import os
 import subprocess
@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from selfdistill_jax.train.cpu_devices import cpu_devices
+from selfdistill_jax.train.mesh import cpu_devices
 
 START = """
 import jax
-from selfdistill_jax.train import cpu_devices
-cpu_devices.cores = lambda: 3
-cpu_devices.split_cpu_into_devices(6)
+from selfdistill_jax.train import mesh
+mesh.cores = lambda: 3
+mesh.split_cpu_into_devices(6)
 print(jax.device_count())
 """
 

@@ -1,4 +1,4 @@
-"""The weights that a run ends with: start, trained, or a point between them."""
+"""Tests which weights a run ends with: start, trained, or a point between them."""
 
 import json
 
@@ -39,7 +39,7 @@ def on_dev(monkeypatch):
 
 @pytest.fixture
 def config(tiny):
-    """``config(**settings)``: a config with the default candidates."""
+    """Returns ``config(**settings)``: a config with the default candidates."""
     return lambda **settings: tiny.config(**{"evaluation__interpolation": (0.5, 1.0)} | settings)
 
 

@@ -1,4 +1,4 @@
-"""What a run learns from: the loss of its config, its target, its batches, its data."""
+"""Tests that a run learns from its config's loss, target, batches and data."""
 
 import json
 from functools import partial
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.fixture(scope="module")
 def triplets(tiny):
-    """200 rows that bring their own negatives."""
+    """Writes a file of 200 triplets with given negatives."""
     every = [(i, place) for i in range(len(helpers.pairs())) for place in range(5)][:200]
     rows = []
     for i, place in every:
@@ -54,7 +54,7 @@ def test_every_config_runs_its_loss(tiny, tmp_path, name, options):
     assert train(config, tmp_path, stop=stop_at(2)) is None
     first, second = (r["loss"] for r in metrics(tmp_path, "train"))
     assert np.isfinite(second)
-    # The first loss by hand: of the first batch, the start encoder's vectors, the loss's options.
+    # The first loss, by hand, from the first batch, the start encoder and the loss's options.
     encoder = load_model(config).pretrained
     batch = load_batches(config)[0]
     vectors = vectors_of(encoder, batch)
@@ -66,7 +66,7 @@ def test_every_config_runs_its_loss(tiny, tmp_path, name, options):
 
 @pytest.mark.parametrize("name", ["softmax", "distributed", "adaptive", "kl"])
 def test_several_negatives_of_a_query(tiny, triplets, tmp_path, name):
-    """From the file to the loss: the first step's, by hand."""
+    """The first step's loss matches one computed by hand from the file's negatives."""
     rows = [json.loads(line) for line in triplets.read_text().splitlines()]
     for number, row in enumerate(rows):
         own = [row.pop("negative"), *(rows[number - k]["positive"] for k in (7, 11))]
@@ -103,7 +103,7 @@ def test_settings_of_negatives(tiny, tmp_path, settings, message):
 
 
 def test_queries_with_many_positives(tiny, tmp_path):
-    """Batches differ in the widest list of positives, each width in a program of its own."""
+    """Batches with lists of positives of different widths compile one program per width."""
     documents = [f"{said} {place}" for said in helpers.SAID for place in helpers.PLACES]
     rows = [{"query": "mabo", "positive": document} for document in documents[:20]]
     rows += [
@@ -129,11 +129,11 @@ def test_first_dimensions_are_trained_beside_the_whole(tiny, tmp_path):
     ids = {"positive_ids": batch.positive_ids, "negative_ids": batch.negative_ids}
     want = sum(LOSSES["softmax"](*(v[:, :size] for v in vectors), **ids) for size in (16, 5, 3))
     np.testing.assert_allclose(metrics(tmp_path, "train")[0]["loss"], want, rtol=1e-5)
-    train(config, tmp_path, stop=stop_at(3))  # its own folder goes on
+    train(config, tmp_path, stop=stop_at(3))  # the same settings resume the folder
 
 
 def test_every_target_is_another_run(tiny, finished, tmp_path):
-    """Of four targets the first step sees the same vectors; what moves is different."""
+    """All four targets give the same first loss; after two updates the losses differ."""
     records = {"model": metrics(finished, "train")[:3]}
     for target in ("detached", "ema", "start"):
         config = tiny.config(train__target=target, train__target_decay=0.5)
@@ -141,12 +141,12 @@ def test_every_target_is_another_run(tiny, finished, tmp_path):
         records[target] = metrics(tmp_path / target, "train")
     first = [record[0]["loss"] for record in records.values()]
     np.testing.assert_allclose(first, first[0], rtol=1e-5)
-    # From a constant target only the margin's side of the gradient is left.
+    # A constant target leaves only the margin's part of the gradient.
     norms = [record[0]["gradient_norm"] for record in records.values()]
     np.testing.assert_allclose(norms[2:], norms[1], rtol=1e-4)
     assert abs(norms[1] - norms[0]) > 1e-3
     assert len({record[2]["loss"] for record in records.values()}) == 4
-    # Two ways to say the same.
+    # loss.stop_gradient is another way to ask for the detached target.
     again = tiny.config(loss__stop_gradient=True)
     train(again, tmp_path / "again", stop=stop_at(3))
     assert metrics(tmp_path / "again", "train") == records["detached"]
@@ -165,7 +165,7 @@ def test_micro_batches_change_nothing(tiny, finished, tmp_path):
 
 
 def test_shared_parameters_change_nothing(tiny, finished, tmp_path):
-    """One copy on eight devices; the model, which every process writes from, is whole."""
+    """Eight devices share one copy of the parameters; losses and results stay the same."""
     report = train(tiny.config(train__fsdp=8), tmp_path / "run")
     for one, other in zip(metrics(tmp_path / "run"), metrics(finished), strict=True):
         assert one.keys() == other.keys()
@@ -193,7 +193,7 @@ def test_triplet_file(tiny, triplets, tmp_path):
 def test_triplet_file_evaluated_on_a_collection(tiny, triplets, finished, tmp_path):
     config = tiny.config(data__triplets=str(triplets), train__steps=3)
     assert train(config, tmp_path).startswith("tiny+own, test: 8 queries, 40 documents")
-    # Evaluated as the collection alone is, trained on other texts.
+    # It is evaluated like the collection alone, but trained on other texts.
     assert metrics(tmp_path, "dev")[0] == metrics(finished, "dev")[0]
     assert metrics(tmp_path, "train")[0]["loss"] != metrics(finished, "train")[0]["loss"]
 

@@ -1,4 +1,4 @@
-"""Training of an adapter: the step, and runs from start to end."""
+"""Tests the training of an adapter: the step, and runs from start to end."""
 
 import json
 
@@ -24,7 +24,7 @@ from tests.train.runs import assert_goes_on, checkpointed
 pytestmark = pytest.mark.usefixtures("undrawn")
 BASE = jax.device_get(init_params(CONFIG, jax.random.key(0)))
 TARGETS = ("query", "value", "outer")
-RATE = 100.0  # so that the smallest gradient moves more than a float's last bits
+RATE = 100.0  # large, so that even the smallest gradient changes more than a float's last bits
 
 
 def merge(base, adapter):
@@ -32,7 +32,7 @@ def merge(base, adapter):
 
 
 def adapter(seed=1):
-    """With a B that is not zero, so that A has a gradient too."""
+    """Returns an adapter whose B is not zero, so that A has a gradient, too."""
     begun = jax.device_get(init_lora(BASE, rank=3, targets=TARGETS, key=jax.random.key(seed)))
     rng = np.random.default_rng(seed)
     return {
@@ -152,7 +152,7 @@ def test_only_the_targets_of_the_model_change(tiny, lora_run):
 
 
 def test_the_model_is_base_and_adapter(tiny, lora_run):
-    """The merged weights, and the vectors, here and by PEFT."""
+    """Merged weights and vectors are those of the base with its adapter."""
     merged = BiEncoder.load(str(lora_run / "model"))
     added = BiEncoder.load(str(tiny.encoder), adapter=lora_run / "adapter")
     for x, y in zip(
@@ -197,7 +197,7 @@ def test_interrupted_equals_uninterrupted(tiny, lora_run, tmp_path, target):
 
 
 def test_start_targets_are_the_frozen_encoders(tiny, lora_run, tmp_path):
-    """At the first step the adapter is nothing, so that its own targets are those too."""
+    """A new adapter changes nothing, so at the first step its own targets are the frozen ones."""
     config = tiny.config(**LORA, train__target="start", train__steps=2)
     train(config, tmp_path)
     of_start, of_own = (metrics(run, "train") for run in (tmp_path, lora_run))

@@ -1,4 +1,4 @@
-"""Schedules: where they begin, what they peak at, where they end."""
+"""Tests schedules (where they begin, peak and end) and the optimizer's updates."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_the_optimizer_is_adamw_after_clipping():
 
 
 def test_runs_of_other_learning_rates_share_a_compiled_step():
-    """The compiler's cache finds a program by its text."""
+    """Their programs have the same text, by which the compiler's cache finds a program."""
 
     def program(rate, steps, decay):
         schedule = make_schedule(

@@ -1,4 +1,4 @@
-"""The step for accelerators that this machine has not: it is lowered for them, not run."""
+"""Tests the step for accelerators that are not present, by lowering it without running it."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What processes agree on, with a stand-in for the other process (two real ones: test_main)."""
+"""Tests how processes agree, with a stand-in for the other one (test_main has two real ones)."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.tiny import load_batches
 
 @pytest.fixture
 def other(monkeypatch):
-    """``other(value)``: what the second of two processes brings to the next gathering."""
+    """Returns ``other(value)``, which sets the other process's value in the next gathering."""
     said = []
 
     def gather(own):
@@ -23,7 +23,7 @@ def other(monkeypatch):
 
 
 def digest(content, monkeypatch):
-    """What `all_equal` sends of it."""
+    """Returns what `all_equal` sends for some content."""
     sent = []
     with monkeypatch.context() as patch:
         patch.setattr(

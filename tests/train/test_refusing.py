@@ -1,4 +1,4 @@
-"""Settings, data and folders that a run refuses before it changes anything."""
+"""Tests that a run refuses wrong settings, data and folders before it changes anything."""
 
 import shutil
 
@@ -16,7 +16,7 @@ def test_changed_data_are_noticed_in_a_finished_run(tiny, finished, tmp_path):
     changed = shutil.copytree(tiny.collection, tmp_path / "tiny")
     with (changed / "queries.jsonl").open("a") as file:
         file.write('{"_id": "new", "text": "new"}\n')
-    # The same name in the config, as a file edited in place has.
+    # The config has the same name for it, as for a file edited in place.
     original = tiny.collection.rename(tmp_path / "original")
     try:
         changed.rename(tiny.collection)
@@ -53,7 +53,7 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"data__document_length": 15},
         {"encoder__max_length": 17},
         {"encoder__max_length": -1},
-        {"train__batch_size": 32},  # of 24 triplets
+        {"train__batch_size": 32},  # of only 24 triplets
         {"data__negatives": "hard"},
         {"train__dtype": "float16"},
         {"train__steps": 0},
@@ -78,8 +78,8 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"train__attention": "xla", "encoder__dropout": "source"},
         {"encoder__dropout": "some"},
         {"encoder__pooling": "first"},
-        {"encoder__query_prompt": "mabo tiri lenz omsk brno the the"},  # 8 tokens for all of it
-        {"train__dimensions": (16,)},  # the encoder's own
+        {"encoder__query_prompt": "mabo tiri lenz omsk brno the the"},  # queries have 8 tokens
+        {"train__dimensions": (16,)},  # the encoder's own size
         {"train__dimensions": (4, 8)},
         {"train__dimensions": (8, 8)},
         {"train__dimensions": (8, 0)},
@@ -87,7 +87,7 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
     ):
         with pytest.raises(InputError):
             train(tiny.config(**wrong), tmp_path / "run")
-        # A corrected command would be refused a folder that holds the wrong config.
+        # A corrected command could not use a folder that holds the wrong config.
         assert not (tmp_path / "run").exists(), wrong
 
 

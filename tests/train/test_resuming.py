@@ -1,4 +1,4 @@
-"""A run cut short in every way and gone on with is the run that was not cut."""
+"""Tests that a run that was stopped or killed and then resumed equals an uninterrupted run."""
 
 import contextlib
 import json
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "ends",
     [
-        # What is left is a run with the same seed in another folder.
+        # Nothing is resumed; this compares two runs with the same seed.
         pytest.param([kill_at(3)], id="killed before the first checkpoint"),
-        # Stopped past an evaluation; then the evaluation at 8 is done twice.
+        # The run stops after an evaluation; the kill makes it repeat the evaluation at step 8.
         pytest.param([stop_at(4), kill_at(9)], id="stopped, then killed past a checkpoint"),
         pytest.param([stop_at(7), stop_at(8)], id="stopped twice"),
         pytest.param([stop_at(12)], id="stopped in the last evaluation"),
@@ -87,7 +87,7 @@ def test_finished_run_is_told_not_repeated(tiny, finished, monkeypatch):
 def test_restart_moves_the_old_run_aside(tiny, finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
     old = content(workdir)
-    (tmp_path / "run.1").mkdir()  # of an earlier restart
+    (tmp_path / "run.1").mkdir()  # as if from an earlier restart
     assert train(tiny.config(seed=5), workdir, restart=True, stop=stop_at(1)) is None
     assert content(tmp_path / "run.2") == old
     assert [r["step"] for r in metrics(workdir, "train")] == [1]
@@ -95,7 +95,7 @@ def test_restart_moves_the_old_run_aside(tiny, finished, tmp_path):
 
 
 def test_another_start_encoder_under_the_same_name_is_noticed(tiny, tmp_path):
-    """It is read again: of an adapter's run it is most of the model."""
+    """Resuming reads the start encoder again, which is most of the model in a run of an adapter."""
     folder = shutil.copytree(tiny.encoder, tmp_path / "encoder")
     config = tiny.config(encoder__init=str(folder))
     assert train(config, tmp_path / "run", stop=stop_at(2)) is None

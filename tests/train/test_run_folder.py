@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and that nothing in it is ever half written or lost."""
+"""Tests that a run's folder belongs to one run, and that no file in it is partial or lost."""
 
 import json
 import os

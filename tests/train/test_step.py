@@ -1,4 +1,4 @@
-"""The law of the mesh: the same global batch gives the same loss, gradient and update."""
+"""Tests that a global batch gives the same loss, gradient and update on any mesh."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ def mesh(devices, fsdp=1):
 
 @functools.cache
 def alone(no_rows):
-    """One device, the whole batch at once."""
+    """Returns values and gradients of the whole batch at once, on one device."""
     return values_and_gradients(mesh(1), batch(no_rows))
 
 
@@ -43,7 +43,7 @@ def assert_same(got, want):
             )
 
 
-# Devices, how many of them share parameters, micro-batches.
+# Numbers of devices, of devices that share parameters, and of micro-batches.
 MESHES = [(d, 1, m) for d in (1, 2, 4, 8) for m in (1, 2, 4) if ROWS % (d * m) == 0 and d * m > 1]
 MESHES += [(8, 2, 1), (8, 4, 2), (8, 8, 1)]
 
@@ -97,7 +97,7 @@ def setting(
     parts=None,
     **options,
 ):
-    """A step, a state and the batch on a mesh."""
+    """Returns a step, a state and the batch on a mesh."""
     optimizer = optimizer or optax.sgd(1.0)  # the update is the gradient, which Adam would rescale
     params = init_params(CONFIG, jax.random.key(0))
     on = mesh(devices, fsdp)
@@ -125,11 +125,11 @@ def test_an_update_and_its_metrics_do_not_depend_on_the_mesh():
 
 
 def test_dropout_does_not_depend_on_the_mesh():
-    """What a text loses is its own, so that the law holds with dropout too."""
+    """Dropout depends on each text's seeds alone, so the mesh does not change results."""
     seeds = np.random.default_rng(1).integers(2**32, size=(3, ROWS), dtype=np.uint32)
     rates = Dropout(*5 * (0.2,))
     encode = make_encode(CONFIG, pooling="mean", dropout=rates)
-    params = jax.device_get(init_params(CONFIG, jax.random.key(0)))  # each step gives its away
+    params = jax.device_get(init_params(CONFIG, jax.random.key(0)))  # each step donates its copy
 
     def gradient(devices, parts):
         rows = batch(parts=parts)
@@ -184,7 +184,7 @@ def test_targets_from_another_encoder(micro_batches):
     for x, y in zip(*map(jax.tree.leaves, (state.params, expected)), strict=True):
         np.testing.assert_allclose(x, y, atol=2e-6)
     for x, y in zip(*map(jax.tree.leaves, (state.target, other_params())), strict=True):
-        np.testing.assert_array_equal(x, y)  # left as it was
+        np.testing.assert_array_equal(x, y)  # unchanged
     similar = jnp.mean(losses.sigma(jnp.sum(documents[0] * documents[1], axis=1)))
     np.testing.assert_allclose(metrics["target_mean"], similar, rtol=1e-5)
 
@@ -217,7 +217,7 @@ def test_micro_batches_hold_the_activations_of_one():
 
 @pytest.mark.parametrize("fsdp", [1, 2, 4, 8])
 def test_devices_share_parameters_and_moments(fsdp):
-    """By the compiler's own account, and step after step."""
+    """The compiler's count of memory shows it, and a step keeps the sharding."""
     optimizer = optax.adamw(1e-3)
     step, state, rows = setting(optimizer=optimizer, fsdp=fsdp, target=other_params())
     arguments = step.lower(state, rows).compile().memory_analysis().argument_size_in_bytes

@@ -1,4 +1,4 @@
-"""A run from start to end, what it leaves behind, and which model it keeps."""
+"""Tests a run from start to end: the files it leaves and the model it keeps."""
 
 import json
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.fixture
 def on_dev(monkeypatch):
-    """Scripts what the dev evaluations find: ``on_dev([0.1, 0.3])``; the test split stays true."""
+    """Scripts the dev values, as in ``on_dev([0.1, 0.3])``; the test split is really evaluated."""
 
     def script(values):
         values = iter(values)
@@ -87,7 +87,7 @@ def test_run_learns_what_it_is_taught(finished):
 
 
 def test_a_run_without_negatives_but_those_of_the_batch(tiny, tmp_path):
-    """Its report, too, does without margins."""
+    """Its report does not need margins either."""
     config = tiny.config("softmax", data__negatives_per_query=0, train__steps=2)
     assert train(config, tmp_path / "run") is not None
     assert "margin_mean" not in metrics(tmp_path / "run", "train")[0]
@@ -96,7 +96,7 @@ def test_a_run_without_negatives_but_those_of_the_batch(tiny, tmp_path):
 
 
 def test_model_is_the_best_on_dev_not_the_last(tiny, tmp_path, on_dev):
-    on_dev([0.1, 0.2, 0.5, 0.5])  # at steps 0, 3, 6 and the last; of equal ones the first
+    on_dev([0.1, 0.2, 0.5, 0.5])  # at steps 0, 3, 6 and the last; the first of equals wins
     settings = {"train__evaluate_every": 3, "train__checkpoint_every": 3}
     config = tiny.config(train__steps=8, **settings)
     train(config, tmp_path)
@@ -120,7 +120,7 @@ def test_patience_ends_a_run_early(tiny, tmp_path, on_dev, monkeypatch):
         patch.setattr(final_test, "evaluate_bm25", killed)
         with pytest.raises(Killed):
             train(config, tmp_path)
-    # Goes on from step 6, where patience was at its end already.
+    # Resumes at step 6, where patience had already run out.
     assert train(config, tmp_path) is not None
     assert [r["step"] for r in metrics(tmp_path, "train")] == [1, 2, 3, 4, 5, 6]
     assert [r["step"] for r in metrics(tmp_path, "dev")] == [0, 2, 4, 6]
@@ -149,7 +149,7 @@ def test_collection_may_lack_splits(tiny, tmp_path, splits):
 @pytest.mark.parametrize("evaluate_every", [4, 1])
 @pytest.mark.parametrize("splits", [("train", "dev", "test"), ("train", "test")])
 def test_a_run_that_diverges_ends_with_the_start_encoder(tiny, tmp_path, evaluate_every, splits):
-    """The first loss is finite, the encoder after the first update is not."""
+    """The first loss is finite, but the encoder after the first update is not."""
     collection = helpers.write_collection(
         tmp_path / "part", splits={s: helpers.SPLITS[s] for s in splits}
     )

@@ -1,4 +1,4 @@
-"""A BEIR folder is read row by row; what does not fit is refused with file and line."""
+"""Tests that a BEIR folder is read row by row, and that errors name file and line."""
 
 import gzip
 import json
@@ -56,7 +56,7 @@ def test_reads_rows_in_order(folder):
     assert source.name == "mine"
     assert source.corpus_size is None
     assert source.pool_start == 0
-    # Before documents() and queries() were asked for: the ids are read when they are needed.
+    # judgements() works before documents() and queries(): ids are read when they are needed.
     judged = [Judgement(0, 0, 2), Judgement(0, 1, 0), Judgement(1, 1, 1)]
     assert list(source.judgements("train")) == judged
     assert list(source.documents()) == [

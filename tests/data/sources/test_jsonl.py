@@ -1,4 +1,4 @@
-"""Every complaint about a file names the file and the line."""
+"""Tests that every error about a JSONL file names the file and the line."""
 
 import bz2
 import errno
@@ -31,7 +31,7 @@ def refusal(call, *args, **kwargs) -> str:
 
 def test_numbers_count_blank_lines_and_both_line_ends(tmp_path):
     path = tmp_path / "a.tsv"
-    # U+2028 is a line's end to str.splitlines, not to JSONL.
+    # U+2028 ends a line for str.splitlines, but not in JSONL.
     path.write_bytes("\ufeffone\r\n\n  \nfo\u2028ur\n".encode())
     assert list(read_lines(path)) == [(1, "one"), (4, "fo\u2028ur")]
 
@@ -51,7 +51,7 @@ PACKED = gzip.compress(b'{"a": "b"}\n' * 50, mtime=0)
     ("content", "message"),
     [
         *((PACKED[:keep], "not a whole gzip file") for keep in (8, 20, -9)),
-        (PACKED[:10] + b"\xff" + PACKED[11:], "not a whole gzip file"),  # no such kind of block
+        (PACKED[:10] + b"\xff" + PACKED[11:], "not a whole gzip file"),  # an invalid type of block
         (b"plain text", "not a gzip file; remove .gz from its name"),
         (b"p", "not a gzip file"),
         (b"\x28\xb5\x2f\xfd", "not a gzip file"),
@@ -86,7 +86,7 @@ def test_other_kinds_of_files_are_named(tmp_path, content, message):
     packed = tmp_path / "b.tsv.gz"
     packed.write_bytes(gzip.compress(content, mtime=0))
     assert refusal(read_lines, packed).startswith(f"{packed}: {message}")
-    digest("v", path)  # may be of any content
+    digest("v", path)  # accepts any content
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
@@ -190,7 +190,7 @@ def test_misspelt_field_is_refused(tmp_path, name, expected):
 
 @pytest.mark.parametrize("name", ["_id", "url", "subtitle", "text_2", "", "id", "Title"])
 def test_other_fields_are_none_of_its_business(tmp_path, name):
-    """Neither is another spelling beside the right one: `id` beside `_id` is common."""
+    """Unknown fields are allowed, and so is `id` beside `_id`, which is common."""
     row = dict.fromkeys([*KNOWN, name], "a")
     check_lookalikes(row, KNOWN, path=tmp_path / "f.jsonl", line=7)
 

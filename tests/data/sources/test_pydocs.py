@@ -1,4 +1,4 @@
-"""The embedded collection: what is taken from sources, and what the installed packages give."""
+"""Tests the pydocs collection, on small sources and on the installed packages."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ def package(root: Path, files: dict[str, str]) -> PyDocs:
 
 
 def one(tmp_path, source: str):
-    """The only document of a package with the one module ``pkg.mod``, and its query's text."""
+    """Returns the document and the query's text of a package with the single module ``pkg.mod``."""
     collection = package(tmp_path / "pkg", {"mod.py": source})
     (document,), (query,) = collection.documents(), collection.queries()
     assert query.id == document.id == document.title
@@ -90,7 +90,7 @@ def test_public_names_only(tmp_path):
             **{f"{name}.py": function("skipped") for name in skipped},
         },
     )
-    # In the order of the files; private folders are left out of the name.
+    # Titles follow the order of the files and leave out private folders.
     names = "pkg.top", "pkg.deep.mod.deep", "pkg.mod.Public.method", "pkg.mod.guarded"
     assert titles(collection) == list(names)
 
@@ -138,7 +138,7 @@ def test_unreadable_files_are_skipped_and_counted(tmp_path):
             "good.py": function("good"),
             "bad.py": 'def f(:\n    """Broken."""\n',
             "nul.py": '"""\0"""',
-            # An invalid escape is a warning, an error in this test run, but no unreadable file.
+            # An invalid escape warns, an error in this test run, but the file stays readable.
             "odd.py": function("odd", body=BODY + r" See \d."),
         },
     )
@@ -178,7 +178,7 @@ def test_packages_are_found_without_importing_them(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def real():
-    """The collection of the installed packages, and its documents."""
+    """Returns the collection of the installed packages, and its documents."""
     collection = PyDocs()
     return collection, list(collection.documents())
 
@@ -209,7 +209,7 @@ def test_no_query_of_installed_packages_is_in_its_document(real):
 
 def test_splits_share_no_module_and_negatives_are_of_training(real):
     collection, documents = real
-    # Titles lack the private parts of a module's name; the entries know where they were read.
+    # Titles lack the private parts of a module's name; entries have the full name.
     modules = [entry.module for entry in collection._entries]
     split = {s: {modules[j.document] for j in collection.judgements(s)} for s in SPLITS}
     assert not split["train"] & split["dev"]

@@ -1,4 +1,4 @@
-"""Columns of relevance judgements are read by their names; what is not understood is refused."""
+"""Tests that columns of relevance judgements are read by name, and unclear ones refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Two settings name what is trained on and what is evaluated on."""
+"""Tests the two settings that choose the training data and the evaluation data."""
 
 import json
 
@@ -27,7 +27,7 @@ def folder(tmp_path):
 @pytest.fixture
 def triplets(tmp_path):
     path = tmp_path / "own.tsv"
-    # The one would be held out for dev, the other for test, were the file a collection of its own.
+    # By itself, the file would hold out its first query for dev and its second for test.
     path.write_text("query 36\tx\ty\nquery 52\tz\tx\n")
     return path
 
@@ -56,14 +56,14 @@ def test_triplets_over_a_collection(folder, triplets):
         for t in source.examples()
     ]
     assert texts == [("query 36", "x", "y"), ("query 52", "z", "x")]
-    # The collection's own training pairs are not trained on; what is evaluated is all its own.
+    # The collection's training pairs are not used; its dev and test judgements all are.
     assert list(source.judgements("train")) == []
     for split in ("dev", "test"):
         assert list(source.judgements(split)) == list(collection.judgements(split)) != []
 
 
 def named(source):
-    """Ids of each triplet of a source."""
+    """Returns the ids of each triplet of a source."""
     documents, queries = list(source.documents()), list(source.queries())
     return [
         (queries[q].id, documents[p].id, documents[n[0]].id if n else None)

@@ -1,4 +1,4 @@
-"""A file of triplets becomes a collection: distinct texts, references, and a part held out."""
+"""Tests that a file of triplets becomes a collection with distinct texts and a held-out part."""
 
 import gzip
 import json
@@ -51,7 +51,7 @@ def test_reads_distinct_texts_in_first_seen_order(tmp_path, name):
     assert [t[:3] for t in triplets] == [(0, 0, (1,)), (1, 1, ()), (0, 2, ()), (1, 1, (0,))]
     assert triplets[3][3:] == (9, (-1.5,))
     assert all(math.isnan(t.positive_score) and not t.negative_scores for t in triplets[:3])
-    # The pair of rows 2 and 4 is one judgement.
+    # Rows 2 and 4 have the same pair, which gives one judgement.
     assert list(source.judgements("train")) == [(0, 0, 1), (1, 1, 1), (0, 2, 1)]
     assert list(source.judgements("dev")) == list(source.judgements("test")) == []
 
@@ -68,7 +68,7 @@ def test_tsv_with_and_without_negatives(tmp_path):
 
 
 def named(path):
-    """Texts and scores of each triplet."""
+    """Returns the texts and scores of each triplet."""
     source = TripletFile(path, held_out=False)
     documents, queries = ([x.text for x in xs] for xs in (source.documents(), source.queries()))
     return [

@@ -1,4 +1,4 @@
-"""Lists of negatives in the rows of a triplet file."""
+"""Tests lists of negatives in the rows of a triplet file."""
 
 import pytest
 

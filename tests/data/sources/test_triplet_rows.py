@@ -1,4 +1,4 @@
-"""Columns of a triplet file are found by their names, and others are refused by theirs."""
+"""Tests that known columns of a triplet file are found by name and unknown ones refused."""
 
 import itertools
 import random
@@ -15,7 +15,7 @@ COLUMNS = {
     "negative_score": [-1, 0.25],
 }
 WANTED = list(zip(*COLUMNS.values(), strict=True))
-# Columns that are left out, among them the ids of a file of texts.
+# Columns that are ignored, among them query ids in a file of texts.
 BESIDE = {"id": ["1", "2"], "URL": ["", "x"], "query_id": ["q1", "q2"]}
 
 
@@ -24,7 +24,7 @@ def test_any_order_of_columns(tmp_path, kind):
     path = tmp_path / f"a.{kind.replace('csv', 'tsv')}"
     draw = random.Random(0)
     for names in itertools.permutations(COLUMNS):
-        # A column that is not used, and another spelling of a name, at random places.
+        # Adds an unused column and other spellings of names at random.
         beside = draw.choice([*BESIDE, None])
         columns = {**COLUMNS, **({beside: BESIDE[beside]} if beside else {})}
         names = list(names)
@@ -59,7 +59,7 @@ def test_columns_that_are_not_used_are_logged_once(tmp_path, caplog, kind):
 
 SEVERAL = "several negatives for a query: give a JSONL file with a list named 'negatives'"
 LABELS = "rows with labels are not trained on: keep the positive pairs as query and positive"
-# Names beside a query -> those that are refused, and the advice.
+# Names beside a query, those of them that are refused, and the advice.
 REFUSED = [
     ("positive negative_1 negative_2", "negative_1 negative_2", SEVERAL),
     ("positive Hard_Negatives", "Hard_Negatives", SEVERAL),
@@ -100,7 +100,7 @@ def test_names_that_are_not_understood(tmp_path, kind, names, unknown, advice):
 def test_a_later_row_with_other_fields(tmp_path):
     path = write(tmp_path / "a.jsonl", [*ROWS, {**ROWS[0], "label": 0}])
     assert refusal(path).startswith(f"{path}:5: unknown field 'label'; expected query, positive, ")
-    # A null says nothing; only here, not in the next row of these fields.
+    # A null in an unknown field is allowed, but a later row must not have a value there.
     row = {"query": "a", "positive": "b", "neg": None, "label": None, "positive_score": None}
     assert [t[:3] for t in named(write(path, [row] * 2))] == [("a", "b", None)] * 2
     write(path, [row, {**row, "neg": []}])

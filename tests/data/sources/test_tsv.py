@@ -1,4 +1,4 @@
-"""Tab-separated files come back as they were written, quoted as CSV or not."""
+"""Tests that tab-separated files are read as they were written, quoted as CSV or not."""
 
 import csv
 import io
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from selfdistill_jax.data.sources.tsv import read_tsv
 from selfdistill_jax.errors import InputError
 
-# Few characters, so that those with a meaning meet each other; U+2028 ends a line for str only.
-# csv does not quote "\r" alone, which at a line's end is part of the line end.
+# Few characters, so that special ones often meet. U+2028 ends a line for str only. "\r" occurs only
+# in "\r\n": csv does not quote it alone, so at a line's end it would become part of the line end.
 TEXT = st.lists(st.sampled_from([*'ab" \t\n\u2028é', "\r\n"]), max_size=12).map("".join)
 SETTINGS = settings(max_examples=300, deadline=None)
 
@@ -41,7 +41,7 @@ def as_csv(rows, quoting, end="\n") -> str:
     end=st.sampled_from(["\n", "\r\n"]),
 )
 def test_csv_round_trip(width, texts, quoting, end):
-    # The first row proves the quoting; see the test below for files in which nothing does.
+    # The first row proves that the file is quoted; a test below covers files without such a row.
     rows = [["query", *['a "name"'] * (width - 1)]]
     rows += [texts[i : i + width] for i in range(0, len(texts) - width + 1, width)]
     assert columns_of("\ufeff" + as_csv(rows, quoting, end)) == rows
@@ -57,7 +57,7 @@ def test_csv_round_trip(width, texts, quoting, end):
     end=st.sampled_from(["\n", "\r\n"]),
 )
 def test_plain_round_trip(rows, end):
-    """A mark inside a field is text as long as no field is quoted."""
+    """A quotation mark inside a field is text as long as no field is quoted."""
     rows = [list(row) for row in rows]
     assert columns_of("".join("\t".join(row) + end for row in rows)) == rows
 
@@ -65,20 +65,20 @@ def test_plain_round_trip(rows, end):
 @pytest.mark.parametrize(
     ("content", "rows"),
     [
-        # Quoted: all records with marks fit.
+        # Quoted: all records with quotation marks fit CSV.
         ('a\t"b"\n', [["a", "b"]]),
         ('"a"\t""\n', [["a", ""]]),
         ('q\tp\nx\t"1 ""2"" 3"\n', [["q", "p"], ["x", '1 "2" 3']]),
         ('q\tp\nx\t"1\n\n2"\ny\tz\n', [["q", "p"], ["x", "1\n\n2"], ["y", "z"]]),
         ('q\tp\nx\t"1\t2"', [["q", "p"], ["x", "1\t2"]]),
-        # Plain: the mark is text.
+        # Plain: the quotation mark is text.
         ('x\t5" pipe\n', [["x", '5" pipe']]),
         ('x\tsay "a"\ny\t"b"\n', [["x", 'say "a"'], ["y", '"b"']]),
         ('x\t"open\ny\tz\n', [["x", '"open'], ["y", "z"]]),
         ('x\t"a" b\n', [["x", '"a" b']]),
-        # A docstring, which CSV would write for "a" too.
+        # A docstring; CSV would write the text "a", marks included, the same way.
         ('x\t"""a"""\ny\tf("b")\n', [["x", '"""a"""'], ["y", 'f("b")']]),
-        # A speech that begins in one row and ends in the next.
+        # A quotation that begins in one row and ends in the next.
         ('x\t"a\ny\tb"\nz\t"c"\n', [["x", '"a'], ["y", 'b"'], ["z", '"c"']]),
         ('q\tp\tn\n"a\tb"\ty\n', [["q", "p", "n"], ['"a', 'b"', "y"]]),
         ('x\t"a\ty\nx\tb"\ty\n', [["x", '"a', "y"], ["x", 'b"', "y"]]),
@@ -123,7 +123,7 @@ def test_numbers_are_those_of_first_lines(tmp_path):
 @pytest.mark.parametrize("opened", ['"x\ty\n', 'x\t"y\n'])
 @pytest.mark.parametrize("line", ["a\tb\n", f"a\t{'b' * 999_999}\n", '"a\tb\n'])
 def test_open_mark_is_not_followed_to_the_end(tmp_path, opened, line):
-    """Not in memory, nor once for every such line."""
+    """An open mark must not load the rest of the file, nor read it once for each such line."""
     path = tmp_path / "a.tsv"
     count = 40 if len(line) > 99 else 60_000
     path.write_text(opened + line * count)

@@ -1,4 +1,4 @@
-"""The packed encoder against the same one written plainly: one text at a time, by autodiff."""
+"""Tests the packed encoder against a plain one that takes single texts and uses autodiff."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ SHAPE = {"block": 64, "row_lengths": (16, 32, 64)}
 
 @functools.cache
 def params():
-    """Larger than at the start of training, where attention is nearly even."""
+    """Returns parameters larger than initial ones, whose attention is nearly uniform."""
     values = init_params(CONFIG, jax.random.key(0))
     return jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, values)
 
@@ -41,10 +41,10 @@ def packed(blocks=30):
 
 
 def plain(params, ids, length, pooling):
-    """One text, as the paper of BERT has it (arXiv 1810.04805); erf from jax.scipy.
+    """Encodes one text as in the BERT paper (arXiv 1810.04805), with erf from jax.scipy.
 
-    Of ids behind the text's end nothing is seen, so that all lengths share one program: one for
-    each length made this file take 82 s of processor time instead of 25.
+    Ids behind the text's end are ignored, so all lengths share one program. With one program for
+    each length, this file took 82 s of processor time instead of 25.
     """
 
     def norm(x, p):
@@ -87,7 +87,7 @@ def weighted(vectors):
 
 @functools.cache
 def expected(pooling):
-    """Gradient and vectors, in float64."""
+    """Returns the plain encoder's gradient and vectors in float64."""
 
     def both(params):
         vectors = plainly(params, pooling)
@@ -139,7 +139,7 @@ def test_bfloat16_gradient_points_the_same_way():
 
 
 def test_blocks_not_in_use_are_not_computed():
-    """Whatever lies there, NaN included, is not seen."""
+    """Values in unused blocks, even NaN, do not affect the vectors."""
     texts, word = packed(blocks=50), len(params()["embeddings"]["word"]) - 1
     ids = np.where(texts.ids == word, 0, texts.ids)  # a token that is in no text
     ids[texts.num_blocks :] = word
@@ -157,7 +157,7 @@ def hidden(params, texts):
 
 
 def test_compile_time_does_not_see_the_depth():
-    """The program of 12 layers is that of 2: as long, to a few characters of numbers."""
+    """The program of 12 layers is as long as that of 2, except for a few digits."""
 
     def program(layers):
         config = EncoderConfig(60, 32, layers, 4, 64, 64)
@@ -173,7 +173,7 @@ def test_compile_time_does_not_see_the_depth():
 @pytest.mark.parametrize("remat", REMATS)
 @pytest.mark.parametrize(("dtype", "bytes_"), [(jnp.float32, 4), (jnp.bfloat16, 2)])
 def test_kept_values_take_what_the_formula_says(dtype, bytes_, remat):
-    """docs/performance.md: b (7 D + F) + 4 H for each token and layer, or b D."""
+    """docs/performance.md gives b (7 D + F) + 4 H bytes for each token and layer, or b D."""
 
     def kept(blocks):
         texts = packed(blocks=blocks)
@@ -194,7 +194,7 @@ def test_kept_values_take_what_the_formula_says(dtype, bytes_, remat):
         return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     of_token = (kept(50) - kept(30)) / (20 * 64)
-    # The last layer's result as well; of a token its text and position, of a block its rows.
+    # Also kept: the last layer's result, each token's text and position, each block's row kind.
     rest = bytes_ * CONFIG.hidden_size + 8 + 4 / 64
     every = {
         "products": kept_bytes(CONFIG, 1, bytes_a_number=bytes_),

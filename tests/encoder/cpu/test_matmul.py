@@ -1,4 +1,4 @@
-"""Products with a kernel and with its transpose."""
+"""Tests products with a kernel and with its transpose."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ def test_the_transpose_of_a_kernel_gives_what_the_kernel_gives(dtype, with_bias)
     turned, pull_turned = jax.vjp(partial(affine, turned=True), x, kernel.T, bias)
     of_x, of_kernel, of_bias = pull(g)
     also_x, of_turned, also_bias = pull_turned(g)
-    # The same products summed in another order; then rounded to 8 bits in bfloat16.
+    # The order of the sums differs, and bfloat16 rounds the results to 8 bits.
     close = {"rtol": 2**-7 if dtype == jnp.bfloat16 else 1e-5, "atol": 1e-4}
     for one, other in ((plain, turned), (of_x, also_x), (of_kernel.T, of_turned)):
         assert one.dtype == other.dtype
@@ -53,7 +53,7 @@ def test_kernels_of_more_inputs_than_outputs_are_turned():
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_float32_is_float32_on_accelerators_too(platform):
-    """By default they multiply 11 and 8 bits of it."""
+    """By default GPUs multiply only 11 bits of a float32 number, and TPUs 8."""
 
     def text(dtype):
         x = jnp.ones((8, 8), dtype)

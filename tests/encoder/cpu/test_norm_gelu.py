@@ -1,4 +1,4 @@
-"""GELU against its definition, in double precision by scipy."""
+"""Tests GELU against scipy's definition in double precision."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def slope(x):
 
 
 def computed(dtype):
-    """x as rounded, and in double precision what is computed of it: values and slopes."""
+    """Returns the rounded x, and its values and slopes as computed in the given type."""
     x = jnp.asarray(X, dtype)
     values, pull = jax.vjp(gelu, x)
     (slopes,) = pull(jnp.ones_like(x))

@@ -1,4 +1,4 @@
-"""Attention of a few rows at a time against that of all rows at once."""
+"""Tests attention over a few rows at a time against attention over all rows at once."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ from selfdistill_jax.encoder.cpu.row_groups import by_rows, groups
 HEADS, SIZE, LENGTH, ROWS = 2, 4, 8, 6
 TOKENS = ROWS * LENGTH
 RNG = np.random.default_rng(0)
-# Two texts a row, of 5 and 3 tokens.
+# Each row has two texts, of 5 and 3 tokens.
 BLOCK = TokenInfo(
     jnp.array([2 * row + (place >= 5) for row in range(ROWS) for place in range(LENGTH)]),
     jnp.array([*range(5), *range(3)] * ROWS),
@@ -30,7 +30,7 @@ BIAS = RNG.standard_normal((2 * LENGTH - 1, HEADS)).astype(np.float32)
 
 
 def both_ways(qkv, g, **options):
-    """What attention gives, and its gradients."""
+    """Returns attention's results and its gradients."""
     options |= {"row_lengths": (LENGTH,)}
     out, log_sum = attend(qkv, BLOCK, heads=HEADS, **options)
     return out, log_sum, attend_backward(qkv, BLOCK, out, log_sum, g, **options)

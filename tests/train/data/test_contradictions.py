@@ -1,4 +1,4 @@
-"""Given negatives that are known positives of their query are left out, of whatever kind."""
+"""Tests that given negatives are left out if they are known positives of their query."""
 
 import json
 
@@ -16,7 +16,6 @@ A, B, C = "mabo tiri", "hasit vokel", "jurad gimon"
 
 def opened(tiny, folder, rows, **settings):
     path = write_rows(folder / "own.jsonl", rows)
-    # Equal rows of a second query, so that there is a batch of two.
     config = tiny.config(
         data__dataset="", data__triplets=str(path), train__batch_size=8, **settings
     )
@@ -24,7 +23,7 @@ def opened(tiny, folder, rows, **settings):
 
 
 def rows(*rows):
-    """Rows as given, and enough others for a batch; all their queries are held in train."""
+    """Returns the given rows and enough others for a batch; all their queries stay in train."""
     names = ("query", "positive", "negatives", "positive_score", "negative_scores")
     given = [dict(zip(names, row, strict=False)) for row in rows]
     return given + [
@@ -40,7 +39,7 @@ def rows(*rows):
         ([(Q, A, [f"  {A} ", B])], [[B]]),  # white space around it
         ([(Q, A, [A.upper(), B])], [[B]]),  # the same tokens
         ([(Q, A, [B, C]), (Q, B, [C])], [[C], [C]]),  # positive in another row
-        ([(Q, A, [B]), (OTHER, B, [A])], [[B], [A]]),  # positives of other queries are none
+        ([(Q, A, [B]), (OTHER, B, [A])], [[B], [A]]),  # positives of other queries stay
     ],
 )
 def test_contradictions_are_left_out(tiny, tmp_path, caplog, given, left):
@@ -72,7 +71,7 @@ def test_a_teacher_needs_the_negatives_that_were_left_out(tiny, tmp_path):
 
 
 def test_judged_answers_given_as_negatives_by_id(tiny, tmp_path):
-    """A run of them goes on with drawn negatives, and its report names the cause."""
+    """A run with such negatives draws others instead, and its report names the cause."""
     path = tmp_path / "own.jsonl"
     write_rows(
         path,

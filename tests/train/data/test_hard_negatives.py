@@ -1,4 +1,4 @@
-"""Hard negatives of a run, against a search by hand."""
+"""Tests the hard negatives of a run against a search by hand."""
 
 import shutil
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.fixture
 def own_cache(tmp_path):
-    """Settings of a cache in which nothing was found yet."""
+    """Returns settings of an empty cache."""
     return {"data__cache": str(tmp_path / "cache")}
 
 
@@ -36,7 +36,7 @@ def opened(config):
 
 
 def ranked(tiny, config):
-    """All documents of the training pool for each training query, best first, and similarities."""
+    """Returns each training query's documents, best first, all similarities, and the examples."""
     model = BiEncoder.load(str(tiny.encoder))
     _, tables, _ = opened(config)
     q, d = (
@@ -49,7 +49,7 @@ def ranked(tiny, config):
 
 @pytest.mark.parametrize("ceiling", [0.0, 0.95])
 def test_mined_candidates_are_what_the_start_encoder_finds(tiny, own_cache, ceiling):
-    # Cut at nothing, as BiEncoder reads; 8, so that a ceiling looks at all 40 documents.
+    # No text is cut, as in BiEncoder. With 8 candidates, a ceiling looks at all 40 documents.
     whole = {"data__query_length": 14, "data__document_length": 14, **own_cache}
     config = tiny.config(
         data__negatives="mined", data__candidates=8, data__mined_ceiling=ceiling, **whole
@@ -63,7 +63,7 @@ def test_mined_candidates_are_what_the_start_encoder_finds(tiny, own_cache, ceil
         want = [d for d in line.tolist() if d != positive and scores[d] <= highest][:8]
         assert own == want + [-1] * (8 - len(want))
         left += want
-    assert len(left) > 24  # a random encoder finds texts alike; most still have some
+    assert len(left) > 24  # most have some, though texts are alike to a random encoder
 
 
 def test_texts_are_mined_as_they_are_trained_on(tiny, own_cache):
@@ -90,7 +90,7 @@ def test_bm25_negatives(tiny, own_cache):
     batches = load_batches(config)
     (queries, positives, negatives), _ = batches.rows(0, np.arange(24))
     assert (queries == positives).all()
-    # BM25 sees the places alone, which row numbers follow.
+    # BM25 matches only the places, which follow from row numbers.
     assert (negatives % 5 == positives % 5).all()
     assert (negatives != positives).all()
 
@@ -130,7 +130,7 @@ def test_a_search_is_done_once(tiny, own_cache, tmp_path, monkeypatch, kind):
 
 
 def half_with_negatives():
-    """12 rows; every second one has a negative."""
+    """Returns 12 rows, of which every second one has a negative."""
     rows = []
     for i in range(12):
         query, *positive = helpers.texts(i, i % 5)
@@ -155,7 +155,7 @@ def test_triplets_that_bring_a_negative_keep_it(tiny, own_cache, tmp_path):
 
 
 def test_another_number_of_negatives_is_another_search(tiny, own_cache, tmp_path):
-    """Rows with a negative of their own need candidates only if they need more negatives."""
+    """Rows with a given negative need candidates only if they need more negatives."""
     file = helpers.write_rows(tmp_path / "mixed.jsonl", half_with_negatives())
     settings = {"data__triplets": str(file), "data__negatives": "bm25", **own_cache}
     one, two, again = (
@@ -167,7 +167,7 @@ def test_another_number_of_negatives_is_another_search(tiny, own_cache, tmp_path
 
 
 def test_what_the_collection_judges_right_is_no_negative(tiny, own_cache, tmp_path):
-    """Of a file of ids: it may leave out some of a query's positives."""
+    """A file of ids may leave out positives that the collection knows; they are not negatives."""
     path = tmp_path / "ids.tsv"
     ids = "".join(f"q{i}\tc{i + 1}\n" for i in range(20))
     path.write_text(f"query_id\tpositive_id\n{ids}")

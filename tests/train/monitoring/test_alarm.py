@@ -1,4 +1,4 @@
-"""The collapse alarm, and what a run does when it goes off."""
+"""Tests the collapse alarm and a run's reaction to it."""
 
 import logging
 
@@ -58,7 +58,7 @@ def test_run_warns_and_goes_on(tiny, finished, tmp_path, warnings):
 
 
 def test_run_stops_where_it_is_told_to(tiny, finished, tmp_path):
-    # The tiny encoder's cosines rise and fall; the limit is what the second step comes to.
+    # The tiny encoder's cosines rise and fall; the limit is below the highest of steps 2 to 4.
     cosines = [record["document_cosine"] for record in metrics(finished, "train")]
     limit = float(np.nextafter(max(cosines[1:4]), -1))
     stopped = 1 + next(i for i, cosine in enumerate(cosines) if cosine > limit)
@@ -71,7 +71,7 @@ def test_run_stops_where_it_is_told_to(tiny, finished, tmp_path):
 
 
 def test_collapse_is_not_forgotten_by_a_run_that_goes_on(tiny, finished, tmp_path, monkeypatch):
-    """Killed in the last evaluation, with a checkpoint due at the step of the collapse."""
+    """The run is killed in its last evaluation, with a checkpoint due at the collapse."""
     cosines = [record["document_cosine"] for record in metrics(finished, "train")]
     limit = float(np.nextafter(cosines[1], -1))
     config = tiny.config(

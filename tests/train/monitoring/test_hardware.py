@@ -1,4 +1,4 @@
-"""Figures of the machine are right, and None where it does not report them."""
+"""Tests that the machine's figures are right, or None where it does not report them."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ def test_age_of_the_process_is_read_from_the_kernel(tmp_path, monkeypatch):
     stat.write_text(f"17 (a) b (c)) {' '.join(fields)}\n")  # a program named "a) b (c)"
     monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 100.5}.get)
     assert process_seconds(stat) == 10.5
-    # Without such a line it is the age of the module.
+    # Without a valid line, the age counts from the import of the module.
     monkeypatch.setattr(hardware, "_IMPORTED", 5.0)
     monkeypatch.setattr(time, "monotonic", lambda: 12.0)
     stat.write_text("17 (a) S 1")
@@ -40,11 +40,11 @@ def test_peak_of_memory_is_the_kernels_or_the_fullest_devices(tmp_path, monkeypa
     assert hardware.host_peak_gb(status) == 2.048
     used = SimpleNamespace(ru_maxrss=3_000_000)
     monkeypatch.setattr(hardware.resource, "getrusage", lambda who: used)
-    for system, expected in (("linux", 3.072), ("darwin", 0.003)):  # the latter counts bytes
+    for system, expected in (("linux", 3.072), ("darwin", 0.003)):  # macOS counts bytes
         monkeypatch.setattr(sys, "platform", system)
         assert hardware.host_peak_gb(tmp_path / "none") == expected
 
-    assert hardware.device_peak_gb() is None  # a CPU does not count
+    assert hardware.device_peak_gb() is None  # CPU devices do not report it
     stats = [{"peak_bytes_in_use": 10**9}, None, {"peak_bytes_in_use": 3 * 10**9}]
     devices = [SimpleNamespace(memory_stats=lambda s=s: s) for s in stats]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
@@ -53,7 +53,7 @@ def test_peak_of_memory_is_the_kernels_or_the_fullest_devices(tmp_path, monkeypa
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_rate_is_the_best_reading_of_all_devices_at_once(monkeypatch, count):
-    """Of the larger of two shapes, which is read three times, in 4, 2 and 9 s."""
+    """The rate is that of the larger shape, whose three readings take 4, 2 and 9 s."""
     shapes = {"cpu": ((8, 4, 2), (16, 4, 2)), "other": ((32, 4, 2),)}
     monkeypatch.setattr(hardware, "_SHAPES", shapes)
     monkeypatch.setitem(hardware._AT_ONCE, "cpu", 4)
@@ -65,7 +65,7 @@ def test_rate_is_the_best_reading_of_all_devices_at_once(monkeypatch, count):
 
 
 def test_product_is_the_encoders():
-    """Operands in the given type, sums in float32."""
+    """The product has operands in the given type and sums in float32."""
     ones = jnp.ones((8, 4), jnp.bfloat16), jnp.ones((4, 2), jnp.bfloat16)
     made = jax.make_jaxpr(hardware._product)(*ones)
     (product,) = [e for e in made.eqns if e.primitive.name == "dot_general"]
@@ -75,7 +75,7 @@ def test_product_is_the_encoders():
 
 
 def zone(root, folder, name, energy):
-    """A RAPL zone that counts microjoules up to 1000."""
+    """Writes a RAPL zone that counts microjoules up to 1000."""
     path = root / folder
     path.mkdir(exist_ok=True)
     (path / "name").write_text(f"{name}\n")
@@ -96,14 +96,14 @@ def test_energy_of_processors_counts_on_where_its_counters_wrap(tmp_path):
     zone(tmp_path, "intel-rapl:1", "package-1", 10)
     energy = Energy(tmp_path)
     assert (energy.source, energy.joules()) == ("RAPL", 0)
-    zone(tmp_path, "intel-rapl:0", "package-0", 30)  # 1000 is where it begins anew
+    zone(tmp_path, "intel-rapl:0", "package-0", 30)  # it wraps at 1000
     zone(tmp_path, "intel-rapl:1", "package-1", 15)
     assert energy.joules() == pytest.approx((130 + 5) * 1e-6)
 
 
 @pytest.mark.usefixtures("no_nvml")
 def test_no_joule_is_counted_twice(tmp_path):
-    """Parts of a package, the zone of the whole machine, the same package by other registers."""
+    """Parts of a package, the whole machine, and a package's other registers are not added."""
     zones = {
         "intel-rapl": "no zone",
         "intel-rapl:0": "package-0",
@@ -124,11 +124,11 @@ def test_no_joule_is_counted_twice(tmp_path):
 @pytest.mark.usefixtures("no_nvml")
 @pytest.mark.parametrize("content", ["", "unknown\n", PermissionError(13, "Permission denied")])
 def test_energy_that_cannot_be_read_is_left_out(tmp_path, monkeypatch, content):
-    """Of a part of the machine, too; after a failed reading joules went by unseen."""
+    """One unreadable package leaves out all energy, and so does one failed reading in a run."""
     path, read_text = zone(tmp_path, "intel-rapl:0", "package-0", 100), Path.read_text
     energy = Energy(tmp_path)
 
-    def read(self, *args, **kwargs):  # root may read whatever the mode says
+    def read(self, *args, **kwargs):  # root ignores a file's mode
         if self == path and isinstance(content, Exception):
             raise content
         return content if self == path else read_text(self, *args, **kwargs)
@@ -138,7 +138,7 @@ def test_energy_that_cannot_be_read_is_left_out(tmp_path, monkeypatch, content):
         assert (energy.joules(), energy.source) == (None, None)
         zone(tmp_path, "intel-rapl:1", "package-1", 100)
         assert Energy(tmp_path).source is None
-        zone(tmp_path, "intel-rapl-mmio:0", "package-0", 100)  # package 0 by another way
+        zone(tmp_path, "intel-rapl-mmio:0", "package-0", 100)  # another way to read package 0
         assert Energy(tmp_path).source == "RAPL"
     assert energy.joules() is None
 
@@ -148,7 +148,7 @@ class NVMLError(Exception):
 
 
 def test_energy_of_gpus_comes_first_where_all_count(tmp_path, monkeypatch):
-    counted = []  # millijoules of each GPU, or the error of asking for them
+    counted = []  # millijoules of each GPU, or the error that it raises
 
     def total(handle):
         if isinstance(counted[handle], Exception):
@@ -179,7 +179,7 @@ def test_the_faster_type_is_measured_once_per_machine(tmp_path, monkeypatch):
     rates = {jnp.float32: 1e9, jnp.bfloat16: 1.5e9}
     monkeypatch.setattr(hardware, "matmul_rate", lambda dtype, *, seconds: rates[dtype.type])
     assert hardware.fastest_dtype(tmp_path / "cache") == "bfloat16"
-    rates[jnp.bfloat16] = 1.1e9  # no faster than what converting it costs
+    rates[jnp.bfloat16] = 1.1e9  # gains less than conversion costs
     assert hardware.fastest_dtype(tmp_path / "cache") == "bfloat16"
     assert hardware.fastest_dtype(tmp_path / "other") == "float32"
     monkeypatch.setattr(hardware, "_machine", lambda: "another")

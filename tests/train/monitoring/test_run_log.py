@@ -1,4 +1,4 @@
-"""What a run writes while it goes on, and what a resumed one keeps of it."""
+"""Tests the records that a run writes, and those that a resumed run keeps."""
 
 import struct
 from concurrent.futures import wait
@@ -18,7 +18,7 @@ def write(workdir, steps, *, begin=0):
 
 
 def events(workdir):
-    """All TensorBoard events of a folder, oldest file first."""
+    """Yields all TensorBoard events of a folder, oldest file first."""
     for path in sorted((workdir / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime_ns):
         data = path.read_bytes()
         while data:
@@ -48,7 +48,7 @@ def test_records_past_the_checkpoint_are_dropped(tmp_path):
     write(tmp_path, [1, 2, 3, 4])
     write(tmp_path, [3, 4, 5], begin=2)
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
-    # TensorBoard forgets by itself what is newer than such a mark.
+    # TensorBoard itself drops records newer than such a mark.
     starts = [e.step for e in events(tmp_path) if e.session_log.status == e.session_log.START]
     assert starts == [3]
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []

@@ -1,4 +1,4 @@
-"""The figures of a run are right, on a clock and a machine of its own."""
+"""Tests that a run's figures are right, with stand-ins for the clock and the machine."""
 
 from contextlib import suppress
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ class Clock:
 
 
 class Meter:
-    """Stands for `Energy`: 7 joules a reading."""
+    """Stands in for `Energy`, with 7 joules for each reading."""
 
     def __init__(self, source="RAPL"):
         self.source, self.readings = source, 0
@@ -56,11 +56,11 @@ def test_rates_are_sums_over_sums_without_the_first_step(run):
     step(run.stats, 4.0, triplets=16, useful=900, computed=1000)
     account = run.stats.account()
     assert account["steps"] == 3
-    assert account["triplets_per_second"] == (64 + 16) / 5  # no mean of 64 and 4
+    assert account["triplets_per_second"] == (64 + 16) / 5  # not the mean of 64 and 4
     assert account["useful_tokens_per_second"] == 1500 / 5
     assert account["model_flops_per_second"] == 2e11 / 5
     assert account["model_flops_utilization"] == pytest.approx(0.04)
-    assert account["padding_share"] == 1 - 1600 / 4000  # of all steps: it does not warm up
+    assert account["padding_share"] == 1 - 1600 / 4000  # of all steps, since padding has no warm-up
 
 
 def test_what_was_not_measured_is_left_out(run):
@@ -89,7 +89,7 @@ def test_no_second_of_nested_stretches_counts_twice(run):
                 run.clock.sleep(100)
         with suppress(KeyError), run.stats.timed("checkpoint"):
             run.clock.sleep(1000)
-            raise KeyError  # it took its time all the same
+            raise KeyError  # its time counts all the same
         run.clock.sleep(2)
     run.clock.sleep(50)
     with run.stats.timed("evaluation"):
@@ -103,7 +103,7 @@ def test_no_second_of_nested_stretches_counts_twice(run):
 
 
 def test_waiting_for_data_is_of_the_step_that_ends_it(run):
-    for waited in (30.0, 1.0, 2.0, 500.0):  # the last is of a step that is not noted yet
+    for waited in (30.0, 1.0, 2.0, 500.0):  # the last belongs to a step not recorded yet
         with run.stats.timed("data"):
             run.clock.sleep(waited)
         if waited < 500:
