@@ -13,10 +13,9 @@ from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.losses import distributed_margin
-from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.data.dataset import load_data
 from selfdistill_jax.train.job import make_job
-from selfdistill_jax.train.mesh import make_mesh, put_batch
+from selfdistill_jax.train.mesh import make_mesh, put_batch, split_cpu_into_devices
 from selfdistill_jax.train.optimizer import make_optimizer
 from selfdistill_jax.train.step import TrainState, make_step, start_state
 

@@ -15,8 +15,7 @@ from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.losses import distributed_margin
 from selfdistill_jax.retrieval.encode_corpus import block_tokens
-from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
-from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state
+from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state, split_cpu_into_devices
 from selfdistill_jax.train.step import TrainState, make_step
 
 MINILM = EncoderConfig(30522, 384, 6, 12, 1536, 512)

@@ -9,6 +9,7 @@ at the end of that run. Everything tried is in trials.csv of --workdir. The same
 """
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from selfdistill_jax.io import write_json
 from selfdistill_jax.json_file import entry, read_json
 from selfdistill_jax.main import train_and_report
 from selfdistill_jax.progress import LOG, show_log
+from selfdistill_jax.retrieval.evaluation import MEASURES
+from selfdistill_jax.retrieval.text_table import format_table
+from selfdistill_jax.study.definition import Run
 from selfdistill_jax.study.halving import halve, plan
 from selfdistill_jax.study.recipes import Recipe, recipes
+from selfdistill_jax.study.table import Result, Table
 from selfdistill_jax.study.trial import run_trial
-from selfdistill_jax.study.trials import Trials
 from selfdistill_jax.train.data.tokenized_collection import open_tokenized
 from selfdistill_jax.train.job import make_job, split_devices
 from selfdistill_jax.train.run_folder import claimed, open_run
@@ -79,14 +83,14 @@ def choose(
     data = open_tokenized(job.data, job.load_model().pretrained)
     if "dev" not in data.collection.splits:
         raise InputError(
-            f"{data.collection.name}: no dev split, by which recipes are compared; add "
+            f"{data.collection.name}: there is no dev split to compare recipes on; add "
             "qrels/dev.tsv, or train with selfdistill_jax.main"
         )
     given = (data.examples.negatives >= 0).sum(axis=1)
     known = recipes(drawn=bool((given < job.data.negatives_per_query).any()))
     with claimed(workdir):
         open_run(workdir, job.settings, data=data.collection.fingerprint, restart=False)
-        trials = Trials(workdir / "trials.csv")
+        trials = Table(workdir / "trials.csv")
         winner = _search(config, known, trials, workdir / "trial", 30 * minutes, stop)
         if winner is None:
             return None
@@ -100,7 +104,7 @@ def choose(
     flags_of_run = [*winner.flags(), f"--config.train.steps={steps}"]
     command = " \\\n      ".join(["python -m selfdistill_jax.main", *flags_of_run])
     return (
-        f"{trials.table()}\n\nWinner: {winner.name}, {steps} steps. The same run alone, with your "
+        f"{_table(trials)}\n\nWinner: {winner.name}, {steps} steps. The same run alone, with your "
         f"other settings:\n\n  {command}\n\n{text}"
     )
 
@@ -108,41 +112,50 @@ def choose(
 def _search(
     config: Any,
     known: list[Recipe],
-    trials: Trials,
+    trials: Table,
     folder: Path,
     seconds: float,
     stop: Callable[[], bool],
 ) -> Recipe | None:
     """Returns the winner of the trials; None if it was stopped."""
 
-    def value(recipe: Recipe, steps: int) -> float | None:
-        row = trials.find(recipe.name, steps)
-        if row is None:
+    def trial(recipe: Recipe, steps: int) -> Result | None:
+        run = Run("", recipe.name, "trial", config.seed, {"train.steps": steps})
+        if trials.find(run) is None:
             LOG.info("Trial: %s, %d steps", recipe.name, steps)
             changed = _changed(config, recipe, steps, every=steps)
             changed.evaluation.split, changed.evaluation.interpolation = "none", ()
-            trial = run_trial(changed, folder, stop=stop)
-            if trial is None:
+            found = run_trial(changed, folder, stop=stop)
+            if found is None:
                 return None
-            row = trials.add(recipe.name, steps, trial)
-        return row.value
+            trials.add(Result(run.key(), *found))
+        return trials.find(run)
+
+    def value(recipe: Recipe, steps: int) -> float | None:
+        found = trial(recipe, steps)
+        return (
+            None if found is None else found.numbers.get("dev", -1.0)
+        )  # a failed one is the worst
 
     # The first trial fills the caches; the second one costs what all others will.
-    for steps in (_FIRST_STEPS // 2, _FIRST_STEPS):
-        if value(known[0], steps) is None:
-            return None
-    first = trials.rows[known[0].name, _FIRST_STEPS]
+    trial(known[0], _FIRST_STEPS // 2)
+    first = trial(known[0], _FIRST_STEPS)
+    if first is None:
+        return None
+    step_seconds = first.numbers.get("step_seconds", 1.0)
     rounds = plan(
         len(known),
         seconds=seconds,
         first_steps=_FIRST_STEPS,
-        step_seconds=first.step_seconds,
-        other_seconds=first.other_seconds,
+        step_seconds=step_seconds,
+        other_seconds=max(first.numbers["seconds"] - _FIRST_STEPS * step_seconds, 0.0),
     )
     LOG.info("Rounds: %s", "; ".join(f"{n} recipes, {steps} steps" for n, steps in rounds))
     winner = halve(known, rounds, value)
-    if winner is not None and trials.rows[winner.name, rounds[-1].steps].error:
-        raise InputError(f"all trials failed: {trials.rows[winner.name, rounds[-1].steps].error}")
+    if winner is not None:
+        last = trial(winner, rounds[-1].steps)
+        if last is not None and "dev" not in last.numbers:
+            raise InputError(f"all trials failed: {last.texts['error']}")
     return winner
 
 
@@ -155,17 +168,33 @@ def _changed(config: Any, recipe: Recipe, steps: int, *, every: int) -> Any:
     return changed
 
 
-def _final_steps(path: Path, winner: Recipe, trials: Trials, seconds: float, passes: int) -> int:
+def _final_steps(path: Path, winner: Recipe, trials: Table, seconds: float, passes: int) -> int:
     """Returns the steps of the final run: what the time allows, recorded for a resumed choice."""
     if path.is_file():
         return entry(read_json(path), "steps", int, where=path)
-    rows = [row for (name, _), row in trials.rows.items() if name == winner.name]
-    longest = max(rows, key=lambda row: row.steps)
-    affordable = int((seconds - trials.seconds) / max(longest.step_seconds, 1e-6))
+    own = [result for result in trials.results.values() if result.key[1] == winner.name]
+    longest = max(own, key=_steps)
+    used = sum(result.numbers["seconds"] for result in trials.results.values())
+    affordable = int((seconds - used) / max(longest.numbers["step_seconds"], 1e-6))
     # Never shorter than the trial that it won by.
-    steps = max(min(affordable, passes), longest.steps)
+    steps = max(min(affordable, passes), _steps(longest))
     write_json(path, {"recipe": winner.name, "steps": steps})
     return steps
+
+
+def _steps(result: Result) -> int:
+    return json.loads(result.key[-1])["train.steps"]
+
+
+def _table(trials: Table) -> str:
+    """Returns all trials as text, the longest and best first."""
+    results = sorted(trials.results.values(), key=lambda r: (-_steps(r), -r.numbers.get("dev", -1)))
+    rows: list[list[Any]] = [
+        [r.key[1], _steps(r), r.numbers.get("dev"), f"{r.numbers['seconds']:.0f}"] for r in results
+    ]
+    start = next((r.numbers["start dev"] for r in results if "start dev" in r.numbers), None)
+    rows.append(["start encoder", 0, start, ""])
+    return format_table(rows, ["recipe", "steps", f"{MEASURES[0]} on dev", "seconds"])
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ class StopSignal:
     A second signal stops at once. After the last step, the run stops before the next evaluation,
     and the same command resumes with that evaluation.
 
-    With several processes, jax.distributed handles SIGTERM and stops all of them at the same step
-    (`Checkpoints.preempted`). A process that stopped alone would leave the others waiting.
+    With several processes, this class ignores signals, because a process that stopped alone would
+    leave the others waiting. jax.distributed handles SIGTERM and stops all processes at the same
+    step (`Checkpoints.preempted`).
 
     Attributes:
       signal: number of the signal that arrived; None before that.

@@ -67,7 +67,7 @@ _ARRAY = "array.npy"
 
 
 def save_array(folder: Path, array: np.ndarray) -> None:
-    """Caches an array in a folder of its own; logs a warning if it cannot be written."""
+    """Writes an array to a new folder of the cache; if that fails, only logs a warning."""
     try:
         with new_folder(folder) as new:
             np.save(new / _ARRAY, array)

@@ -65,7 +65,8 @@ def summaries(
     count = batch.n.shape[1]
     real_N = repeat(batch.where, count)
     own_B = dot(batch.q, batch.p)
-    # Own above the mean of the others is own above the mean of all, which is linear in the batch.
+    # A number exceeds the mean of the others exactly if it exceeds the mean of all, and the mean of
+    # all takes one product per query instead of one per pair.
     all_B = batch.q @ jnp.mean(batch.p, axis=0, where=batch.where[:, None])
     rows = jnp.sum(batch.where, dtype=all_B.dtype)
     found = {

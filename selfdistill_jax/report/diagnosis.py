@@ -64,8 +64,8 @@ def _examples(
     positive, negative, other = (
         _first(train, f"{kind}_mean", 0.0) for kind in ("positive", "negative", "other")
     )
-    # All texts are alike to an encoder that is not trained for similarity, so the ratio alone says
-    # little.
+    # To an encoder that was never trained for similarity all texts are alike, and then the ratio
+    # of the means alone is near 1 for any negatives.
     near = negative - other > _NEAR_POSITIVES * (positive - other)
     count, examples = data.get("contradictions", 0), data.get("examples", 1)
     if count > _CONTRADICTIONS * examples:
@@ -75,9 +75,9 @@ def _examples(
             f"({config['data']['negatives']}). Does the file repeat the positive as the negative?"
         )
     if negative > _LIKE_POSITIVES * positive > 0 and near and not unrelated:
-        source = {"mined": "mined", "bm25": "BM25's"}.get(config["data"]["negatives"], "the")
+        source = {"mined": "Mined", "bm25": "BM25's"}.get(config["data"]["negatives"], "The")
         found.append(
-            f"{source.capitalize()} negatives look like right answers: their mean similarity to "
+            f"{source} negatives look like right answers: their mean similarity to "
             f"the query is {negative / positive:.2f} of the positives' ({negative:.3f} and "
             f"{positive:.3f}). With unjudged right answers among them, training teaches errors; "
             "try config.data.negatives=random, or a lower config.data.mined_ceiling."
@@ -86,8 +86,8 @@ def _examples(
     size = config["train"]["batch_size"]
     if distinct < _FEW_POSITIVES:
         found.append(
-            f"A batch of {size} has {distinct * size:.0f} different positives on average. More "
-            "examples of the same documents teach little; a larger batch would have even fewer."
+            f"The first batch of {size} has only {distinct * size:.0f} different positives. "
+            "Further examples of the same documents teach little, and so would a larger batch."
         )
     return found
 
@@ -107,7 +107,7 @@ def _texts(config: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
 
 def _training(run: FinishedRun, dev: Sequence[Mapping[str, Any]], *, blame_rate: bool) -> list[str]:
     rate = run.config["train"]["learning_rate"]
-    if "finite" in run.ended or "loss of" in run.ended:
+    if run.diverged:
         return [
             f"Training diverged ({run.ended}). The learning rate, {rate:g}, is too high, or "
             f"config.train.clip_norm is 0; try config.train.learning_rate={rate / 10:g}."

@@ -27,6 +27,7 @@ class FinishedRun(NamedTuple):
       num_documents: number of documents searched.
       split: evaluated split; empty if the collection has neither test nor dev.
       ended: reason why training ended early; empty if it did not.
+      diverged: whether that is because a number was not finite.
       values: values of the evaluation; empty without a split.
       queries: query id -> text.
       choice: content of ``choice.json``, how the final weights were chosen; empty if they were not.
@@ -40,6 +41,7 @@ class FinishedRun(NamedTuple):
     num_documents: int
     split: str
     ended: str
+    diverged: bool
     values: Values
     queries: dict[str, str]
     choice: dict[str, Any]
@@ -74,6 +76,7 @@ def read_finished_run(folder: Path) -> FinishedRun:
         entry(facts, "num_documents", int, where=path),
         split,
         entry(facts, "ended", str, where=path),
+        entry(facts, "diverged", bool, where=path, default=False),
         _read_values(folder / "eval" / f"per_query.{split}.tsv") if split else {},
         read_json(folder / "eval" / f"queries.{split}.json") if split else {},
         *(

@@ -23,7 +23,7 @@ from selfdistill_jax.progress import show_log
 from selfdistill_jax.study.definition import read_study
 from selfdistill_jax.study.page import write_page
 from selfdistill_jax.study.runs import execute
-from selfdistill_jax.study.table import Table
+from selfdistill_jax.study.table import RUNS, Table
 from selfdistill_jax.train.job import split_devices
 
 _FLAGS = flags.FlagValues()
@@ -42,7 +42,7 @@ _PAGE = flags.DEFINE_bool("page", False, "Only write the page from the table.", 
 def main(argv: list[str]) -> int | None:
     options.refuse_rest(argv)
     options.required(_FLAGS, "study", "output")
-    study, table = read_study(_FLAGS.study), Table(_FLAGS.output)
+    study, table = read_study(_FLAGS.study), Table(_FLAGS.output / RUNS)
     complete, stopped = True, None
     if not _PAGE.value:
         show_log()

@@ -7,43 +7,37 @@ class Recipe(NamedTuple):
     """Holds the settings that a recipe changes.
 
     Attributes:
-      loss: name and options of the loss.
+      loss: name of the loss, which has its default options.
       negatives: ``config.data.negatives``.
       learning_rate: ``config.train.learning_rate``.
     """
 
-    loss: dict[str, Any]
+    loss: str
     negatives: str
     learning_rate: float
 
     @property
     def name(self) -> str:
         """Returns a short name."""
-        return f"{self.loss['name']}, {self.negatives} negatives, {self.learning_rate:g}"
+        return f"{self.loss}, {self.negatives} negatives, {self.learning_rate:g}"
 
     def apply(self, config: Any) -> None:
         """Changes a config."""
         with config.unlocked():
-            config.loss = dict(self.loss)
+            config.loss = {"name": self.loss}
         config.data.negatives = self.negatives
         config.train.learning_rate = self.learning_rate
 
     def flags(self) -> list[str]:
         """Returns the flags that make the training command follow this recipe."""
         return [
-            f"--config=configs/base.py:{self.loss['name']}",
+            f"--config=configs/base.py:{self.loss}",
             f"--config.data.negatives={self.negatives}",
             f"--config.train.learning_rate={self.learning_rate:g}",
         ]
 
 
-_LOSSES: tuple[dict[str, Any], ...] = (
-    {"name": "softmax", "temperature": 0.05, "symmetric": False},
-    {
-        "name": "distributed", "error": "l2", "over": "negatives", "stop_gradient": False,
-        "method": "auto",
-    },
-)  # fmt: skip
+_LOSSES = ("softmax", "distributed")
 _NEGATIVES = ("random", "mined", "bm25")
 _RATES = (1e-4, 5e-5, 2e-4)
 

@@ -40,7 +40,8 @@ def execute(
       stop: True ends the study at once; the same command resumes with the run that was stopped.
 
     Returns:
-      Whether the study is complete, except for missing collections and other shards.
+      False if it was stopped; True if all runs of this shard on the collections that are there have
+      ended.
     """
     cells = list(study.cells())[shard[0] :: shard[1]]
     for number, (collection, method) in enumerate(cells, 1):

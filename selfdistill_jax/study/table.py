@@ -16,7 +16,8 @@ from selfdistill_jax.study.definition import Run
 RUNS, QUERIES = "runs.csv", "queries.csv"
 KEY = ("collection", "method", "phase", "seed", "tuned")
 NUMBERS = (
-    "dev", "best_step", *MEASURES, *(f"start {m}" for m in MEASURES), "train_seconds", "seconds",
+    "start dev", "dev", "best_step", *MEASURES, *(f"start {m}" for m in MEASURES),
+    "step_seconds", "train_seconds", "seconds",
 )  # fmt: skip
 TEXTS = ("dtype", "commit", "date", "error")
 _SCALE = 10_000  # a query's value is stored as a whole number of this many parts
@@ -40,10 +41,11 @@ class Result(NamedTuple):
 
 
 class Table:
-    """Holds the results of a study.
+    """Holds the results of many runs.
 
     Args:
-      folder: folder of ``runs.csv`` and ``queries.csv``; it need not exist.
+      path: CSV file of the results; it need not exist. The values of test queries are in
+        ``queries.csv`` beside it.
 
     Attributes:
       results: key -> result, in the order in which the runs ended.
@@ -52,23 +54,23 @@ class Table:
       InputError: a file is not one that this class wrote.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, path: Path):
+        self._path, self._queries = path, path.with_name(QUERIES)
         self.results: dict[tuple[str, ...], Result] = {}
         try:
             values = {
                 tuple(row[name] for name in KEY): np.array(row["values"].split(), float) / _SCALE
-                for row in _read(folder / QUERIES)
+                for row in _read(self._queries)
             }
-            for row in _read(folder / RUNS):
+            for row in _read(path):
                 key = tuple(row[name] for name in KEY)
-                numbers = {name: float(row[name]) for name in NUMBERS if row[name]}
+                numbers = {name: float(row[name]) for name in NUMBERS if row.get(name)}
                 texts = {name: row[name] for name in TEXTS}
                 self.results[key] = Result(key, numbers, texts, values.get(key, np.zeros(0)))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{folder}: {RUNS} or {QUERIES} is damaged ({type(error).__name__}: {error}); "
-                "restore both from the repository, or give another --output"
+                f"{path}: damaged, or {QUERIES} beside it is ({type(error).__name__}: {error}); "
+                "restore or remove both"
             ) from None
 
     def find(self, run: Run) -> Result | None:
@@ -76,9 +78,9 @@ class Table:
         return self.results.get(run.key())
 
     def add(self, result: Result) -> None:
-        """Adds a result and writes both files."""
+        """Adds a result and writes it."""
         self.results[result.key] = result
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         rows, queries = [], []
         for one in self.results.values():
             numbers = [f"{one.numbers[n]:.6g}" if n in one.numbers else "" for n in NUMBERS]
@@ -86,8 +88,9 @@ class Table:
             if len(one.values):
                 whole = np.rint(_SCALE * one.values).astype(int)
                 queries.append([*one.key, " ".join(map(str, whole))])
-        _write(self._folder / RUNS, [*KEY, *NUMBERS, *TEXTS], rows)
-        _write(self._folder / QUERIES, [*KEY, "values"], queries)
+        _write(self._path, [*KEY, *NUMBERS, *TEXTS], rows)
+        if queries:
+            _write(self._queries, [*KEY, "values"], queries)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -18,7 +18,6 @@ from selfdistill_jax.encoder.config import read_dropout
 from selfdistill_jax.encoder.dropout import NO_DROPOUT
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.check_settings import DTYPES, check_settings
-from selfdistill_jax.train.cpu_devices import split_cpu_into_devices
 from selfdistill_jax.train.data.tokenized_collection import DataSettings
 from selfdistill_jax.train.evaluation.encode_table import TableEncoder
 from selfdistill_jax.train.loss import (
@@ -28,7 +27,7 @@ from selfdistill_jax.train.loss import (
     make_loss,
     needs_teacher,
 )
-from selfdistill_jax.train.mesh import make_mesh
+from selfdistill_jax.train.mesh import make_mesh, split_cpu_into_devices
 from selfdistill_jax.train.model import (
     Model,
     all_params,

@@ -28,11 +28,13 @@ class Outcome(NamedTuple):
       stopped: whether the run was stopped before its last step; it can be resumed there.
       last_step: number of the last step taken.
       ended: why training ended early for good; empty if it did not.
+      diverged: whether that is because a number is not finite.
     """
 
     stopped: bool
     last_step: int
     ended: str
+    diverged: bool
 
 
 def run_steps(
@@ -114,7 +116,7 @@ def run_steps(
                 break
         records.flush()
     stats.compile_seconds = programs.seconds
-    return Outcome(stopped, records.last_step, alarm.message)
+    return Outcome(stopped, records.last_step, alarm.message, alarm.not_finite)
 
 
 class _Records:

@@ -9,6 +9,7 @@ of the gradient. When XLA's partitioner placed the exchanges instead, the same s
 times the bytes on a 2 x 4 mesh (docs/performance.md).
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -18,10 +19,13 @@ from jax import P, lax
 from jax.experimental import multihost_utils
 
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.retrieval.encode_corpus import cores
 
 AXES = ("data", "fsdp")
 _SHARDED = AXES[1]
 _BATCH = P(AXES)
+# Most devices made of a CPU: each has its own parameters, moments and gradient in memory.
+_MOST_CPU_DEVICES = 4
 Tree = TypeVar("Tree")
 
 
@@ -154,3 +158,29 @@ def _gather(x: jax.Array, spec: jax.P) -> jax.Array:
         return lax.pcast(x, AXES, to="varying")
     x = lax.pcast(x, AXES[0], to="varying")
     return lax.all_gather(x, _SHARDED, axis=spec.index(_SHARDED), tiled=True)
+
+
+def split_cpu_into_devices(triplets: int) -> None:
+    """Splits a CPU's cores into devices, each of which trains on its part of the batch.
+
+    As one device, the cores share the work of each operation and wait for each other at its end:
+    with two cores of Zen 3, a step is 1.2 times as fast on two devices as on one. The function has
+    no effect on other backends, or if JAX_NUM_CPU_DEVICES or XLA_FLAGS sets the number.
+
+    Call it before JAX starts.
+
+    Args:
+      triplets: triplets of a micro-batch, which the devices, up to four, share equally.
+    """
+    given = jax.config.jax_num_cpu_devices != -1  # ty: ignore[missing-attribute]
+    if not given and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", cpu_devices(triplets, cores()))
+
+
+def cpu_devices(triplets: int, cores: int) -> int:
+    """Returns the largest number of devices, up to four and the cores, that divides the triplets.
+
+    >>> cpu_devices(64, cores=2), cpu_devices(6, cores=16), cpu_devices(7, cores=4)
+    (2, 3, 1)
+    """
+    return max(n for n in range(1, min(cores, _MOST_CPU_DEVICES) + 1) if triplets % n == 0)

@@ -76,7 +76,7 @@ def on_first(make: Callable[[], Made]) -> Made | None:
     a process that is gone, until the coordinator times out.
 
     Returns:
-      The first process gets the result of ``make``; the others get None.
+      The result of ``make`` on the first process, None on all others.
 
     Raises:
       InputError: ``make`` failed; raised on the other processes.

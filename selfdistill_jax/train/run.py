@@ -132,6 +132,7 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
         num_documents=len(collection.document_ids),
         split=split,
         ended=outcome.ended,
+        diverged=outcome.diverged,
     )
     on_first(finished)
     wait("the run is over")  # the first process coordinates the others, so it must end last
@@ -186,7 +187,9 @@ def _evaluate_end(
     source = settings.retention
     if source is None or source.fingerprint() == job.data.source.fingerprint():
         return True
-    second = first_then_rest(partial(tokenize, source, job.data.cache, model.pretrained))
+    second = first_then_rest(
+        partial(tokenize, source, job.data.cache, model.pretrained, data.tokenizer)
+    )
     return write_retention(
         folder,
         second.collection,

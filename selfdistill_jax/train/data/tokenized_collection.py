@@ -96,8 +96,7 @@ def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedColl
     Raises:
       InputError: the data are faulty, or there is nothing to train on.
     """
-    tokens = tokenize(settings.source, settings.cache, encoder)
-    collection, tokenizer = tokens.collection, tokens.tokenizer
+    tokenizer = open_tokenizer(encoder)
     for kind, limit in (("query", settings.query_length), ("document", settings.document_length)):
         prompt = encoder.prompts.of(kind)
         (edges,) = tokenizer.encode([""], limit=encoder.config.max_positions, prompt=prompt)
@@ -106,7 +105,8 @@ def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedColl
                 f"config.data.{kind}_length is {limit}, but the prompt {prompt!r} alone takes "
                 f"{len(edges)} tokens; raise the length, so that it has room for the {kind}"
             )
-    examples = collection.examples()
+    tokens = tokenize(settings.source, settings.cache, encoder, tokenizer)
+    collection, examples = tokens.collection, tokens.collection.examples()
     count = len(examples)
     if not count:
         raise InputError(
@@ -125,10 +125,16 @@ def open_tokenized(settings: DataSettings, encoder: Pretrained) -> TokenizedColl
     return TokenizedCollection(*tokens, examples, known, contradictions)
 
 
-def tokenize(source: Source, cache: Path, encoder: Pretrained) -> Tokens:
-    """Returns a collection and its tokens, built in the cache unless they are there."""
+def tokenize(source: Source, cache: Path, encoder: Pretrained, tokenizer: Tokenizer) -> Tokens:
+    """Returns a collection and its tokens, built in the cache unless they are there.
+
+    Args:
+      source: the collection.
+      cache: the cache folder.
+      encoder: the encoder, whose prompts are put before the texts.
+      tokenizer: its tokenizer.
+    """
     collection = open_collection(source, cache)
-    tokenizer = open_tokenizer(encoder)
     queries, documents = (
         cached_tokens(
             cache / "tokens" / f"{collection.folder.name}-{table}",

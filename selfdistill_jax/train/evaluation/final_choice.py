@@ -61,8 +61,8 @@ def needed_errors(candidates: int, queries: int) -> float:
     return float(special.stdtrit(max(queries - 1, 1), each))
 
 
-def compare(start: ScoredRun, other: ScoredRun) -> tuple[float, float]:
-    """Compares a candidate with the start encoder on the same queries.
+def paired_gain(start: ScoredRun, other: ScoredRun) -> tuple[float, float]:
+    """Returns how much better a candidate is than the start encoder on the same queries.
 
     Returns:
       The mean difference of the first of `MEASURES`, and its standard error (infinite for one
@@ -120,7 +120,7 @@ def choose_weights(
         params, label = interpolate(start, trained, alpha), f"Dev, α = {alpha:g}"
         documents = evaluate.documents(dev, params, label)
         scored = evaluate.score(dev, params, documents, label)
-        gain, error = compare(baseline, scored)
+        gain, error = paired_gain(baseline, scored)
         rows.append({"alpha": alpha, **_means(scored), "gain": gain, "standard_error": error})
         if gain > max(best, needed * error):
             best, chosen = gain, Chosen(alpha, params, documents)

@@ -13,6 +13,7 @@ from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.significance import paired_test
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
 from selfdistill_jax.train.evaluation.final_choice import Chosen
+from selfdistill_jax.train.evaluation.final_test import final_split
 from selfdistill_jax.train.processes import on_first
 
 RETENTION = "retention.json"
@@ -65,7 +66,7 @@ def write_retention(
 
 
 def _eval_set(collection: Collection, max_documents: int) -> EvalSet:
-    split = next((name for name in ("test", "dev") if name in collection.splits), "")
+    split = final_split(collection, "test")
     if not split:
         raise InputError(
             f"config.evaluation.retention: {collection.name} has neither a test nor a dev split; "

@@ -12,7 +12,7 @@ from selfdistill_jax.data.cache import load_array, save_array
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection, Tokens
 from selfdistill_jax.train.model import Model
-from selfdistill_jax.train.processes import all_true, on_first
+from selfdistill_jax.train.processes import all_succeed, all_true, on_first
 
 _VERSION = 1
 _MOST_BYTES = 2**30  # larger tables are not cached: 700,000 documents of 384 dimensions
@@ -21,8 +21,8 @@ _MOST_BYTES = 2**30  # larger tables are not cached: 700,000 documents of 384 di
 class StartVectors:
     """Returns vectors of a collection's documents by the start encoder.
 
-    They are cached when all documents are encoded at once. A subset is read from the cache if it is
-    there, and else encoded.
+    Vectors are cached when all documents are encoded at once. For a subset, they are read from that
+    cache, or encoded if there is none.
 
     Args:
       model: the start encoder.
@@ -61,7 +61,7 @@ class StartVectors:
           InputError: the cached vectors are damaged.
         """
         if self._cached and all_true(self._folder.is_dir()):
-            every = load_array(self._folder)
+            every = all_succeed(lambda: load_array(self._folder))
             if len(every) != self._count:
                 raise InputError(
                     f"{self._folder}: holds {len(every):,} vectors for {self._count:,} documents; "

@@ -1,7 +1,7 @@
 """Ends a run whose loss is not finite, and warns when the encoder makes all documents alike.
 
-That is the collapse of self-distillation: a target moves towards 1 as documents become more alike,
-and margins follow it, so the loss may fall while the encoder gets worse.
+Self-distillation can collapse in this way: the more alike documents are, the closer a target is to
+1. Margins follow their targets, so the loss may fall while the encoder gets worse.
 """
 
 import math
@@ -25,12 +25,13 @@ class Alarm:
 
     Attributes:
       message: why the run has to end; empty if it does not.
+      not_finite: whether that is because of a number that is not finite.
     """
 
     def __init__(self, limit: float, *, stop: bool):
         self._limit, self._stop = limit, stop
         self._above = False
-        self.message = ""
+        self.message, self.not_finite = "", False
 
     def update(self, step: int, loss: float, cosine: float) -> None:
         """Checks a step's loss, and the mean cosine of its documents.
@@ -58,4 +59,4 @@ class Alarm:
     def diverged(self, what: str) -> None:
         """Ends the run because a number is not finite."""
         LOG.warning("Warning: %s; training ends here. Next time, %s", what, HINT_LOWER_LR)
-        self.message = what
+        self.message, self.not_finite = what, True
