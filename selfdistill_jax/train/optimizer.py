@@ -61,6 +61,9 @@ def make_optimizer(
 class _TableState(NamedTuple):
     count: jax.Array
     rates: jax.Array
+    # Of the next update. Looked up one step ahead: XLA fuses a lookup into the update's loops,
+    # which made a step on a CPU 6% slower.
+    rate: jax.Array
 
 
 def _scale_by_table(schedule: optax.Schedule, steps: int) -> optax.GradientTransformation:
@@ -69,13 +72,14 @@ def _scale_by_table(schedule: optax.Schedule, steps: int) -> optax.GradientTrans
     def init(params):
         del params
         rates = jnp.asarray(jax.vmap(schedule)(jnp.arange(size)), jnp.float32)
-        return _TableState(jnp.zeros([], jnp.int32), jnp.broadcast_to(rates, size))
+        rates = jnp.broadcast_to(rates, size)
+        return _TableState(jnp.zeros([], jnp.int32), rates, rates[0])
 
     def update(updates, state, params=None):
         del params
-        rate = state.rates[state.count]
-        scaled = jax.tree.map(lambda u: (-rate * u).astype(u.dtype), updates)
-        return scaled, _TableState(state.count + 1, state.rates)
+        scaled = jax.tree.map(lambda u: (-state.rate * u).astype(u.dtype), updates)
+        count = state.count + 1
+        return scaled, _TableState(count, state.rates, state.rates[count])
 
     return optax.GradientTransformation(init, update)
 
