@@ -94,6 +94,7 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     train.attention = "own"  # own (for packed rows), or xla, cudnn of jax.nn.dot_product_attention
     train.dtype = "auto"  # of matrix products: float32, bfloat16, or auto (the faster one here)
     train.dimensions = ()  # also train vectors cut to these sizes, as (256, 128); (): whole only
+    train.side = "both"  # both, or query: documents keep the start model's vectors, encoded once
     train.target = "model"  # encoder behind the targets: model, detached (no gradient), ema, start
     train.target_decay = 0.99  # target "ema": share of the moving average kept at each step
     train.collapse_cosine = 0.95  # warn of collapse if a batch's documents' mean cosine exceeds it

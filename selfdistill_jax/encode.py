@@ -87,10 +87,11 @@ def _encode(texts: Path, output: Path) -> None:
         options.refuse_existing(found)
     names = [row.id for row in stream_texts(texts)]  # checks all rows before encoding
     _check_ranges(precision, given=bool(given), texts=len(names))
-    model = BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter or "")
+    kind = "" if _FLAGS.kind == "text" else _FLAGS.kind
+    model = BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter or "").of(kind)
     check_dimensions(_FLAGS.dimensions, model.encoder.dimensions)
     dimensions = _FLAGS.dimensions or model.encoder.dimensions
-    prompt = model.encoder.prompts.of("" if _FLAGS.kind == "text" else _FLAGS.kind)
+    prompt = model.encoder.prompts.of(kind)
     options_ = {"prompt": prompt, "dimensions": _FLAGS.dimensions}
     vectors = VectorFile(
         output,
@@ -109,8 +110,8 @@ def _encode(texts: Path, output: Path) -> None:
     if calibrates and vectors.ranges is not None:
         np.save(found, vectors.ranges)
     vectors.finish()
-    kind = "" if precision == "float32" else f", {precision},"
-    print(f"{len(names):,} vectors of {dimensions} dimensions{kind} in {output}, ids in {ids}")
+    numbers = "" if precision == "float32" else f", {precision},"
+    print(f"{len(names):,} vectors of {dimensions} dimensions{numbers} in {output}, ids in {ids}")
 
 
 def _check_ranges(precision: str, *, given: bool, texts: int) -> None:

@@ -105,8 +105,8 @@ def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str,
     systems = {"bm25": evaluate_bm25(eval_set, collection, k=_FLAGS.k)}
     for name, model in models.items():
         queries, documents = (
-            model.encode_tokens(
-                model.tokenize(texts, prompt=model.encoder.prompts.of(kind)).take(rows),
+            model.of(kind).encode_tokens(
+                model.of(kind).tokenize(texts, prompt=model.encoder.prompts.of(kind)).take(rows),
                 dimensions=_FLAGS.dimensions,
                 progress=f"{collection.name}, {name}: {kind} texts",
             )

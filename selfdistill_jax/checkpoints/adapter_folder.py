@@ -77,8 +77,9 @@ def read_adapter(folder: Path, *, kind: str) -> dict[str, Any]:
 def read_settings(folder: Path) -> dict[str, Any]:
     """Returns the settings that an adapter needs instead of its base's own.
 
-    They are some of ``pooling``, ``max_length``, ``query_prompt`` and ``document_prompt``; none in
-    a folder that PEFT wrote, because PEFT does not store them.
+    They are some of ``pooling``, ``max_length``, ``query_prompt`` and ``document_prompt``, and
+    ``side`` with the value "query" for an adapter that is only for queries; none in a folder that
+    PEFT wrote, because PEFT does not store them.
 
     Raises:
       InputError: the file is damaged.

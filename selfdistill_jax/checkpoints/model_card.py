@@ -47,6 +47,10 @@ def model_card(
         f"\nIts first {sizes} dimensions were trained by the same loss (Matryoshka): vectors may\n"
         "be cut there, and scaled to unit length again."
     )
+    only = settings["train.side"] == "query" and (
+        " It encodes queries only. Documents are encoded by the start encoder, of which\n"
+        "`document_encoder/` is a copy; vectors of documents that it made before stay valid."
+    )
     named = ""
     if not licence:
         brings = (encoder.folder / "LICENSE").is_file()
@@ -58,7 +62,8 @@ def model_card(
 # {title}
 
 A bi-encoder for retrieval: one unit vector of {encoder.dimensions} dimensions a text,
-{encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens. Trained with
+{encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens.{only or ""}
+Trained with
 selfdistill_jax by the loss "{settings["loss.name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).{shorter}
 The licence of the start encoder{named} and that of the training data hold for it.
 

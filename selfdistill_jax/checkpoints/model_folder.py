@@ -45,6 +45,8 @@ _COPIED = (
     "tokenizer.model",
     "added_tokens.json",
 )
+# Folder inside a model's folder: the encoder of documents, if the model encodes only queries.
+DOCUMENT_ENCODER = "document_encoder"
 _COPIED_FROM_ROOT = ("LICENSE", "NOTICE")  # the terms of the start encoder's authors
 
 
@@ -119,7 +121,15 @@ def fingerprint(encoder: Pretrained, *rest: Any) -> str:
     return total.hexdigest()
 
 
-def write_folder(path: Path, encoder: Pretrained, *, card: str) -> None:
+def document_encoder(encoder: Pretrained) -> Path | None:
+    """Returns the folder of the encoder of documents, if the given one encodes only queries."""
+    folder = (encoder.root or encoder.folder) / DOCUMENT_ENCODER
+    return folder if folder.is_dir() else None
+
+
+def write_folder(
+    path: Path, encoder: Pretrained, *, card: str, documents: Pretrained | None = None
+) -> None:
     """Writes a folder that sentence-transformers and ``AutoModel`` open.
 
     The folder appears whole or not at all: it is built beside ``path`` and renamed at the end (a
@@ -129,6 +139,8 @@ def write_folder(path: Path, encoder: Pretrained, *, card: str) -> None:
       path: the new folder; an existing one is replaced.
       encoder: the encoder; ``encoder.folder`` must still contain the tokenizer's files.
       card: text of the model card, ``README.md``.
+      documents: the encoder of documents, if ``encoder`` encodes only queries; it is written to the
+        subfolder ``document_encoder``.
 
     Raises:
       InputError: a settings file in ``encoder.folder`` is damaged.
@@ -155,6 +167,9 @@ def write_folder(path: Path, encoder: Pretrained, *, card: str) -> None:
         write_json(new / "sentence_bert_config.json", limits)
         write_modules(new, modules, encoder.prompts, size=encoder.config.hidden_size)
         (new / "README.md").write_text(card, encoding="utf-8")
+        if documents is not None:
+            note = "# The encoder of documents\n\nThe model in the folder above encodes queries.\n"
+            write_folder(new / DOCUMENT_ENCODER, documents, card=note)
 
 
 def _with_pooler(modules: Modules, extra: dict[str, np.ndarray], folder: Path) -> Modules:

@@ -115,10 +115,15 @@ def with_adapter(encoder: Pretrained, folder: Path) -> Pretrained:
     Raises:
       InputError: see `read_lora`.
     """
-    lora, settings = read_lora(folder, encoder), read_settings(folder)
+    encoder = with_settings(encoder, folder)
+    return encoder._replace(params=apply_lora(encoder.params, read_lora(folder, encoder)))
+
+
+def with_settings(encoder: Pretrained, folder: Path) -> Pretrained:
+    """Returns an encoder with the prompts and the maximum length of an adapter's folder."""
+    settings = read_settings(folder)
     prompts = {of: settings.get(f"{of}_prompt") for of in ("query", "document")}
     return encoder._replace(
-        params=apply_lora(encoder.params, lora),
         max_length=settings.get("max_length", encoder.max_length),
         prompts=encoder.prompts.replaced(**{k: v for k, v in prompts.items() if v is not None}),
     )

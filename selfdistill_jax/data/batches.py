@@ -31,19 +31,23 @@ class TripletBatch(NamedTuple):
     Attributes:
       texts: P parts, stacked on a leading axis; P is this host's devices times micro-batches. Each
         part packs the texts of its ``b`` examples: queries, then positives, then the first negative
-        of each, then the second: M = (2 + K) b. A query of length 0 marks an unused example.
+        of each, then the second: M = (2 + K) b; or only queries, if there are ``documents``. A
+        query of length 0 marks an unused example.
       scores: ``[P b, 1 + K]`` float32, a teacher's scores of positive and negatives, or NaN.
       positive_ids: ``[P b, n]`` int32, rows of the known positives of the query that are in the
         global batch; its own positive comes first, -1 follows the last. Copies of a text have the
         row of the first.
       negative_ids: ``[P b, K]`` int32, rows of the negatives, likewise. Without ids, every document
         but the query's positive counts as a negative.
+      documents: ``[P b, 1 + K, D]`` float32, fixed vectors of positive and negatives; None if
+        documents are encoded too.
     """
 
     texts: PackedTexts
     scores: np.ndarray
     positive_ids: np.ndarray | None = None
     negative_ids: np.ndarray | None = None
+    documents: np.ndarray | None = None
 
     @property
     def useful_tokens(self) -> int:
@@ -76,6 +80,7 @@ class TrainingBatches:
       block: maximum number of tokens of a block.
       single_block: see `choose_shape`.
       dropout: whether texts get dropout seeds.
+      vectors: ``[documents, D]`` float32, fixed vectors of all documents, or None to encode them.
 
     Attributes:
       negatives: K.
@@ -101,13 +106,15 @@ class TrainingBatches:
         block: int,
         single_block: bool = False,
         dropout: bool = False,
+        vectors: np.ndarray | None = None,
     ):
         self._examples, self._candidates = examples, candidates
         self._known, self._pool, self.negatives = known, pool, negatives
         self._seed, self._parts, self._local = seed, parts, local_parts
-        self._dropout = dropout
-        self._tables = (queries, *[documents] * (1 + negatives))
-        self._limits = (query_length, *[document_length] * (1 + negatives))
+        self._dropout, self._vectors = dropout, vectors
+        encoded = 1 + negatives if vectors is None else 0  # documents of an example
+        self._tables = (queries, *[documents] * encoded)
+        self._limits = (query_length, *[document_length] * encoded)
         self._lengths = queries.lengths(query_length), documents.lengths(document_length)
         self.shape = choose_shape(
             *self._tokens_of_examples(),
@@ -127,11 +134,14 @@ class TrainingBatches:
         )
 
     def _tokens_of_examples(self) -> tuple[float, float]:
-        """Returns mean and standard deviation of the number of tokens of a triplet.
+        """Returns mean and standard deviation of the number of encoded tokens of a triplet.
 
         A drawn negative counts with the mean and variance of the documents that it is drawn from.
         """
         queries, documents = self._lengths
+        if self._vectors is not None:
+            totals = queries[self._examples.query]
+            return float(totals.mean()), float(totals.std())
         of_drawn = documents[self._pool.start : self._pool.stop]
         if self._candidates is not None and (self._candidates >= 0).any():
             of_drawn = documents[self._candidates[self._candidates >= 0]]
@@ -236,6 +246,7 @@ class TrainingBatches:
     def _make(self, step: int, picked: np.ndarray) -> TripletBatch:
         columns, scores = self.rows(step, np.asarray(picked))
         lengths = np.stack([self._lengths[0][columns[0]], *self._lengths[1][columns[1:]]])
+        lengths = lengths[: len(self._tables)]
         order = balance_parts(lengths.sum(0), self._parts)
         columns, lengths, scores = columns[:, order], lengths[:, order], scores[order]
         layouts = [
@@ -245,7 +256,7 @@ class TrainingBatches:
         # The capacity is the same on every host, since it depends only on the global batch.
         capacity = self.shape.capacity(max(len(layout.rows) for layout in layouts))
         blocks, size = self._arrays(capacity)
-        parts = np.split(columns, self._parts, axis=1)
+        parts = np.split(columns[: len(self._tables)], self._parts, axis=1)
         packed = [
             write_tokens(
                 layout.merged(size // self.shape.block),
@@ -259,8 +270,9 @@ class TrainingBatches:
         texts = jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
         if self._dropout:
             texts = dataclasses.replace(texts, seeds=self._seeds(step, order))
-        of_rows = (
+        scores, positives, negatives, documents = (
             np.concatenate(np.split(x, self._parts)[self._local])
-            for x in (scores, *self._ids(columns))
+            for x in (scores, *self._ids(columns), columns[1:].T)
         )
-        return TripletBatch(texts, *of_rows)
+        vectors = None if self._vectors is None else self._vectors[documents]
+        return TripletBatch(texts, scores, positives, negatives, vectors)

@@ -11,11 +11,12 @@ import numpy as np
 from selfdistill_jax.checkpoints.adapter_folder import read_settings
 from selfdistill_jax.checkpoints.model_folder import (
     Pretrained,
+    document_encoder,
     fingerprint,
     read_folder,
     write_folder,
 )
-from selfdistill_jax.checkpoints.peft import with_adapter
+from selfdistill_jax.checkpoints.peft import with_adapter, with_settings
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.errors import InputError
@@ -31,7 +32,10 @@ from selfdistill_jax.retrieval.quantize import check_dimensions, truncate
 
 
 class BiEncoder:
-    """Encodes queries and documents into unit vectors with one shared encoder.
+    """Encodes queries and documents into unit vectors.
+
+    One encoder usually encodes both. After training of queries alone (``config.train.side``),
+    documents have an encoder of their own, see `of`.
 
     Example (needs the weights):
         model = BiEncoder.load("sentence-transformers/all-MiniLM-L6-v2")
@@ -39,8 +43,15 @@ class BiEncoder:
         model.save("my-model")  # a sentence-transformers folder
     """
 
-    def __init__(self, encoder: Pretrained, *, dtype: jnp.dtype = jnp.float32):
+    def __init__(
+        self,
+        encoder: Pretrained,
+        *,
+        dtype: jnp.dtype = jnp.float32,
+        documents: "BiEncoder | None" = None,
+    ):
         self.encoder = encoder
+        self._documents = documents
         self.tokenizer = open_tokenizer(encoder)
         function = make_encode(
             encoder.config, pooling=encoder.pooling, dense=encoder.dense, dtype=dtype
@@ -63,15 +74,27 @@ class BiEncoder:
           InputError: the model or the adapter does not exist, is damaged, or has an unsupported
             architecture or kind.
         """
-        if adapter and pooling == "source":
-            pooling = read_settings(Path(adapter)).get("pooling", pooling)
-        encoder = read_folder(name, pooling=pooling)
-        return cls(with_adapter(encoder, Path(adapter)) if adapter else encoder)
+        settings = read_settings(Path(adapter)) if adapter else {}
+        if pooling == "source":
+            pooling = settings.get("pooling", pooling)
+        encoder, documents = read_folder(name, pooling=pooling), None
+        if folder := document_encoder(encoder):
+            documents = cls(read_folder(str(folder), pooling=pooling))
+        elif settings.get("side") == "query":
+            documents = cls(with_settings(encoder, Path(adapter)))
+        if adapter:
+            encoder = with_adapter(encoder, Path(adapter))
+        return cls(encoder, documents=documents)
+
+    def of(self, kind: str) -> "BiEncoder":
+        """Returns the model that encodes a kind of texts: "query", "document", or others ("")."""
+        return self._documents or self if kind == "document" else self
 
     @property
     def fingerprint(self) -> str:
         """Hex digest of everything that determines a text's vector, except the prompt."""
-        return fingerprint(self.encoder, self.tokenizer.fingerprint)
+        documents = [self._documents.fingerprint] if self._documents else []
+        return fingerprint(self.encoder, self.tokenizer.fingerprint, *documents)
 
     def encode(
         self,
@@ -110,7 +133,8 @@ class BiEncoder:
 
     def encode_document(self, texts: Sequence[str] | str, **options: Any) -> np.ndarray:
         """Encodes documents as `encode` does, with the model's prompt for them, if it has one."""
-        return self.encode(texts, prompt=self.encoder.prompts.of("document"), **options)
+        model = self.of("document")
+        return model.encode(texts, prompt=model.encoder.prompts.of("document"), **options)
 
     def tokenize(self, texts: Iterable[str], *, prompt: str = "") -> TokenTable:
         """Tokenizes prompt + text, truncated to the model's maximum length, for `encode_tokens`."""
@@ -162,4 +186,9 @@ class BiEncoder:
                 f"{path}: exists and is not a model folder; give a new path, or the folder of a "
                 "model to replace"
             )
-        write_folder(path, self.encoder, card=card or "# A bi-encoder of selfdistill_jax\n")
+        write_folder(
+            path,
+            self.encoder,
+            card=card or "# A bi-encoder of selfdistill_jax\n",
+            documents=self._documents.encoder if self._documents else None,
+        )

@@ -11,6 +11,7 @@ from selfdistill_jax.encoder.apply import BACKENDS
 from selfdistill_jax.encoder.model import ATTENTIONS, REMATS
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.train.evaluation.final_test import SPLITS
+from selfdistill_jax.train.loss import TARGET_ENCODERS
 from selfdistill_jax.train.model import ADAPTERS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -41,6 +42,7 @@ _MINIMUM = {
 _SHARES = ("train.target_decay", "data.mined_ceiling")
 _NAMES = {
     "train.dtype": ("auto", *DTYPES),
+    "train.side": ("both", "query"),
     "train.remat": REMATS,
     "train.attention": ATTENTIONS,
     "encoder.backend": BACKENDS,
@@ -83,6 +85,12 @@ def check_settings(settings: Mapping[str, Any], *, devices: int) -> None:
                 f"config.{key} is {value!r}; expected {' or '.join(known)}{nearest(value, known)}"
             )
     _check_batch(settings["train.batch_size"], devices, settings["train.micro_batches"])
+    target = settings["train.target"]
+    if settings["train.side"] == "query" and target in TARGET_ENCODERS:
+        raise InputError(
+            f"config.train.target is {target!r}, but with config.train.side='query' the documents, "
+            "which set the targets, never change; set config.train.target='model'"
+        )
     candidates, needed = settings["data.candidates"], settings["data.negatives_per_query"]
     if settings["data.negatives"] != "random" and candidates < needed:
         raise InputError(

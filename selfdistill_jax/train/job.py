@@ -144,6 +144,7 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
             micro_batches=train.micro_batches,
             seed=config.seed,
             dropout=config.encoder.dropout != "none",
+            frozen_documents=train.side == "query",
             needs_teacher=needs_teacher(loss),
             dtype=dtype,
         ),
@@ -232,6 +233,8 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
     if config.encoder.adapter == "lora":
         keys = ("pooling", "max_length", "query_prompt", "document_prompt")
         given = {key: config.encoder[key] for key in keys}
+        if config.train.side == "query":
+            given["side"] = config.train.side
         trained = lora_params(
             pretrained,
             name=config.encoder.init,

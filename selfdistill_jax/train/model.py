@@ -7,7 +7,12 @@ from typing import Any, NamedTuple, cast
 
 import jax
 
-from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder
+from selfdistill_jax.checkpoints.model_folder import (
+    DOCUMENT_ENCODER,
+    Pretrained,
+    document_encoder,
+    read_folder,
+)
 from selfdistill_jax.checkpoints.peft import write_lora
 from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.encoder.dropout import Dropout
@@ -79,6 +84,11 @@ def read_encoder(
       InputError: the encoder cannot be found or read, or a length exceeds its maximum.
     """
     encoder = read_folder(name, pooling=pooling)
+    if document_encoder(encoder) is not None:
+        raise InputError(
+            f"config.encoder.init: {name} encodes queries only, and its {DOCUMENT_ENCODER} encodes "
+            "documents; start from an encoder of both, such as that subfolder"
+        )
     positions = encoder.config.max_positions
     if max_length > positions:
         raise InputError(

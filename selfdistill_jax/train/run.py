@@ -83,7 +83,9 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
     if "dev" in collection.splits:
         most, seed = job.evaluation.dev_documents, job.data.seed
         dev = make_eval_set(collection, "dev", max_documents=most, seed=seed)
-    best_model = BestModel(job.settings, workdir, model, collection)
+    best_model = BestModel(
+        job.settings, workdir, model, collection, frozen_documents=job.data.frozen_documents
+    )
     selector = Selector(dev, evaluate, trained, best_model, patience=job.patience)
     # Meanwhile the folder is opened, the state created, and the start encoder evaluated on dev.
     with closing(_compile(job, model, batches.shapes())) as programs, ExitStack() as opened:
@@ -142,8 +144,14 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
 def _evaluator(job: Job, model: Model, tokens, stats: RunStats) -> Evaluator:
     dtype = str(job.settings["train"]["dtype"])
     start_vectors = StartVectors(model, tokens, cache=job.data.cache, dtype=dtype)
-    depth = job.evaluation.depth
-    return Evaluator(model, tokens, depth=depth, start_vectors=start_vectors, stats=stats)
+    return Evaluator(
+        model,
+        tokens,
+        depth=job.evaluation.depth,
+        start_vectors=start_vectors,
+        stats=stats,
+        frozen_documents=job.data.frozen_documents,
+    )
 
 
 def _evaluate_end(

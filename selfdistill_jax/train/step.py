@@ -13,7 +13,6 @@ from jax import lax
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.losses.diagnostics import summaries
-from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.train.loss import FROM_TEACHER, IDS, Loss, wants
 from selfdistill_jax.train.mesh import AXES, constrain_state, over_batch, put_state, state_shardings
 
@@ -59,16 +58,15 @@ def make_global_loss(
     def on_device(state: Any, batch: TripletBatch):
         params, target, base = state
         # Merged here, on whole arrays, so that devices sum only the trained parameters' gradient.
-        in_parts = _in_parts(encode, batch.scores.shape[1] - 1)
-        vectors = in_parts(merge(base, params), batch.texts)
+        vectors = _vectors(encode, merge(base, params), batch)
         given: dict[str, Any] = {
             name: make(batch.scores) for name, make in FROM_TEACHER.items() if wants(loss, name)
         }
         given |= {name: getattr(batch, name) for name in IDS if wants(loss, name)}
         if target is not None:
             # No dropout for a target: margins are drawn to its documents' similarities.
-            texts = dataclasses.replace(batch.texts, seeds=None)
-            constant = lax.stop_gradient(in_parts(merge(base, target), texts))
+            plain = batch._replace(texts=dataclasses.replace(batch.texts, seeds=None))
+            constant = lax.stop_gradient(_vectors(encode, merge(base, target), plain))
             given["target_from"] = constant.positive, constant.negative
         value = loss(*vectors, where=_present(batch), axis_name=AXES, **given)
         return value, (vectors, given.get("target_from"))
@@ -83,24 +81,25 @@ def _present(batch: TripletBatch) -> jax.Array:
     return batch.texts.lengths[:, :count].reshape(-1) > 0
 
 
-def _in_parts(encode: Encode, negatives: int) -> Callable[[Params, PackedTexts], Vectors]:
-    """Returns a function that encodes the texts of all parts, one part at a time."""
-
-    def in_parts(params: Params, texts: PackedTexts) -> Vectors:
-        if len(texts.num_blocks) == 1:
-            vectors = encode(params, jax.tree.map(lambda x: x[0], texts))[None]
-        else:
-            # checkpoint: only the vectors of the forward pass are saved.
-            one = jax.checkpoint(encode, prevent_cse=False)
-            vectors = lax.map(lambda part: one(params, part), texts)
-        parts, _, size = vectors.shape
-        kinds = vectors.reshape(parts, 2 + negatives, -1, size).transpose(1, 0, 2, 3)
-        q, p, *n = kinds.reshape(2 + negatives, -1, size)
-        if negatives == 1:
-            return Vectors(q, p, n[0])
-        return Vectors(q, p, jnp.stack(n, axis=1) if n else jnp.zeros((len(q), 0, size)))
-
-    return in_parts
+def _vectors(encode: Encode, params: Params, batch: TripletBatch) -> Vectors:
+    """Encodes the texts of a batch, part by part, and adds the documents' fixed vectors if any."""
+    texts, count = batch.texts, batch.scores.shape[1]
+    if len(texts.num_blocks) == 1:
+        vectors = encode(params, jax.tree.map(lambda x: x[0], texts))[None]
+    else:
+        # checkpoint: only the vectors of the forward pass are saved.
+        one = jax.checkpoint(encode, prevent_cse=False)
+        vectors = lax.map(lambda part: one(params, part), texts)
+    parts, _, size = vectors.shape
+    kinds = 1 + count if batch.documents is None else 1
+    vectors = vectors.reshape(parts, kinds, -1, size).transpose(1, 0, 2, 3)
+    q, *documents = vectors.reshape(kinds, -1, size)
+    if batch.documents is not None:
+        documents = jnp.moveaxis(batch.documents, 1, 0)
+    p, *n = documents
+    if count == 2:
+        return Vectors(q, p, n[0])
+    return Vectors(q, p, jnp.stack(n, axis=1) if n else jnp.zeros((len(q), 0, size)))
 
 
 def make_step(

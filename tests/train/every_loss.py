@@ -37,7 +37,7 @@ VARIANTS = [
 NO_ROWS = {1: (3, 11), 2: (3, *range(8, 16)), 4: (3, 4, 5, 6, 7, 13), 8: (2, 3, 5, 14)}
 
 
-def batch(no_rows=(), parts=1, rows=slice(None), fewest=1):
+def batch(no_rows=(), parts=1, rows=slice(None), fewest=1, kinds=3):
     """Returns a batch.
 
     Args:
@@ -45,6 +45,7 @@ def batch(no_rows=(), parts=1, rows=slice(None), fewest=1):
       parts: number of parts.
       rows: the triplets to take.
       fewest: smallest length of a text before masking.
+      kinds: 1 for queries alone, 3 for queries, positives and negatives.
     """
     rng = np.random.default_rng(0)
     columns, lengths = [], []
@@ -56,7 +57,7 @@ def batch(no_rows=(), parts=1, rows=slice(None), fewest=1):
     lengths[:, list(no_rows)] = 0
     # Texts share rows of three lengths, and every part has another layout.
     texts = [
-        pack([c[rows][at] for c in columns], lengths[:, rows][:, at])
+        pack([c[rows][at] for c in columns[:kinds]], lengths[:kinds, rows][:, at])
         for at in np.split(np.arange(len(scores)), parts)
     ]
     return TripletBatch(jax.tree.map(lambda *x: np.stack(x), *texts), scores)

@@ -1,8 +1,10 @@
 """Builds the batches of a run."""
 
 from functools import partial
+from typing import Any
 
 import jax
+import numpy as np
 
 from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.errors import InputError
@@ -13,6 +15,7 @@ from selfdistill_jax.train.data.tokenized_collection import (
     TokenizedCollection,
     open_tokenized,
 )
+from selfdistill_jax.train.evaluation.start_vectors import StartVectors
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.processes import all_equal, first_then_rest
 
@@ -54,5 +57,20 @@ def load_data(settings: DataSettings, model: Model) -> tuple[TokenizedCollection
         block=block_tokens(),
         single_block=on_accelerator(),
         dropout=settings.dropout,
+        vectors=_start_vectors(settings, tables, model) if settings.frozen_documents else None,
     )
     return tables, batches
+
+
+def _start_vectors(settings: DataSettings, tables: TokenizedCollection, model: Model) -> np.ndarray:
+    """Returns the start encoder's vectors of all documents, ``[N, D]``, cached."""
+
+    def encode(rows: np.ndarray) -> np.ndarray:
+        params = model.encode_table.on_devices(model.pretrained.params)
+        options: dict[str, Any] = {"limit": model.pretrained.max_length, "progress": "Documents"}
+        return model.encode_table(params, tables.documents.take(rows), **options)
+
+    vectors = StartVectors(
+        model, tables, cache=settings.cache, dtype=settings.dtype, most_bytes=None
+    )
+    return vectors(np.arange(tables.collection.num_documents), encode)

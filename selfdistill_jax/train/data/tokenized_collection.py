@@ -31,6 +31,7 @@ class DataSettings(NamedTuple):
       micro_batches: number of parts of a device's rows.
       seed: seed of the order of triplets and of drawn negatives.
       dropout: whether texts get seeds for dropout.
+      frozen_documents: whether documents keep the start encoder's vectors.
       needs_teacher: whether every triplet needs teacher scores.
       dtype: name of the type of matrix products, which mined negatives depend on.
     """
@@ -47,6 +48,7 @@ class DataSettings(NamedTuple):
     micro_batches: int
     seed: int
     dropout: bool
+    frozen_documents: bool
     needs_teacher: bool
     dtype: str
 

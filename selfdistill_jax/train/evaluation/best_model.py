@@ -42,6 +42,8 @@ class BestModel:
       workdir: the run's folder.
       model: the run's encoder.
       collection: the collection that it is trained on.
+      frozen_documents: whether only queries are trained; then the start encoder is written, too,
+        as the encoder of documents.
     """
 
     def __init__(
@@ -50,7 +52,10 @@ class BestModel:
         workdir: Path,
         model: Model,
         collection: Collection,
+        *,
+        frozen_documents: bool = False,
     ):
+        self._documents = model.pretrained if frozen_documents else None
         self._settings, self._workdir = settings, workdir
         self._model, self._collection = model, collection
 
@@ -64,7 +69,8 @@ class BestModel:
         """
         self._write_model(params, note)
         if self._model.trained.write is not None:
-            card = adapter_card(self._model.name, note)
+            only = "" if self._documents is None else "; for queries only"
+            card = adapter_card(self._model.name, note + only)
             self._model.trained.write(self._workdir / ADAPTER, own, card)
 
     def digests(self) -> dict[str, str]:
@@ -110,4 +116,4 @@ class BestModel:
             note=note,
         )
         best = self._model.pretrained._replace(params=params)
-        write_folder(self._workdir / MODEL, best, card=card)
+        write_folder(self._workdir / MODEL, best, card=card, documents=self._documents)

@@ -24,6 +24,7 @@ class Evaluator:
       depth: documents retrieved for each query.
       start_vectors: the start encoder's vectors of the documents.
       stats: records the seconds spent.
+      frozen_documents: whether documents keep the start encoder's vectors.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class Evaluator:
         depth: int,
         start_vectors: StartVectors,
         stats: RunStats,
+        frozen_documents: bool = False,
     ):
         self._model, self._tokens, self._start_vectors = model, tokens, start_vectors
-        self._depth, self._stats = depth, stats
+        self._depth, self._stats, self._frozen = depth, stats, frozen_documents
 
     def __call__(self, eval_set: EvalSet, params: Params, label: str) -> ScoredRun:
         """Evaluates one encoder.
@@ -62,18 +64,21 @@ class Evaluator:
 
     def start(self, eval_set: EvalSet, label: str) -> ScoredRun:
         """Evaluates the start encoder, with cached vectors of documents if there are any."""
-        params = self._model.pretrained.params
+        documents = self._by_start(eval_set, label)
+        return self.score(eval_set, self._model.pretrained.params, documents, label)
+
+    def _by_start(self, eval_set: EvalSet, label: str) -> np.ndarray:
+        params, label = self._model.pretrained.params, f"{label}: documents"
         with self._stats.timed("evaluation"):
-            documents = self._start_vectors(
+            return self._start_vectors(
                 eval_set.document_rows,
-                lambda rows: self._encode(
-                    self._tokens.documents, rows, params, f"{label}: documents"
-                ),
+                lambda rows: self._encode(self._tokens.documents, rows, params, label),
             )
-        return self.score(eval_set, params, documents, label)
 
     def documents(self, eval_set: EvalSet, params: Params, label: str) -> np.ndarray:
         """Returns vectors of an eval set's documents, ``[N, D]``."""
+        if self._frozen:
+            return self._by_start(eval_set, label)
         with self._stats.timed("evaluation"):
             return self._encode(
                 self._tokens.documents, eval_set.document_rows, params, f"{label}: documents"

@@ -15,7 +15,7 @@ from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.processes import all_succeed, all_true, on_first
 
 _VERSION = 1
-_MOST_BYTES = 2**30  # larger tables are not cached: 700,000 documents of 384 dimensions
+_MOST_BYTES = 2**30  # 700,000 documents of 384 dimensions
 
 
 class StartVectors:
@@ -29,10 +29,17 @@ class StartVectors:
       tokens: the collection.
       cache: the cache folder.
       dtype: name of the type of matrix products.
+      most_bytes: larger tables are not cached; None caches any.
     """
 
     def __init__(
-        self, model: Model, tokens: Tokens | TokenizedCollection, *, cache: Path, dtype: str
+        self,
+        model: Model,
+        tokens: Tokens | TokenizedCollection,
+        *,
+        cache: Path,
+        dtype: str,
+        most_bytes: int | None = _MOST_BYTES,
     ):
         start = model.pretrained
         facts = (
@@ -45,7 +52,8 @@ class StartVectors:
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         self._folder = cache / "vectors" / f"{tokens.collection.folder.name}-{digest}"
         self._count = tokens.collection.num_documents
-        self._cached = 4 * self._count * start.dimensions <= _MOST_BYTES
+        size = 4 * self._count * start.dimensions
+        self._cached = most_bytes is None or size <= most_bytes
 
     def __call__(self, rows: np.ndarray, encode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Returns vectors of documents.
@@ -67,7 +75,8 @@ class StartVectors:
                     f"{self._folder}: holds {len(every):,} vectors for {self._count:,} documents; "
                     "delete the folder; the next run builds it again"
                 )
-            return np.asarray(every[rows])
+            # All of them stay in the file, from which pages are read as needed.
+            return every if len(rows) == self._count else np.asarray(every[rows])
         vectors = encode(rows)
         if self._cached and len(rows) == self._count:
             on_first(lambda: save_array(self._folder, vectors))

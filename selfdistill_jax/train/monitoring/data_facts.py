@@ -16,8 +16,8 @@ def data_facts(data: TokenizedCollection, settings: DataSettings) -> dict[str, f
     Returns:
       ``examples``, their number; ``contradictions``, see `TokenizedCollection`; and the shares of
       tokens that are cut off, ``query_tokens_cut`` of training queries and ``document_tokens_cut``
-      of documents in the training pool. Tokens beyond the encoder's last position are not known
-      and not counted.
+      of documents in the training pool (0 if documents are not trained). Tokens beyond the
+      encoder's last position are not known and not counted.
     """
     queries = np.unique(data.examples.query)
     pool = np.arange(data.collection.num_documents)[data.collection.training_pool.start :]
@@ -25,7 +25,9 @@ def data_facts(data: TokenizedCollection, settings: DataSettings) -> dict[str, f
         "examples": len(data.examples),
         "contradictions": data.contradictions,
         "query_tokens_cut": _cut(data.queries, queries, settings.query_length),
-        "document_tokens_cut": _cut(data.documents, pool, settings.document_length),
+        "document_tokens_cut": 0.0
+        if settings.frozen_documents
+        else _cut(data.documents, pool, settings.document_length),
     }
 
 
