@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = {name: getattr(options, name) for name in names}
     made = build(count=1, **settings)
     middle, profiled, seconds = profile(made, options.steps)
-    lengths = jax.device_get(made.batches[0].texts.lengths).reshape(-1)
+    lengths = jax.device_get(made.batches[0].inputs.lengths).reshape(-1)
     flops = training_flops(read_folder(locate(options.model)).config, lengths)
     rate = matmul_rate(jnp.dtype(options.dtype))
     rows: list[list[Any]] = [["kind", "s", "share"]]

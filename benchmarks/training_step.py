@@ -93,8 +93,8 @@ def timed(
     """
     compiled = step.lower(state, rows).compile()
     memory = compiled.memory_analysis()
-    devices = len(rows.texts.ids.devices())
-    computed = rows.texts.ids[0].size  # of one part on one device
+    devices = len(rows.inputs.ids.devices())
+    computed = rows.inputs.ids[0].size  # of one part on one device
     kept = kept_bytes(config, computed, bytes_a_number=jnp.dtype(dtype).itemsize)
     found: dict[str, Any] = {  # memory of all devices together
         "devices": devices,

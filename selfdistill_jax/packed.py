@@ -42,6 +42,11 @@ class PackedTexts:
     row_lengths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     seeds: Array | None = None
 
+    @property
+    def computed_tokens(self) -> int:
+        """Returns the number of tokens of the blocks in use, with padding."""
+        return int(self.num_blocks.sum()) * self.ids.shape[-1]
+
 
 def one_text_a_row(ids_MxL: Array, lengths_M: Array) -> PackedTexts:
     """Returns one block that holds padded texts, one a row.

@@ -83,13 +83,13 @@ def _texts(job: Job, data: TokenizedCollection) -> str:
 
 
 def _batches(job: Job, made: TrainingBatches, examples: int) -> str:
-    batches = [made[step] for step in range(min(_LOOKED_AT, job.steps))]
+    batches = [made[step] for step in range(min(_LOOKED_AT, job.loop.steps))]
     useful = sum(batch.useful_tokens for batch in batches)
     padding = 1 - useful / sum(batch.computed_tokens for batch in batches)
     size, devices = job.data.batch_size, jax.device_count()
-    epochs = job.steps * size / examples
+    epochs = job.loop.steps * size / examples
     return (
-        f"{job.steps:,} steps of {size:,} triplets, {epochs:.2f} epochs; a batch has "
+        f"{job.loop.steps:,} steps of {size:,} triplets, {epochs:.2f} epochs; a batch has "
         f"{useful / len(batches):,.0f} tokens and {padding:.1%} padding, on {devices} "
         f"{jax.default_backend()} device{'s' * (devices > 1)}"
     )

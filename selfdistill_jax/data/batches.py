@@ -5,7 +5,7 @@ changes the training data.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -16,7 +16,6 @@ from selfdistill_jax.data.negatives import KnownPositives, choose_given, draw
 from selfdistill_jax.data.packing import lay_out, write_tokens
 from selfdistill_jax.data.store import Examples
 from selfdistill_jax.data.tokens import TokenTable
-from selfdistill_jax.packed import PackedTexts
 
 # Random streams other than that of drawn negatives.
 _SEEDS, _CHOICE = 1, 2
@@ -29,10 +28,12 @@ class TripletBatch(NamedTuple):
     """Holds one host's part of a global batch, with K negatives for each query.
 
     Attributes:
-      texts: P parts, stacked on a leading axis; P is this host's devices times micro-batches. Each
+      inputs: P parts, stacked on a leading axis; P is this host's devices times micro-batches. Each
         part packs the texts of its ``b`` examples: queries, then positives, then the first negative
         of each, then the second: M = (2 + K) b; or only queries, if there are ``documents``. A
-        query of length 0 marks an unused example.
+        query of length 0 marks an unused example. Inputs other than texts are possible: any
+        dataclass registered with JAX that has ``lengths`` ``[P, M]``, ``seeds`` (None turns dropout
+        off) and ``computed_tokens`` (see examples/emoji).
       scores: ``[P b, 1 + K]`` float32, a teacher's scores of positive and negatives, or NaN.
       positive_ids: ``[P b, n]`` int32, rows of the known positives of the query that are in the
         global batch; its own positive comes first, -1 follows the last. Copies of a text have the
@@ -43,7 +44,7 @@ class TripletBatch(NamedTuple):
         documents are encoded too.
     """
 
-    texts: PackedTexts
+    inputs: Any
     scores: np.ndarray
     positive_ids: np.ndarray | None = None
     negative_ids: np.ndarray | None = None
@@ -52,12 +53,12 @@ class TripletBatch(NamedTuple):
     @property
     def useful_tokens(self) -> int:
         """Returns the number of tokens of all texts."""
-        return int(self.texts.lengths.sum())
+        return int(self.inputs.lengths.sum())
 
     @property
     def computed_tokens(self) -> int:
-        """Returns the number of tokens of the blocks in use, with padding."""
-        return int(self.texts.num_blocks.sum()) * self.texts.ids.shape[-1]
+        """Returns the number of tokens that the encoder computes, with padding."""
+        return self.inputs.computed_tokens
 
 
 class TrainingBatches:
@@ -159,7 +160,7 @@ class TrainingBatches:
     def shapes(self) -> list[TripletBatch]:
         """Returns the shapes and types of the batches' arrays, those of the first batch first."""
         first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self[0])
-        (parts,) = first.texts.num_blocks.shape
+        (parts,) = first.inputs.num_blocks.shape
 
         def of_capacity(capacity: int) -> TripletBatch:
             arrays = self._arrays(capacity)
@@ -167,10 +168,10 @@ class TrainingBatches:
                 jax.ShapeDtypeStruct((parts, *size), np.int32) for size in (arrays, arrays[:1])
             )
             texts = dataclasses.replace(
-                first.texts, ids=tokens, segment_ids=tokens, positions=tokens, row_kind=rows
+                first.inputs, ids=tokens, segment_ids=tokens, positions=tokens, row_kind=rows
             )
             ids = jax.ShapeDtypeStruct((len(first.scores), _POSITIVES), np.int32)
-            return first._replace(texts=texts, positive_ids=ids)
+            return first._replace(inputs=texts, positive_ids=ids)
 
         return [first, *map(of_capacity, self.shape.capacities)]
 

@@ -50,8 +50,8 @@ class AheadOfTimeStep:
         return self._submit(batch).result()
 
     def _submit(self, batch: TripletBatch) -> "Future[Step]":
-        ids = batch.positive_ids  # wider where a query has many positives in the batch
-        shape = batch.texts.ids.shape, None if ids is None else ids.shape
+        # Ids are wider where a query has many positives in the batch.
+        shape = tuple(x.shape for x in jax.tree.leaves(batch))
         if shape not in self._programs:
             self._programs[shape] = self._thread.submit(self._compile, batch)
         return self._programs[shape]

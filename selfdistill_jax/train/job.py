@@ -20,6 +20,7 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.check_settings import DTYPES, check_settings
 from selfdistill_jax.train.data.tokenized_collection import DataSettings
 from selfdistill_jax.train.evaluation.encode_table import TableEncoder
+from selfdistill_jax.train.loop import LoopSettings
 from selfdistill_jax.train.loss import (
     TARGET_ENCODERS,
     Loss,
@@ -61,7 +62,8 @@ class Job(NamedTuple):
       mesh: the mesh of all devices.
       data: the run's data settings, see `load_data`.
       loss: see `make_loss`.
-      schedule, optimizer: see `make_schedule` and `make_optimizer`.
+      optimizer: see `make_optimizer`.
+      loop: settings of the training loop.
       target_encoder: whether targets come from an encoder other than the trained one.
       target_decay: share of that encoder's parameters that each step retains.
       dtype: type of matrix products.
@@ -72,16 +74,11 @@ class Job(NamedTuple):
     mesh: jax.sharding.Mesh
     data: DataSettings
     loss: Loss
-    schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     target_encoder: bool
     target_decay: float
-    steps: int
-    checkpoint_every: int
-    evaluate_every: int
+    loop: LoopSettings
     patience: int
-    collapse_cosine: float
-    collapse_stop: bool
     evaluation: EvaluationSettings
     dtype: jnp.dtype
     load_model: Callable[[], Model]
@@ -149,18 +146,21 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
             dtype=dtype,
         ),
         loss=loss,
-        schedule=schedule,
         optimizer=make_optimizer(
             schedule, steps=train.steps, weight_decay=train.weight_decay, clip_norm=train.clip_norm
         ),
         target_encoder=train.target in TARGET_ENCODERS,
         target_decay=decay if train.target == "ema" else 1.0,
-        steps=train.steps,
-        checkpoint_every=train.checkpoint_every,
-        evaluate_every=train.evaluate_every,
+        loop=LoopSettings(
+            steps=train.steps,
+            batch_size=train.batch_size,
+            schedule=schedule,
+            checkpoint_every=train.checkpoint_every,
+            evaluate_every=train.evaluate_every,
+            collapse_cosine=train.collapse_cosine,
+            collapse_stop=train.collapse_stop,
+        ),
         patience=train.patience,
-        collapse_cosine=train.collapse_cosine,
-        collapse_stop=train.collapse_stop,
         evaluation=EvaluationSettings(
             dev_documents=config.evaluation.dev_documents,
             depth=config.evaluation.depth,

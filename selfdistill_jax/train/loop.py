@@ -12,13 +12,24 @@ import numpy as np
 from selfdistill_jax.progress import LOG, Progress
 from selfdistill_jax.train.checkpoint import Checkpoints
 from selfdistill_jax.train.compile_ahead import AheadOfTimeStep
-from selfdistill_jax.train.evaluation.selection import Selection, Selector
-from selfdistill_jax.train.job import Job
+from selfdistill_jax.train.evaluation.selection import Selection
 from selfdistill_jax.train.monitoring.alarm import Alarm, NotFiniteError
 from selfdistill_jax.train.monitoring.hardware import process_seconds
 from selfdistill_jax.train.monitoring.run_log import RunLog
 from selfdistill_jax.train.monitoring.throughput import RunStats
 from selfdistill_jax.train.step import TrainState
+
+
+class LoopSettings(NamedTuple):
+    """Holds the settings of the loop, see ``config.train``."""
+
+    steps: int
+    batch_size: int
+    schedule: Callable[[int], Any]
+    checkpoint_every: int
+    evaluate_every: int
+    collapse_cosine: float
+    collapse_stop: bool
 
 
 class Outcome(NamedTuple):
@@ -38,12 +49,12 @@ class Outcome(NamedTuple):
 
 
 def run_steps(
-    job: Job,
+    settings: LoopSettings,
     programs: AheadOfTimeStep,
     state: TrainState,
     batches: Any,
     *,
-    selector: Selector,
+    selector: Any,
     checkpoints: Checkpoints,
     log: RunLog,
     stats: RunStats,
@@ -53,13 +64,13 @@ def run_steps(
     """Runs the remaining steps.
 
     Args:
-      job: the run's job.
+      settings: the run's settings.
       programs: the compiled step for each shape of a batch.
       state: the start state, which the last checkpoint replaces.
-      batches: the run's `TrainingBatches`.
-      selector: evaluates on dev and writes the best model.
+      batches: the run's `TrainingBatches`; only ``iterate`` is used.
+      selector: the run's `Selector`; evaluates on dev and writes the best model.
       checkpoints, log, stats: the run's.
-      flops: returns a step's operations, given the lengths ``[N]`` of its texts.
+      flops: returns a step's operations, given the lengths ``[N]`` of its inputs.
       stop: called after every step; True saves a checkpoint and ends early.
     """
     selection, begin = Selection(), checkpoints.latest() or 0
@@ -67,14 +78,14 @@ def run_steps(
         state, selection = checkpoints.restore(begin, state)
     else:
         selection = selector.select(0, state.params, selection, log)
-    alarm = Alarm(job.collapse_cosine, stop=job.collapse_stop)
+    alarm = Alarm(settings.collapse_cosine, stop=settings.collapse_stop)
     with (
         closing(batches.iterate(begin)) as iterator,
-        Progress("Training", job.steps, unit="steps", start=begin) as bar,
+        Progress("Training", settings.steps, unit="steps", start=begin) as bar,
     ):
-        records = _Records(job, begin, alarm, log, stats, flops, bar)
+        records = _Records(settings, begin, alarm, log, stats, flops, bar)
         stopped = False
-        for number in range(begin + 1, job.steps + 1):
+        for number in range(begin + 1, settings.steps + 1):
             if selector.is_over(selection):
                 break
             with stats.timed("data"):
@@ -90,8 +101,8 @@ def run_steps(
             if number == begin + 1:
                 jax.block_until_ready(metrics)
                 stats.first_step(began, process_seconds())
-            last = number == job.steps
-            if number % job.evaluate_every == 0 or last:
+            last = number == settings.steps
+            if number % settings.evaluate_every == 0 or last:
                 records.flush()
                 if alarm.message:
                     break
@@ -102,7 +113,7 @@ def run_steps(
                     break
                 records.restart_clock()
             stopped = not last and (stop(number) or checkpoints.preempted(number))
-            if number % job.checkpoint_every == 0 or last or stopped:
+            if number % settings.checkpoint_every == 0 or last or stopped:
                 records.flush()
                 if alarm.message:
                     # Not saved: a resumed run would not know why this one ended.
@@ -122,8 +133,10 @@ def run_steps(
 class _Records:
     """Writes each step's metrics when the device has computed them, while the next step runs."""
 
-    def __init__(self, job: Job, begin: int, alarm, log: RunLog, stats: RunStats, flops, bar):
-        self._job, self._alarm, self._log, self._bar = job, alarm, log, bar
+    def __init__(
+        self, settings: LoopSettings, begin: int, alarm, log: RunLog, stats: RunStats, flops, bar
+    ):
+        self._settings, self._alarm, self._log, self._bar = settings, alarm, log, bar
         self._stats, self._flops = stats, flops
         self._waiting: tuple[int, Any, Any] | None = None
         self.last_step = begin
@@ -149,20 +162,20 @@ class _Records:
             return
         now = time.monotonic()
         seconds, self._clock = now - self._clock, now
-        values["learning_rate"] = float(np.asarray(self._job.schedule(number - 1)))
+        values["learning_rate"] = float(np.asarray(self._settings.schedule(number - 1)))
         self._log.write("train", number, values | self._throughput(batch, seconds))
-        rate = f"{self._job.data.batch_size / seconds:.1f}"
+        rate = f"{self._settings.batch_size / seconds:.1f}"
         self._bar.update(1, **{"loss": f"{values['loss']:.4f}", "triplets/s": rate})
 
     def _throughput(self, batch: Any, seconds: float) -> dict[str, float]:
         processes = jax.process_count()  # their batches are of similar size
         useful, computed = processes * batch.useful_tokens, processes * batch.computed_tokens
-        triplets = self._job.data.batch_size
+        triplets = self._settings.batch_size
         self._stats.step(
             triplets=triplets,
             useful_tokens=useful,
             computed_tokens=computed,
-            useful_flops=processes * self._flops(batch.texts.lengths.reshape(-1)),
+            useful_flops=processes * self._flops(batch.inputs.lengths.reshape(-1)),
             seconds=seconds,
         )
         return {

@@ -101,7 +101,7 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
         elif begin:
             LOG.info("Resuming from step %d in %s", begin, workdir)
         outcome = run_steps(
-            job,
+            job.loop,
             programs,
             state,
             batches,
@@ -122,7 +122,7 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
     on_first(selector.write_start)
     wait("the best model is written")
     split = final_split(collection, job.evaluation.split)
-    stop_here = partial(stop, job.steps)
+    stop_here = partial(stop, job.loop.steps)
     end = partial(_evaluate_end, job, model, data, evaluate, best_model, workdir / "eval")
     if not end(split=split, last_step=outcome.last_step, stop=stop_here):
         return False
@@ -179,7 +179,7 @@ def _evaluate_end(
             model.pretrained.params,
             best_model,
             alphas=settings.interpolation,
-            evaluations=-(-last_step // job.evaluate_every),
+            evaluations=-(-last_step // job.loop.evaluate_every),
             folder=folder,
             stop=stop,
         )

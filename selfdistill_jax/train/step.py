@@ -47,7 +47,7 @@ def make_global_loss(
     2101.06983).
 
     Args:
-      encode: ``(params, texts) -> [M, D]`` unit vectors.
+      encode: ``(params, inputs) -> [M, D]`` unit vectors of the inputs of one part.
       loss: takes queries, positives, negatives, ``where``, ``axis_name``, those of `FROM_TEACHER`
         and `IDS` that it has a parameter for, and ``target_from`` if there is a target encoder.
       mesh: a mesh from `make_mesh`; its number of devices divides the number of parts.
@@ -65,7 +65,7 @@ def make_global_loss(
         given |= {name: getattr(batch, name) for name in IDS if wants(loss, name)}
         if target is not None:
             # No dropout for a target: margins are drawn to its documents' similarities.
-            plain = batch._replace(texts=dataclasses.replace(batch.texts, seeds=None))
+            plain = batch._replace(inputs=dataclasses.replace(batch.inputs, seeds=None))
             constant = lax.stop_gradient(_vectors(encode, merge(base, target), plain))
             given["target_from"] = constant.positive, constant.negative
         value = loss(*vectors, where=_present(batch), axis_name=AXES, **given)
@@ -77,19 +77,19 @@ def make_global_loss(
 
 def _present(batch: TripletBatch) -> jax.Array:
     """Returns ``[B]`` bool: whether the query has tokens."""
-    count = len(batch.scores) // len(batch.texts.lengths)
-    return batch.texts.lengths[:, :count].reshape(-1) > 0
+    count = len(batch.scores) // len(batch.inputs.lengths)
+    return batch.inputs.lengths[:, :count].reshape(-1) > 0
 
 
 def _vectors(encode: Encode, params: Params, batch: TripletBatch) -> Vectors:
-    """Encodes the texts of a batch, part by part, and adds the documents' fixed vectors if any."""
-    texts, count = batch.texts, batch.scores.shape[1]
-    if len(texts.num_blocks) == 1:
-        vectors = encode(params, jax.tree.map(lambda x: x[0], texts))[None]
+    """Encodes the inputs of a batch, part by part, and adds the documents' fixed vectors if any."""
+    inputs, count = batch.inputs, batch.scores.shape[1]
+    if len(inputs.lengths) == 1:
+        vectors = encode(params, jax.tree.map(lambda x: x[0], inputs))[None]
     else:
         # checkpoint: only the vectors of the forward pass are saved.
         one = jax.checkpoint(encode, prevent_cse=False)
-        vectors = lax.map(lambda part: one(params, part), texts)
+        vectors = lax.map(lambda part: one(params, part), inputs)
     parts, _, size = vectors.shape
     kinds = 1 + count if batch.documents is None else 1
     vectors = vectors.reshape(parts, kinds, -1, size).transpose(1, 0, 2, 3)

@@ -66,8 +66,8 @@ def make(**changes):
 def unpack(batch, kinds=3):
     """Returns the token rows of all triplets: queries, positives, negatives."""
     kinds = tuple([] for _ in range(kinds))
-    for part in range(len(batch.texts.num_blocks)):
-        texts = jax.tree.map(lambda x, part=part: x[part], batch.texts)
+    for part in range(len(batch.inputs.num_blocks)):
+        texts = jax.tree.map(lambda x, part=part: x[part], batch.inputs)
         ids = texts.ids.reshape(-1)
         rows = [
             ids[start : start + length].tolist()
@@ -95,9 +95,9 @@ def epochs(batches, size, count):
 
 
 def assert_same(ours, theirs):
-    assert ours.texts.row_lengths == theirs.texts.row_lengths
+    assert ours.inputs.row_lengths == theirs.inputs.row_lengths
     for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
-        kind = {id(ours.scores): np.float32, id(ours.texts.seeds): np.uint32}.get(id(a), np.int32)
+        kind = {id(ours.scores): np.float32, id(ours.inputs.seeds): np.uint32}.get(id(a), np.int32)
         assert a.dtype == b.dtype == kind
         np.testing.assert_array_equal(a, b)
 
@@ -173,8 +173,8 @@ def test_parts_are_equal_work(parts, size):
         of_parts = tokens[order].reshape(parts, -1).sum(1)
         assert of_parts.max() < 1.03 * of_parts.mean()
     batch = make(batch_size=8, parts=4)[1]
-    of_parts = batch.texts.lengths.sum(1)
-    assert np.ptp(of_parts) < np.ptp(batch.texts.lengths.reshape(4, 3, 2).sum(1))
+    of_parts = batch.inputs.lengths.sum(1)
+    assert np.ptp(of_parts) < np.ptp(batch.inputs.lengths.reshape(4, 3, 2).sum(1))
 
 
 def test_one_part_stays_in_the_order_drawn():
@@ -195,8 +195,8 @@ def test_texts_are_cut(limits):
 def test_tokens_are_counted():
     batch = make(batch_size=6, parts=2)[0]
     assert batch.useful_tokens == sum(len(row) for kind in unpack(batch) for row in kind)
-    assert batch.computed_tokens == batch.texts.num_blocks.sum() * batch.texts.ids.shape[2]
-    assert batch.useful_tokens < batch.computed_tokens < batch.texts.ids.size
+    assert batch.computed_tokens == batch.inputs.num_blocks.sum() * batch.inputs.ids.shape[2]
+    assert batch.useful_tokens < batch.computed_tokens < batch.inputs.ids.size
 
 
 def test_seeds_of_dropout_are_the_texts_own():
@@ -204,12 +204,12 @@ def test_seeds_of_dropout_are_the_texts_own():
 
     def seeds(k, parts):
         batch = make(batch_size=6, dropout=True, parts=parts)[k]
-        kinds = [np.split(part, 3) for part in batch.texts.seeds]
+        kinds = [np.split(part, 3) for part in batch.inputs.seeds]
         by_place = np.concatenate([np.stack(kind) for kind in kinds], axis=1)
         rows = zip(*unpack(batch), strict=True)
         return by_place[:, [place for place, _ in sorted(enumerate(rows), key=lambda x: x[1])]]
 
-    assert make(batch_size=6)[0].texts.seeds is None
+    assert make(batch_size=6)[0].inputs.seeds is None
     for k in range(3):
         assert_same(make(dropout=True)[k], make(dropout=True)[k])
         np.testing.assert_array_equal(seeds(k, 3), seeds(k, 1))
@@ -222,17 +222,17 @@ def test_seeds_of_dropout_are_the_texts_own():
 def test_an_accelerators_batches_have_the_same_texts(block):
     """Rows of one length, in one block or more, hold the same texts as rows of several lengths."""
     apart, merged = make(parts=5), make(parts=5, single_block=True, block=block)
-    shapes = {one.texts.ids.shape for one in merged.shapes()}
+    shapes = {one.inputs.ids.shape for one in merged.shapes()}
     assert len(shapes) == len(merged.shape.capacities) <= 3
     assert merged.shape.merged == (1 if block == 1024 else 2)
     for step in range(9):
         one, other = apart[step], merged[step]
         assert unpack(one) == unpack(other)
-        assert other.texts.row_lengths == (24,)
-        assert other.texts.ids.shape[1] % merged.shape.merged == 0
-        assert_blocks_hold_their_texts(other.texts)
-        if max(other.texts.num_blocks) <= merged.shape.merged:
-            assert other.texts.ids.shape in shapes
+        assert other.inputs.row_lengths == (24,)
+        assert other.inputs.ids.shape[1] % merged.shape.merged == 0
+        assert_blocks_hold_their_texts(other.inputs)
+        if max(other.inputs.num_blocks) <= merged.shape.merged:
+            assert other.inputs.ids.shape in shapes
 
 
 def assert_blocks_hold_their_texts(texts):

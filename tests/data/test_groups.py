@@ -109,7 +109,7 @@ def test_no_negatives():
     batch = make(negatives=0)[0]
     assert batch.scores.shape == (5, 1)
     assert batch.negative_ids.shape == (5, 0)
-    assert batch.texts.lengths.shape == (1, 10)
+    assert batch.inputs.lengths.shape == (1, 10)
 
 
 def test_a_group_needs_as_many_documents():

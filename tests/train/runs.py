@@ -74,8 +74,8 @@ def vectors_of(encoder, batch, negatives=1):
     encode = jax.jit(make_encode(encoder.config, pooling=encoder.pooling))
     kinds = 2 + negatives
     parts = [
-        np.split(encode(encoder.params, jax.tree.map(lambda x, i=i: x[i], batch.texts)), kinds)
-        for i in range(len(batch.texts.num_blocks))
+        np.split(encode(encoder.params, jax.tree.map(lambda x, i=i: x[i], batch.inputs)), kinds)
+        for i in range(len(batch.inputs.num_blocks))
     ]
     q, p, *n = (np.concatenate(kind) for kind in zip(*parts, strict=True))
     return [q, p, n[0] if negatives == 1 else np.stack(n, axis=1)]

@@ -53,7 +53,7 @@ def update(devices=1, parts=1, target=None):
 
 
 def vectors(params):
-    texts = jax.tree.map(lambda x: x[0], batch().texts)
+    texts = jax.tree.map(lambda x: x[0], batch().inputs)
     return jnp.split(make_encode(CONFIG, pooling="mean")(params, texts), 3)
 
 

@@ -40,7 +40,7 @@ def test_a_batch_has_fixed_vectors_of_its_documents(tiny, config):
     ours, both = load_batches(config), load_batches(tiny.config("softmax"))
     for step in (0, 5):
         batch, whole = ours[step], both[step]
-        assert batch.texts.lengths.size == len(batch.scores) == len(batch.documents)
+        assert batch.inputs.lengths.size == len(batch.scores) == len(batch.documents)
         assert batch.useful_tokens < whole.useful_tokens / 2
         # The rows are balanced over the devices by their tokens, so their order differs.
         own, theirs = (np.argsort(b.positive_ids[:, 0]) for b in (batch, whole))

@@ -134,7 +134,7 @@ def test_dropout_does_not_depend_on_the_mesh():
     def gradient(devices, parts):
         rows = batch(parts=parts)
         own = np.stack([part.reshape(-1) for part in np.split(seeds, parts, axis=1)])
-        rows = rows._replace(texts=dataclasses.replace(rows.texts, seeds=own))
+        rows = rows._replace(inputs=dataclasses.replace(rows.inputs, seeds=own))
         on = mesh(devices)
         step = make_step(encode, losses.distributed_margin, optax.sgd(1.0), on)
         state = put_state(TrainState(params, optax.sgd(1.0).init(params)), on)
@@ -152,7 +152,7 @@ def test_dropout_does_not_depend_on_the_mesh():
 
 @jax.jit
 def vectors(params, rows):
-    texts = jax.tree.map(lambda x: x[0], rows.texts)
+    texts = jax.tree.map(lambda x: x[0], rows.inputs)
     return jnp.split(make_encode(CONFIG, pooling="mean")(params, texts), 3)
 
 
@@ -202,14 +202,14 @@ def test_micro_batches_hold_the_activations_of_one():
         step, state, rows = setting(devices=1, parts=parts)
         blocks = 4096 // parts
         texts = dataclasses.replace(
-            rows.texts,
+            rows.inputs,
             **{
                 name: jax.ShapeDtypeStruct((parts, blocks, *x.shape[2:]), x.dtype)
                 for name in ("ids", "segment_ids", "positions", "row_kind")
-                for x in [getattr(rows.texts, name)]
+                for x in [getattr(rows.inputs, name)]
             },
         )
-        compiled = step.lower(state, rows._replace(texts=texts)).compile()
+        compiled = step.lower(state, rows._replace(inputs=texts)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary(8) < temporary(1) / 5
