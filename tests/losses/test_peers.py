@@ -107,6 +107,23 @@ def test_softmax(peer, symmetric):
     )
 
 
+@pytest.mark.parametrize("slack", [-0.05, 0.0, 0.3])
+def test_guide(peer, slack):
+    """The trained encoder is its own guide."""
+    from transformers import BertTokenizer
+
+    model = Given()
+    model.tokenizer, model.max_seq_length = BertTokenizer(), 8
+    theirs = peer.GISTEmbedLoss(
+        model, model, temperature=0.1, margin=-slack, contrast_anchors=False,
+        contrast_positives=False,
+    )  # fmt: skip
+    compare(
+        lambda *x: losses.softmax(*x, temperature=0.1, guide=slack),
+        lambda *x: theirs(features(*x), None),
+    )
+
+
 def test_triplet(peer):
     theirs = peer.TripletLoss(
         Given(), distance_metric=peer.TripletDistanceMetric.COSINE, triplet_margin=0.4

@@ -1,0 +1,108 @@
+"""Tests examples/emoji on pictures of one colour each, without the packages it reads emoji with."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
+OPTIONS = {"batch_size": 16, "learning_rate": 3e-3, "seed": 0, "evaluate_every": 10}
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """Returns the example's modules, which import each other as programs in one folder do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EMOJI))
+        import batches
+        import emoji_data
+        import train
+
+        yield train, batches, emoji_data
+
+
+@pytest.fixture(scope="module")
+def data(modules):
+    """Returns splits whose names describe the colour of a picture, which can be learned."""
+    train, _, emoji_data = modules
+    rng = np.random.default_rng(0)
+    found = {}
+    for split, count in (("train", 96), ("dev", 24), ("test", 32)):
+        colours = rng.integers(256, size=(count, 3))
+        names = [f"{split} {i}" for i in range(count)] + [f"{split} first"]
+        relevant = [[i] for i in range(count)] + [[0, 1]]
+        emoji = [emoji_data.Emoji(chr(65 + i), (names[i],)) for i in range(count)]
+        pairs = emoji_data.Pairs(emoji, names, relevant)
+        vectors = np.concatenate([colours, colours[:1]]).astype(np.float32) / 128 - 1
+        pictures = np.broadcast_to(colours[:, None, None], (count, 16, 16, 3)).astype(np.uint8)
+        found[split] = train.Split(pairs, vectors, pictures)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(modules, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("emoji")
+    return folder, modules[0].run(data, folder, loss="softmax", steps=60, **OPTIONS)
+
+
+def test_pictures_that_were_not_trained_are_found(whole, data):
+    _, found = whole
+    start, trained = (found[name].mean("nDCG@10") for name in ("start", "trained"))
+    chance = np.mean([1 / np.log2(2 + rank) for rank in range(10)]) * 10 / 32
+    assert start < 2 * chance < trained
+
+
+def test_self_distillation_of_pictures(modules, data, tmp_path):
+    found = modules[0].run(data, tmp_path, loss="distributed", steps=30, **OPTIONS)
+    assert found["trained"].mean("nDCG@10") > found["start"].mean("nDCG@10")
+
+
+def test_a_run_resumes_to_the_bit(modules, data, whole, tmp_path):
+    folder, found = whole
+
+    for stopped_at in (23, 0):
+        again = modules[0].run(
+            data,
+            tmp_path,
+            loss="softmax",
+            steps=60,
+            stop=lambda number, last=stopped_at: number == last,
+            **OPTIONS,
+        )
+    assert again["trained"].values == found["trained"].values
+    one, other = (np.load(path / "best.npz") for path in (folder, tmp_path))
+    for name in one.files:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_frozen_image_encoder_stays_as_it_was(modules, data, tmp_path):
+    train = modules[0]
+    train.run(data, tmp_path, loss="softmax", steps=10, freeze_image=True, **OPTIONS)
+    start = train.init_params(train.jax.random.key(0), size=train.SIZE, name_size=3)
+    with np.load(tmp_path / "best.npz") as best:
+        for path, leaf in train.jax.tree.leaves_with_path(start):
+            equal = np.array_equal(best[train.jax.tree_util.keystr(path)], leaf)
+            assert equal == (path[0].key == "image"), path
+
+
+def test_batches_depend_on_their_step_alone_and_hold_no_known_positive(modules, data):
+    pairs, split = data["train"].pairs, data["train"]
+    make = modules[1].EmojiBatches
+    options = {"batch_size": 16, "seed": 3}
+    for parts in (1, 4):
+        batches = make(pairs, split.pictures, split.names, parts=parts, **options)
+        rows = batches.iterate(5)
+        for step in (5, 6, 7):
+            batch, again = next(rows), batches[step]
+            for a, b in zip(*map(train_leaves, (batch, again)), strict=True):
+                np.testing.assert_array_equal(a, b)
+            assert batch.inputs.pictures.shape == (parts, 32 // parts, 16, 16, 3)
+            assert not (batch.positive_ids == batch.negative_ids).any()
+            colours = batch.inputs.pictures[:, :, 0, 0].reshape(parts, 2, -1, 3)
+            ids = np.stack([batch.positive_ids[:, 0], batch.negative_ids[:, 0]])
+            want = split.pictures[ids, 0, 0].reshape(2, parts, -1, 3).transpose(1, 0, 2, 3)
+            np.testing.assert_array_equal(colours, want)
+
+
+def train_leaves(batch):
+    return [batch.inputs.names, batch.inputs.pictures, batch.positive_ids, batch.negative_ids]
