@@ -28,6 +28,7 @@ LOSSES = {
     "softmax": {
         "temperature": 0.05,  # divides similarities; lower values weight hard negatives more
         "symmetric": False,  # True: also classify the right query of each positive
+        "joint": False,  # True: compare queries with queries and positives with documents, too
         "margin": 0.0,  # added to the similarity of every other document
         "document_margin": 0.0,  # λ: adds λ σ(positive, document) to it; may be below 0
         "hardness": 0.0,  # α: another document counts exp(α similarity) times

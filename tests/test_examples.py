@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
-OPTIONS = {"batch_size": 16, "learning_rate": 3e-3, "seed": 0, "evaluate_every": 10}
+OPTIONS = {"batch_size": 8, "learning_rate": 3e-3, "seed": 0, "evaluate_every": 5}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def data(modules):
         emoji = [emoji_data.Emoji(chr(65 + i), (names[i],)) for i in range(count)]
         pairs = emoji_data.Pairs(emoji, names, relevant)
         vectors = np.concatenate([colours, colours[:1]]).astype(np.float32) / 128 - 1
-        pictures = np.broadcast_to(colours[:, None, None], (count, 16, 16, 3)).astype(np.uint8)
+        pictures = np.broadcast_to(colours[:, None, None], (count, 8, 8, 3)).astype(np.uint8)
         found[split] = train.Split(pairs, vectors, pictures)
     return found
 
@@ -42,7 +42,7 @@ def data(modules):
 @pytest.fixture(scope="module")
 def whole(modules, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("emoji")
-    return folder, modules[0].run(data, folder, loss="softmax", steps=60, **OPTIONS)
+    return folder, modules[0].run(data, folder, loss="softmax", steps=20, **OPTIONS)
 
 
 def test_pictures_that_were_not_trained_are_found(whole, data):
@@ -53,19 +53,19 @@ def test_pictures_that_were_not_trained_are_found(whole, data):
 
 
 def test_self_distillation_of_pictures(modules, data, tmp_path):
-    found = modules[0].run(data, tmp_path, loss="distributed", steps=30, **OPTIONS)
+    found = modules[0].run(data, tmp_path, loss="distributed", steps=20, **OPTIONS)
     assert found["trained"].mean("nDCG@10") > found["start"].mean("nDCG@10")
 
 
 def test_a_run_resumes_to_the_bit(modules, data, whole, tmp_path):
     folder, found = whole
 
-    for stopped_at in (23, 0):
+    for stopped_at in (13, 0):
         again = modules[0].run(
             data,
             tmp_path,
             loss="softmax",
-            steps=60,
+            steps=20,
             stop=lambda number, last=stopped_at: number == last,
             **OPTIONS,
         )
@@ -96,7 +96,7 @@ def test_batches_depend_on_their_step_alone_and_hold_no_known_positive(modules, 
             batch, again = next(rows), batches[step]
             for a, b in zip(*map(train_leaves, (batch, again)), strict=True):
                 np.testing.assert_array_equal(a, b)
-            assert batch.inputs.pictures.shape == (parts, 32 // parts, 16, 16, 3)
+            assert batch.inputs.pictures.shape == (parts, 32 // parts, 8, 8, 3)
             assert not (batch.positive_ids == batch.negative_ids).any()
             colours = batch.inputs.pictures[:, :, 0, 0].reshape(parts, 2, -1, 3)
             ids = np.stack([batch.positive_ids[:, 0], batch.negative_ids[:, 0]])

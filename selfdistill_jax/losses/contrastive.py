@@ -1,5 +1,6 @@
 """The contrastive baseline, softmax over the documents of the whole batch, and its variants."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ def softmax(
     *,
     temperature: float = 0.05,
     symmetric: bool = False,
+    joint: bool = False,
     margin: float = 0.0,
     document_margin: float = 0.0,
     hardness: float = 0.0,
@@ -55,10 +57,12 @@ def softmax(
     Definition:
       ``mean_i −log(exp(s(q_i,p_i)/t) / Σ_j [exp(s(q_i,p_j)/t) + Σ_k exp(s(q_i,n_jk)/t)])``, j over
       the global batch, k over the negatives of a query. ``symmetric``: the mean of that and of
-      ``mean_i −log(exp(s(q_i,p_i)/t) / Σ_j exp(s(q_j,p_i)/t))``. With ids, a document that is a
-      positive of query i is left out of that query's sum, except ``p_i`` itself. It is computed
-      block by block, so that memory does not grow with the square of the batch. Source: arXiv
-      1807.03748; with hard negatives, arXiv 2004.04906; symmetric, arXiv 2103.00020.
+      ``mean_i −log(exp(s(q_i,p_i)/t) / Σ_j exp(s(q_j,p_i)/t))``. ``joint``: the sum also has
+      ``exp(s(q_j,p_i)/t)`` of all queries, ``exp(s(q_i,q_j)/t)`` of the other queries, and
+      ``exp(s(p_i,x)/t)`` of the other queries' documents x. With ids, a document that is a positive
+      of query i is left out of that query's sum, except ``p_i`` itself. It is computed block by
+      block, so that memory does not grow with the square of the batch. Source: arXiv 1807.03748;
+      with hard negatives, arXiv 2004.04906; symmetric, arXiv 2103.00020; joint, arXiv 2308.03281.
 
     With x over the other documents of query i, ``d_ix = s(p_i, x)`` and ``[·]`` without gradient:
 
@@ -78,6 +82,7 @@ def softmax(
       n: ``[B, D]`` vectors of their negatives, or ``[B, K, D]``, K per query; K may be 0.
       temperature: t, above 0.
       symmetric: also compare each positive with all queries.
+      joint: also compare queries with queries and positives with documents.
       margin, document_margin, hardness, smoothing, privileged: see above; 0 changes nothing.
       document_temperature: t₂, above 0.
       mask_above: θ; 1 leaves nothing out.
@@ -96,8 +101,8 @@ def softmax(
       Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: the shapes do not match, a temperature is not above 0, or ``target_from`` or
-        ``stop_gradient`` is set and no option uses it.
+      ValueError: the shapes do not match, a temperature is not above 0, ``joint`` is set with an
+        option that it excludes, or ``target_from`` or ``stop_gradient`` without one that uses it.
 
     Example:
       >>> import jax.numpy as jnp
@@ -107,6 +112,8 @@ def softmax(
     """
     check_above_zero("temperature", temperature)
     check_above_zero("document_temperature", document_temperature)
+    if joint and (symmetric or smoothing or privileged):
+        raise ValueError("joint excludes the options symmetric, smoothing and privileged")
     batch = prepare(q, p, n, where=where, normalize=normalize, least=0)
     per_query = 1 + batch.n.shape[1]
     ids = check_ids(batch, positive_ids, negative_ids)
@@ -145,11 +152,20 @@ def softmax(
         document_temperature=document_temperature,
         **options,
     )
+    plain = partial(
+        _compare, own=own_B, variant=_Variant(), targets=None, document_temperature=1.0, **options
+    )
+    if symmetric or joint:
+        of_queries = None if ids is None else (ids[0][:, :1], ids[0])
+        to_queries_B = plain(batch.p, batch.q, batch.where, of_queries, 1)
     if symmetric:
-        known = None if ids is None else (ids[0][:, :1], ids[0])
-        plain = {"own": own_B, "variant": _Variant(), "targets": None, "document_temperature": 1.0}
-        terms_B += _compare(batch.p, batch.q, batch.where, known, 1, **plain, **options)
-        terms_B /= 2
+        terms_B = (terms_B + to_queries_B) / 2
+    if joint:
+        alike = None if ids is None else (ids[0], ids[0][:, :1])
+        among_queries_B = plain(batch.q, batch.q, batch.where, alike, 1)
+        documents = _documents(batch.p, batch.n)
+        among_documents_B = plain(batch.p, documents, real, known, per_query, own_group=True)
+        terms_B = _joint(terms_B, to_queries_B, among_queries_B, among_documents_B)
     return global_mean(terms_B, batch.where, axis_name)
 
 
@@ -177,6 +193,17 @@ def _documents(p_BxD: jax.Array, n_BxKxD: jax.Array) -> jax.Array:
     return flat(jnp.concatenate([p_BxD[:, None, :], n_BxKxD], axis=1))
 
 
+def _joint(terms_B, to_queries_B, *others: jax.Array) -> jax.Array:
+    """Returns the terms of one sum over all directions.
+
+    A term is ``log(1 + S / exp(own))``, with the sum S of one direction. The own pair counts in the
+    first direction and in that to the queries, so 1 is taken away for each of the others.
+    """
+    every = jnp.stack([terms_B, to_queries_B, *others])
+    top_B = lax.stop_gradient(jnp.max(every, axis=0))
+    return top_B + jnp.log(jnp.sum(jnp.exp(every - top_B[None]), axis=0) - len(others) * jnp.exp(-top_B))
+
+
 def _compare(
     a_BxD,
     b_SxD,
@@ -190,6 +217,7 @@ def _compare(
     document_temperature,
     temperature,
     axis_name,
+    own_group: bool = False,
 ) -> jax.Array:
     """Returns each row's cross-entropy among the real b of all devices, ``[B]``.
 
@@ -202,6 +230,7 @@ def _compare(
       per_row: rows of b per row of a.
       own: ``[B]`` logits of the right candidates.
       variant: options of `softmax`.
+      own_group: whether all ``per_row`` candidates of a row are left out, not the right one alone.
       targets: vectors whose products are ``d``, of the rows of a and of b; None if not used.
     """
     b_CxD, where_C = gather(b_SxD, axis_name), gather(where_S, axis_name)
@@ -217,7 +246,8 @@ def _compare(
     def terms(*blocks: jax.Array) -> jax.Array:
         row = dict(zip(rows, blocks, strict=True))
         s_RxC = dots(row["a"], b_CxD)
-        is_own = row["at"][:, None] == jnp.arange(len(where_C))[None, :]
+        offset = jnp.arange(len(where_C))[None, :] - row["at"][:, None]
+        is_own = (offset >= 0) & (offset < (per_row if own_group else 1))
         others = where_C[None, :] & ~is_own
         if known is not None:
             ids = row["ids"][:, None, :, None]

@@ -36,6 +36,7 @@ def reference(
     margin=None,
     temperature=None,
     symmetric=False,
+    joint=False,
     scale=None,
     document_margin=0.0,
     hardness=0.0,
@@ -133,12 +134,24 @@ def reference(
                     x * (math.log(x) - (s / t - plain))
                     for x, (s, _, _) in zip(w, others, strict=True)
                 )
-            if symmetric:
-                queries = [
-                    similarity(q[j], p[i]) / t
+            queries = [
+                similarity(q[j], p[i]) / t
+                for j in range(size)
+                if i == j or positive_ids is None or positive_ids[i][0] not in answers[j]
+            ]
+            if joint:
+                queries += [
+                    similarity(q[i], q[j]) / t
                     for j in range(size)
-                    if i == j or positive_ids is None or positive_ids[i][0] not in answers[j]
+                    if i != j and (positive_ids is None or positive_ids[j][0] not in answers[i])
                 ]
+                queries += [
+                    similarity(p[i], p[j] if k < 0 else many[j][k]) / t
+                    for j, k in documents
+                    if j != i
+                ]
+                term = log_sum([own[0] / t, *logits, *queries]) - own[0] / t
+            if symmetric:
                 term = (term + log_sum(queries) - own[0] / t) / 2
             terms.append(term)
         elif name == "triplet":
@@ -237,6 +250,7 @@ CASES = [
     ("static", {"error": "hinge"}),
     ("softmax", {}),
     ("softmax", {"symmetric": True, "temperature": 0.2}),
+    ("softmax", {"joint": True, "temperature": 0.3}),
     ("softmax", {"margin": 0.1, "document_margin": -0.3}),
     ("softmax", {"hardness": 2.0, "guide": 0.1}),
     ("softmax", {"smoothing": 0.2, "privileged": 0.5, "document_temperature": 0.3}),

@@ -107,6 +107,18 @@ def test_softmax(peer, symmetric):
     )
 
 
+def test_joint_softmax(peer):
+    theirs = peer.MultipleNegativesRankingLoss(
+        Given(),
+        scale=10.0,
+        directions=("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"),
+    )
+    compare(
+        lambda *x: losses.softmax(*x, temperature=0.1, joint=True),
+        lambda *x: theirs(features(*x), None),
+    )
+
+
 @pytest.mark.parametrize("slack", [-0.05, 0.0, 0.3])
 def test_guide(peer, slack):
     """The trained encoder is its own guide."""
