@@ -133,15 +133,12 @@ def _search(
 
     def value(recipe: Recipe, steps: int) -> float | None:
         found = trial(recipe, steps)
-        return (
-            None if found is None else found.numbers.get("dev", -1.0)
-        )  # a failed one is the worst
+        return found and found.numbers.get("dev", -1.0)  # a failed trial is the worst
 
     # The first trial fills the caches; the second one costs what all others will.
-    trial(known[0], _FIRST_STEPS // 2)
-    first = trial(known[0], _FIRST_STEPS)
-    if first is None:
-        return None
+    for steps in (_FIRST_STEPS // 2, _FIRST_STEPS):
+        if (first := trial(known[0], steps)) is None:
+            return None
     step_seconds = first.numbers.get("step_seconds", 1.0)
     rounds = plan(
         len(known),

@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
         name: {
             "dimensions": _FLAGS.dimensions or model.encoder.dimensions,
             "query_prompt": model.encoder.prompts.of("query"),
-            "document_prompt": model.encoder.prompts.of("document"),
+            "document_prompt": model.of("document").encoder.prompts.of("document"),
             "fingerprint": model.fingerprint,
         }
         for name, model in models.items()
@@ -105,14 +105,19 @@ def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str,
     systems = {"bm25": evaluate_bm25(eval_set, collection, k=_FLAGS.k)}
     for name, model in models.items():
         queries, documents = (
-            model.of(kind).encode_tokens(
-                model.of(kind).tokenize(texts, prompt=model.encoder.prompts.of(kind)).take(rows),
+            one.encode_tokens(
+                one.tokenize(texts, prompt=one.encoder.prompts.of(kind)).take(rows),
                 dimensions=_FLAGS.dimensions,
                 progress=f"{collection.name}, {name}: {kind} texts",
             )
-            for kind, texts, rows in (
-                ("query", collection.query_texts(), eval_set.query_rows),
-                ("document", collection.document_contents(), eval_set.document_rows),
+            for one, kind, texts, rows in (
+                (model, "query", collection.query_texts(), eval_set.query_rows),
+                (
+                    model.of("document"),
+                    "document",
+                    collection.document_contents(),
+                    eval_set.document_rows,
+                ),
             )
         )
         systems[name] = evaluate_vectors(eval_set, queries, documents, k=_FLAGS.k)

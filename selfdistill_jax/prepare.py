@@ -2,14 +2,16 @@
 
     python -m selfdistill_jax.prepare --config=configs/distributed.py [--config.data.dataset=DIR]
 
-Takes the settings of selfdistill_jax.main, checks them, and writes tables, tokens and hard
-negatives to the cache, where the run finds them. It neither trains nor touches a run's folder.
+Takes the settings of selfdistill_jax.main, checks them, and writes tables, tokens, hard negatives
+and, with config.train.side=query, vectors of documents to the cache, where the run finds them. It
+neither trains nor touches a run's folder.
 """
 
 import jax
 import numpy as np
 from absl import flags
 
+from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.batches import TrainingBatches
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> None:
 
 
 def prepare(job: Job) -> str:
-    """Builds or opens the tables, tokens and negatives that a run reads.
+    """Builds or opens the tables, tokens, negatives and fixed vectors that a run reads.
 
     Args:
       job: job from `make_job`.
@@ -42,8 +44,10 @@ def prepare(job: Job) -> str:
     Raises:
       InputError: a setting or the data is wrong.
     """
-    data, batches = load_data(job.data, job.load_model())
-    parts = _summary(job, data), _texts(job, data), _batches(job, batches, len(data.examples))
+    model = job.load_model()
+    data, batches, _ = load_data(job.data, model)
+    texts = _texts(job, data, model.pretrained)
+    parts = _summary(job, data), texts, _batches(job, batches, len(data.examples))
     return "\n\n".join(parts)
 
 
@@ -64,7 +68,7 @@ def _summary(job: Job, data: TokenizedCollection) -> str:
     return "\n".join(lines)
 
 
-def _texts(job: Job, data: TokenizedCollection) -> str:
+def _texts(job: Job, data: TokenizedCollection, encoder: Pretrained) -> str:
     rows = []
     for name, table, used, limit in (
         ("queries", data.queries, np.unique(data.examples.query), job.data.query_length),
@@ -72,7 +76,7 @@ def _texts(job: Job, data: TokenizedCollection) -> str:
             "documents",
             data.documents,
             np.array(data.collection.training_pool),
-            job.data.document_length,
+            encoder.max_length if job.data.frozen_documents else job.data.document_length,
         ),
     ):
         tokens = table.lengths(np.iinfo(np.int32).max)[used]

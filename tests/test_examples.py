@@ -1,9 +1,12 @@
 """Tests examples/emoji on pictures of one colour each, without the packages it reads emoji with."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from selfdistill_jax.errors import InputError
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 OPTIONS = {"batch_size": 8, "learning_rate": 3e-3, "seed": 0, "evaluate_every": 5}
@@ -19,6 +22,8 @@ def modules():
         import train
 
         yield train, batches, emoji_data
+    for name in ("train", "batches", "emoji_data", "model"):
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def data(modules):
 @pytest.fixture(scope="module")
 def whole(modules, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("emoji")
-    return folder, modules[0].run(data, folder, loss="softmax", steps=20, **OPTIONS)
+    return folder, modules[0].run(data, workdir=folder, loss="softmax", steps=20, **OPTIONS)
 
 
 def test_pictures_that_were_not_trained_are_found(whole, data):
@@ -53,7 +58,7 @@ def test_pictures_that_were_not_trained_are_found(whole, data):
 
 
 def test_self_distillation_of_pictures(modules, data, tmp_path):
-    found = modules[0].run(data, tmp_path, loss="distributed", steps=20, **OPTIONS)
+    found = modules[0].run(data, workdir=tmp_path, loss="distributed", steps=20, **OPTIONS)
     assert found["trained"].mean("nDCG@10") > found["start"].mean("nDCG@10")
 
 
@@ -63,13 +68,15 @@ def test_a_run_resumes_to_the_bit(modules, data, whole, tmp_path):
     for stopped_at in (13, 0):
         again = modules[0].run(
             data,
-            tmp_path,
+            workdir=tmp_path,
             loss="softmax",
             steps=20,
             stop=lambda number, last=stopped_at: number == last,
             **OPTIONS,
         )
     assert again["trained"].values == found["trained"].values
+    with pytest.raises(InputError, match="loss is 'softmax' there and 'distributed' here"):
+        modules[0].run(data, workdir=tmp_path, loss="distributed", steps=20, **OPTIONS)
     one, other = (np.load(path / "best.npz") for path in (folder, tmp_path))
     for name in one.files:
         np.testing.assert_array_equal(one[name], other[name])
@@ -77,7 +84,7 @@ def test_a_run_resumes_to_the_bit(modules, data, whole, tmp_path):
 
 def test_a_frozen_image_encoder_stays_as_it_was(modules, data, tmp_path):
     train = modules[0]
-    train.run(data, tmp_path, loss="softmax", steps=10, freeze_image=True, **OPTIONS)
+    train.run(data, workdir=tmp_path, loss="softmax", steps=10, freeze_image=True, **OPTIONS)
     start = train.init_params(train.jax.random.key(0), size=train.SIZE, name_size=3)
     with np.load(tmp_path / "best.npz") as best:
         for path, leaf in train.jax.tree.leaves_with_path(start):
@@ -93,7 +100,10 @@ def test_batches_depend_on_their_step_alone_and_hold_no_known_positive(modules, 
         batches = make(pairs, split.pictures, split.names, parts=parts, **options)
         rows = batches.iterate(5)
         for step in (5, 6, 7):
-            batch, again = next(rows), batches[step]
+            batch, again = (
+                next(rows),
+                make(pairs, split.pictures, split.names, parts=parts, **options)[step],
+            )
             for a, b in zip(*map(train_leaves, (batch, again)), strict=True):
                 np.testing.assert_array_equal(a, b)
             assert batch.inputs.pictures.shape == (parts, 32 // parts, 8, 8, 3)

@@ -47,8 +47,8 @@ class EmojiBatches:
         others = draws.integers(len(self._pictures), size=self._size)
         while (wrong := (known == others[:, None]).any(axis=1)).any():
             others[wrong] = draws.integers(len(self._pictures), size=wrong.sum())
-        # A name's own emoji comes first; the other emoji with that name are no negatives either.
-        ids = np.concatenate([own[:, None], np.where(known == own[:, None], -1, known)], axis=1)
+        # A name's own emoji comes first, and again among all with that name: none is a negative.
+        ids = np.concatenate([own[:, None], known], axis=1)
         moved = self._moved(np.stack([own, others]), draws)
         split = [np.split(x, self._parts, axis=axis) for x, axis in ((names, 0), (moved, 1))]
         inputs = Inputs(
@@ -66,7 +66,7 @@ class EmojiBatches:
             start += 1
 
     def _moved(self, rows: np.ndarray, draws: np.random.Generator) -> np.ndarray:
-        """Returns the pictures of some rows, each shifted a little, so that no two are equal."""
+        """Returns the pictures of some rows, each shifted at random."""
         edges = ((0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0))
         padded = np.pad(self._pictures[rows.reshape(-1)], edges, mode="edge")
         size = self._pictures.shape[1]

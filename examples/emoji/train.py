@@ -7,7 +7,7 @@ convolutional network learns to encode pictures. Emoji of dev and test are not i
 command resumes.
 """
 
-import json
+import argparse
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 from batches import EmojiBatches
 from emoji_data import SIZE, Pairs, read_emoji, render, split
 from model import Inputs, encode, init_params
@@ -35,22 +34,15 @@ from selfdistill_jax.train.mesh import make_mesh, put_state, split_cpu_into_devi
 from selfdistill_jax.train.monitoring.run_log import RunLog
 from selfdistill_jax.train.monitoring.throughput import RunStats
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
+from selfdistill_jax.train.run_folder import open_run
 from selfdistill_jax.train.step import make_step, start_state
 
-_FLAGS = flags.FLAGS
+NAMES = "sentence-transformers/all-MiniLM-L6-v2"
 LOSSES = {
     "softmax": {"temperature": 0.05},
     "adaptive": {"in_batch": True},
     "distributed": {},
 }
-flags.DEFINE_enum("loss", "softmax", list(LOSSES), "Loss to train with.")
-flags.DEFINE_string("workdir", "runs/emoji", "Folder of checkpoints, metrics and results.")
-flags.DEFINE_string("names", "sentence-transformers/all-MiniLM-L6-v2", "Encoder of the names.")
-flags.DEFINE_integer("steps", 500, "Number of steps.")
-flags.DEFINE_integer("batch_size", 128, "Pairs per step.")
-flags.DEFINE_float("learning_rate", 1e-3, "Highest learning rate.")
-flags.DEFINE_integer("seed", 0, "Seed of parameters, order and negatives.")
-flags.DEFINE_bool("freeze_image", False, "Leave the image encoder as it was initialised.")
 
 
 class Split:
@@ -94,8 +86,8 @@ class Selector:
 
 def run(
     data: dict[str, Split],
-    workdir: Path,
     *,
+    workdir: Path,
     loss: str,
     steps: int,
     batch_size: int,
@@ -105,7 +97,14 @@ def run(
     evaluate_every: int = 100,
     stop: Callable[[int], bool] = lambda step: False,
 ) -> dict[str, ScoredRun]:
-    """Trains, or resumes, and returns the test results of the untrained and the best encoder."""
+    """Trains, or resumes, and returns the test results of the untrained and the best encoder.
+
+    Raises:
+      InputError: the folder holds a run with other options.
+    """
+    options = {"loss": loss, "steps": steps, "batch_size": batch_size, "seed": seed}
+    options |= {"learning_rate": learning_rate, "freeze_image": freeze_image}
+    open_run(workdir, options, data="emoji", restart=False)
     name_size = data["train"].names.shape[1]
     start = jax.device_get(init_params(jax.random.key(seed), size=SIZE, name_size=name_size))
     base = {"image": start["image"]} if freeze_image else {}
@@ -138,13 +137,15 @@ def run(
     )
     state = start_state(trained, optimizer, mesh, target=False)
     best = workdir / "best.npz"
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    begin = checkpoints.latest()
     shapes = [jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batches[0])]
     with (
-        closing(Checkpoints(workdir / "checkpoints")) as checkpoints,
+        closing(checkpoints),
         closing(AheadOfTimeStep(step, mesh, state, shapes, put_state(base, mesh))) as programs,
-        closing(RunLog(workdir, step=checkpoints.latest() or 0, active=True)) as log,
+        closing(RunLog(workdir, step=-1 if begin is None else begin, active=True)) as log,
     ):
-        run_steps(
+        outcome = run_steps(
             settings,
             programs,
             state,
@@ -156,6 +157,8 @@ def run(
             flops=lambda lengths: 0.0,
             stop=stop,
         )
+    if outcome.ended:
+        LOG.warning("Training ended early: %s", outcome.ended)
     with np.load(best) as leaves:
         chosen = jax.tree_util.tree_map_with_path(
             lambda path, _: leaves[jax.tree_util.keystr(path)], start
@@ -172,27 +175,28 @@ def load(names: str) -> dict[str, Split]:
     }
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--loss", choices=LOSSES, default="softmax")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/emoji"))
+    parser.add_argument("--names", default=NAMES, help="model that encodes the names")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--batch_size", type=int, default=128, help="pairs per step")
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--freeze_image", action="store_true", help="train the two matrices only")
+    options = vars(parser.parse_args())
     show_log()
-    split_cpu_into_devices(_FLAGS.batch_size)
-    workdir = Path(_FLAGS.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    data = load(_FLAGS.names)
-    options = ("loss", "steps", "batch_size", "learning_rate", "seed", "freeze_image")
-    found = run(data, workdir, **{name: _FLAGS[name].value for name in options})
-    first, last = (found[name].values[MEASURES[0]] for name in ("start", "trained"))
-    test = paired_test(first, last)
-    counts = {name: (len(one.pairs.emoji), len(one.names)) for name, one in data.items()}
-    means = {name: {m: one.mean(m) for m in MEASURES} for name, one in found.items()}
-    facts = {"emoji_and_names": counts, "means": means}
-    (workdir / "results.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    emoji, queries = counts["test"]
-    print(f"{queries:,} names, {emoji:,} emoji that were not in training\n")
+    split_cpu_into_devices(options["batch_size"])
+    data = load(options.pop("names"))
+    found = run(data, **options)
+    test = paired_test(*(found[name].values[MEASURES[0]] for name in ("start", "trained")))
+    emoji, names = len(data["test"].pairs.emoji), len(data["test"].names)
+    print(f"{names:,} names, {emoji:,} emoji that were not in training\n")
     print(results_table({name: one.values for name, one in found.items()}, baseline="start"))
     print(f"\ntrained − start: {test.mean_difference:+.4f} {MEASURES[0]} "
           f"(95 % interval {test.ci_low:+.4f} to {test.ci_high:+.4f})")  # fmt: skip
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

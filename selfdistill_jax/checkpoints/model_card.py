@@ -48,9 +48,10 @@ def model_card(
         "be cut there, and scaled to unit length again."
     )
     only = settings["train.side"] == "query" and (
-        " It encodes queries only. Documents are encoded by the start encoder, of which\n"
-        "`document_encoder/` is a copy; vectors of documents that it made before stay valid."
+        "\nIt encodes only queries. Documents are encoded by the start encoder, of which\n"
+        "`document_encoder/` is a copy; existing vectors of documents stay valid."
     )
+    more = (shorter or "") + (only or "")
     named = ""
     if not licence:
         brings = (encoder.folder / "LICENSE").is_file()
@@ -62,9 +63,8 @@ def model_card(
 # {title}
 
 A bi-encoder for retrieval: one unit vector of {encoder.dimensions} dimensions a text,
-{encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens.{only or ""}
-Trained with
-selfdistill_jax by the loss "{settings["loss.name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).{shorter}
+{encoder.pooling} pooling, cosine similarity, texts cut at {encoder.max_length} tokens. Trained with
+selfdistill_jax by the loss "{settings["loss.name"]}" ([arXiv 2407.21515](https://arxiv.org/abs/2407.21515)).{more}
 The licence of the start encoder{named} and that of the training data hold for it.
 
 Evaluation: {note}
@@ -109,8 +109,9 @@ def set_evaluation(
     write_text(path, f"---\n{card.data.to_yaml()}\n---\n{text}")
 
 
-def adapter_card(init: str, note: str) -> str:
+def adapter_card(init: str, note: str, *, only_queries: bool = False) -> str:
     """Returns the README of a LoRA adapter's folder."""
+    only = " It is for queries only; encode documents with the base model." if only_queries else ""
     from huggingface_hub import ModelCardData
 
     matter = ModelCardData(
@@ -124,7 +125,8 @@ def adapter_card(init: str, note: str) -> str:
 
 # A LoRA adapter for {init}
 
-{note[0].upper()}{note[1:]}. `model/` beside it is the same, merged; its card has the settings.
+{note[0].upper()}{note[1:]}. `model/` beside it is the same, merged; its card has the
+settings.{only}
 
 ```python
 from peft import PeftModel

@@ -45,8 +45,10 @@ _COPIED = (
     "tokenizer.model",
     "added_tokens.json",
 )
-# Folder inside a model's folder: the encoder of documents, if the model encodes only queries.
+# Folder inside a model's folder: the document encoder, if the model encodes only queries. A key of
+# config.json says so too, since programs that copy a model often leave unknown subfolders out.
 DOCUMENT_ENCODER = "document_encoder"
+_ENCODES, _QUERIES = "selfdistill_jax_encodes", "queries"
 _COPIED_FROM_ROOT = ("LICENSE", "NOTICE")  # the terms of the start encoder's authors
 
 
@@ -122,9 +124,20 @@ def fingerprint(encoder: Pretrained, *rest: Any) -> str:
 
 
 def document_encoder(encoder: Pretrained) -> Path | None:
-    """Returns the folder of the encoder of documents, if the given one encodes only queries."""
-    folder = (encoder.root or encoder.folder) / DOCUMENT_ENCODER
-    return folder if folder.is_dir() else None
+    """Returns the folder of the document encoder, if the given encoder encodes only queries.
+
+    Raises:
+      InputError: it encodes only queries, but the folder is missing.
+    """
+    root = encoder.root or encoder.folder
+    if encoder.raw_config.get(_ENCODES) != _QUERIES:
+        return None
+    if not (root / DOCUMENT_ENCODER).is_dir():
+        raise InputError(
+            f"{root}: this model encodes only queries, and its subfolder {DOCUMENT_ENCODER}, the "
+            "document encoder, is missing; copy the whole folder again"
+        )
+    return root / DOCUMENT_ENCODER
 
 
 def write_folder(
@@ -139,7 +152,7 @@ def write_folder(
       path: the new folder; an existing one is replaced.
       encoder: the encoder; ``encoder.folder`` must still contain the tokenizer's files.
       card: text of the model card, ``README.md``.
-      documents: the encoder of documents, if ``encoder`` encodes only queries; it is written to the
+      documents: the document encoder, if ``encoder`` encodes only queries; it is written to the
         subfolder ``document_encoder``.
 
     Raises:
@@ -154,7 +167,10 @@ def write_folder(
             tensors[f"{layer.also}.weight"] = np.asarray(own["kernel"], np.float32).T
             tensors[f"{layer.also}.bias"] = np.asarray(own["bias"], np.float32)
     # Weights are written as float32; transformers would open them in the source's dtype if named.
-    config = {k: v for k, v in encoder.raw_config.items() if k not in ("dtype", "torch_dtype")}
+    omitted = ("dtype", "torch_dtype", _ENCODES)
+    config = {k: v for k, v in encoder.raw_config.items() if k not in omitted}
+    if documents is not None:
+        config[_ENCODES] = _QUERIES
     limits = {"max_seq_length": encoder.max_length, "do_lower_case": lowers(encoder.folder)}
     with new_folder(path, replace=True) as new:
         root = encoder.root or encoder.folder
@@ -168,7 +184,7 @@ def write_folder(
         write_modules(new, modules, encoder.prompts, size=encoder.config.hidden_size)
         (new / "README.md").write_text(card, encoding="utf-8")
         if documents is not None:
-            note = "# The encoder of documents\n\nThe model in the folder above encodes queries.\n"
+            note = "# The document encoder\n\nThe model in the folder above encodes queries.\n"
             write_folder(new / DOCUMENT_ENCODER, documents, card=note)
 
 

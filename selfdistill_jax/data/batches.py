@@ -52,7 +52,7 @@ class TripletBatch(NamedTuple):
 
     @property
     def useful_tokens(self) -> int:
-        """Returns the number of tokens of all texts."""
+        """Returns the number of tokens of all inputs."""
         return int(self.inputs.lengths.sum())
 
     @property
@@ -246,8 +246,8 @@ class TrainingBatches:
 
     def _make(self, step: int, picked: np.ndarray) -> TripletBatch:
         columns, scores = self.rows(step, np.asarray(picked))
-        lengths = np.stack([self._lengths[0][columns[0]], *self._lengths[1][columns[1:]]])
-        lengths = lengths[: len(self._tables)]
+        encoded = range(len(self._tables))
+        lengths = np.stack([self._lengths[min(kind, 1)][columns[kind]] for kind in encoded])
         order = balance_parts(lengths.sum(0), self._parts)
         columns, lengths, scores = columns[:, order], lengths[:, order], scores[order]
         layouts = [

@@ -1,7 +1,7 @@
 """The contrastive baseline, softmax over the documents of the whole batch, and its variants."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +139,7 @@ def softmax(
             "a target is set (target_from or stop_gradient), but no option that compares documents "
             "is set: document_margin, smoothing, privileged or mask_above"
         )
-    options = {"temperature": temperature, "axis_name": axis_name}
+    options: Any = {"temperature": temperature, "axis_name": axis_name}
     terms_B = _compare(
         batch.q,
         _documents(batch.p, batch.n),
@@ -155,14 +155,13 @@ def softmax(
     plain = partial(
         _compare, own=own_B, variant=_Variant(), targets=None, document_temperature=1.0, **options
     )
+    own, every = (None, None) if ids is None else (ids[0][:, :1], ids[0])
     if symmetric or joint:
-        of_queries = None if ids is None else (ids[0][:, :1], ids[0])
-        to_queries_B = plain(batch.p, batch.q, batch.where, of_queries, 1)
+        to_queries_B = plain(batch.p, batch.q, batch.where, ids and (own, every), 1)
     if symmetric:
         terms_B = (terms_B + to_queries_B) / 2
     if joint:
-        alike = None if ids is None else (ids[0], ids[0][:, :1])
-        among_queries_B = plain(batch.q, batch.q, batch.where, alike, 1)
+        among_queries_B = plain(batch.q, batch.q, batch.where, ids and (every, own), 1)
         documents = _documents(batch.p, batch.n)
         among_documents_B = plain(batch.p, documents, real, known, per_query, own_group=True)
         terms_B = _joint(terms_B, to_queries_B, among_queries_B, among_documents_B)
@@ -196,12 +195,13 @@ def _documents(p_BxD: jax.Array, n_BxKxD: jax.Array) -> jax.Array:
 def _joint(terms_B, to_queries_B, *others: jax.Array) -> jax.Array:
     """Returns the terms of one sum over all directions.
 
-    A term is ``log(1 + S / exp(own))``, with the sum S of one direction. The own pair counts in the
-    first direction and in that to the queries, so 1 is taken away for each of the others.
+    A term is ``log(1 + S / exp(own))``, S the sum of one direction; 1 counts in the first two only.
     """
     every = jnp.stack([terms_B, to_queries_B, *others])
     top_B = lax.stop_gradient(jnp.max(every, axis=0))
-    return top_B + jnp.log(jnp.sum(jnp.exp(every - top_B[None]), axis=0) - len(others) * jnp.exp(-top_B))
+    return top_B + jnp.log(
+        jnp.sum(jnp.exp(every - top_B[None]), axis=0) - len(others) * jnp.exp(-top_B)
+    )
 
 
 def _compare(

@@ -27,7 +27,7 @@ class FinishedRun(NamedTuple):
       num_documents: number of documents searched.
       split: evaluated split; empty if the collection has neither test nor dev.
       ended: reason why training ended early; empty if it did not.
-      diverged: whether that is because a number was not finite.
+      diverged: whether it ended because a value was not finite.
       values: values of the evaluation; empty without a split.
       queries: query id -> text.
       choice: content of ``choice.json``, how the final weights were chosen; empty if they were not.

@@ -34,8 +34,8 @@ from selfdistill_jax.retrieval.quantize import check_dimensions, truncate
 class BiEncoder:
     """Encodes queries and documents into unit vectors.
 
-    One encoder usually encodes both. After training of queries alone (``config.train.side``),
-    documents have an encoder of their own, see `of`.
+    One encoder usually encodes both. A model whose query encoder alone was trained
+    (``config.train.side``) has a separate document encoder, see `of`.
 
     Example (needs the weights):
         model = BiEncoder.load("sentence-transformers/all-MiniLM-L6-v2")
@@ -72,13 +72,18 @@ class BiEncoder:
 
         Raises:
           InputError: the model or the adapter does not exist, is damaged, or has an unsupported
-            architecture or kind.
+            architecture or kind; or an adapter is given for a model that encodes only queries.
         """
         settings = read_settings(Path(adapter)) if adapter else {}
         if pooling == "source":
             pooling = settings.get("pooling", pooling)
         encoder, documents = read_folder(name, pooling=pooling), None
         if folder := document_encoder(encoder):
+            if adapter:
+                raise InputError(
+                    f"{name}: this model encodes only queries, so an adapter for both sides cannot "
+                    "be added; give the adapter's own base model"
+                )
             documents = cls(read_folder(str(folder), pooling=pooling))
         elif settings.get("side") == "query":
             documents = cls(with_settings(encoder, Path(adapter)))

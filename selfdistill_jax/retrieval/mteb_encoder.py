@@ -38,7 +38,8 @@ class MTEBEncoder:
         from mteb.models import ModelMeta
 
         cut = f"-{self._dimensions}" if self._dimensions else ""
-        prompts = repr([self.model.encoder.prompts.of(kind) for kind in ("query", "document", "")])
+        kinds = ("query", "document", "")
+        prompts = repr([self.model.of(kind).encoder.prompts.of(kind) for kind in kinds])
         own = hashlib.sha256(f"{self.model.fingerprint} {prompts}".encode()).hexdigest()
         return ModelMeta.create_empty(
             {

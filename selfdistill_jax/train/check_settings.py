@@ -88,8 +88,9 @@ def check_settings(settings: Mapping[str, Any], *, devices: int) -> None:
     target = settings["train.target"]
     if settings["train.side"] == "query" and target in TARGET_ENCODERS:
         raise InputError(
-            f"config.train.target is {target!r}, but with config.train.side='query' the documents, "
-            "which set the targets, never change; set config.train.target='model'"
+            f"config.train.target is {target!r}, but with config.train.side='query' the vectors of "
+            "documents, from which targets are computed, never change; set "
+            "config.train.target='model'"
         )
     candidates, needed = settings["data.candidates"], settings["data.negatives_per_query"]
     if settings["data.negatives"] != "random" and candidates < needed:

@@ -50,7 +50,7 @@ class AheadOfTimeStep:
         return self._submit(batch).result()
 
     def _submit(self, batch: TripletBatch) -> "Future[Step]":
-        # Ids are wider where a query has many positives in the batch.
+        # Shapes vary: `positive_ids` is wider if a query has many positives in the batch.
         shape = tuple(x.shape for x in jax.tree.leaves(batch))
         if shape not in self._programs:
             self._programs[shape] = self._thread.submit(self._compile, batch)

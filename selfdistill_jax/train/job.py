@@ -1,5 +1,6 @@
 """Turns a config into the checked parts of a run; all other code takes the parts."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,7 +158,8 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
             schedule=schedule,
             checkpoint_every=train.checkpoint_every,
             evaluate_every=train.evaluate_every,
-            collapse_cosine=train.collapse_cosine,
+            # Fixed documents cannot collapse, but those of an untrained encoder are all alike.
+            collapse_cosine=math.inf if train.side == "query" else train.collapse_cosine,
             collapse_stop=train.collapse_stop,
         ),
         patience=train.patience,

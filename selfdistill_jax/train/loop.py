@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
       stopped: whether the run was stopped before its last step; it can be resumed there.
       last_step: number of the last step taken.
       ended: why training ended early for good; empty if it did not.
-      diverged: whether that is because a number is not finite.
+      diverged: whether it ended because a value was not finite.
     """
 
     stopped: bool

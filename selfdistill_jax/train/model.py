@@ -86,8 +86,8 @@ def read_encoder(
     encoder = read_folder(name, pooling=pooling)
     if document_encoder(encoder) is not None:
         raise InputError(
-            f"config.encoder.init: {name} encodes queries only, and its {DOCUMENT_ENCODER} encodes "
-            "documents; start from an encoder of both, such as that subfolder"
+            f"config.encoder.init: {name} encodes only queries; start from a model that encodes "
+            f"queries and documents, such as its subfolder {DOCUMENT_ENCODER}"
         )
     positions = encoder.config.max_positions
     if max_length > positions:

@@ -61,8 +61,8 @@ def make_optimizer(
 class _TableState(NamedTuple):
     count: jax.Array
     rates: jax.Array
-    # Of the next update. Looked up one step ahead: XLA fuses a lookup into the update's loops,
-    # which made a step on a CPU 6% slower.
+    # The rate of the next update, looked up one step ahead. XLA fuses a lookup in the same step
+    # into the update's loops, which made a step on a CPU 6 % slower.
     rate: jax.Array
 
 

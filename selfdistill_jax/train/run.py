@@ -14,6 +14,7 @@ from selfdistill_jax.retrieval.eval_set import make_eval_set
 from selfdistill_jax.train.checkpoint import Checkpoints
 from selfdistill_jax.train.compile_ahead import AheadOfTimeStep
 from selfdistill_jax.train.data.dataset import load_data
+from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection, tokenize
 from selfdistill_jax.train.evaluation.best_model import BestModel
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
@@ -21,7 +22,6 @@ from selfdistill_jax.train.evaluation.final_choice import Chosen, choose_weights
 from selfdistill_jax.train.evaluation.final_test import final_split, write_test
 from selfdistill_jax.train.evaluation.retention import write_retention
 from selfdistill_jax.train.evaluation.selection import Selector
-from selfdistill_jax.train.evaluation.start_vectors import StartVectors
 from selfdistill_jax.train.job import Job
 from selfdistill_jax.train.loop import run_steps
 from selfdistill_jax.train.mesh import put_state
@@ -75,10 +75,10 @@ def train(
 
 def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool]) -> bool:
     model = job.load_model()
-    data, batches = load_data(job.data, model)
+    data, batches, start_vectors = load_data(job.data, model)
     trained, collection = model.trained, data.collection
     stats = RunStats(matmul_flops=None)
-    evaluate = _evaluator(job, model, data, stats)
+    evaluate = _evaluator(job, model, data, start_vectors, stats)
     dev = None
     if "dev" in collection.splits:
         most, seed = job.evaluation.dev_documents, job.data.seed
@@ -141,9 +141,9 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
     return True
 
 
-def _evaluator(job: Job, model: Model, tokens, stats: RunStats) -> Evaluator:
-    dtype = str(job.settings["train"]["dtype"])
-    start_vectors = StartVectors(model, tokens, cache=job.data.cache, dtype=dtype)
+def _evaluator(
+    job: Job, model: Model, tokens, start_vectors: StartVectors, stats: RunStats
+) -> Evaluator:
     return Evaluator(
         model,
         tokens,
@@ -198,10 +198,11 @@ def _evaluate_end(
     second = first_then_rest(
         partial(tokenize, source, job.data.cache, model.pretrained, data.tokenizer)
     )
+    vectors = StartVectors(model, second, cache=job.data.cache, dtype=job.data.dtype)
     return write_retention(
         folder,
         second.collection,
-        _evaluator(job, model, second, RunStats(matmul_flops=None)),
+        _evaluator(job, model, second, vectors, RunStats(matmul_flops=None)),
         chosen,
         max_documents=settings.retention_documents,
         stop=stop,

@@ -1,21 +1,27 @@
 """Tests training of queries alone: the documents and their vectors stay as they are."""
 
 import json
+import math
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from selfdistill_jax import BiEncoder, encode, evaluate
+from configs import base
+from selfdistill_jax import BiEncoder, encode, evaluate, search
 from selfdistill_jax.checkpoints.model_folder import DOCUMENT_ENCODER, read_folder
 from selfdistill_jax.checkpoints.safetensors import WEIGHTS
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import softmax
+from selfdistill_jax.train.data import start_vectors
+from selfdistill_jax.train.evaluation.encode_table import TableEncoder
+from selfdistill_jax.train.job import make_job
 from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state
 from selfdistill_jax.train.step import make_global_loss
-from tests.tiny import ROWS, load_batches, metrics, train
+from tests.tiny import ROWS, load_batches, metrics, texts, train
 from tests.train import every_loss
 from tests.train.runs import assert_goes_on, vectors_of
 
@@ -79,6 +85,83 @@ def test_value_and_gradient_are_those_of_constant_documents(devices, fsdp, parts
         np.testing.assert_allclose(x, y, atol=1e-5 * scale)
 
 
+def test_documents_are_encoded_at_their_full_length(tiny):
+    whole, cut = (
+        load_batches(tiny.config("softmax", train__side="query", data__document_length=length))[0]
+        for length in (12, 4)
+    )
+    np.testing.assert_array_equal(whole.documents, cut.documents)
+
+
+@pytest.mark.parametrize("negatives", [0, 3])
+def test_any_number_of_negatives(tiny, tmp_path, negatives):
+    """Dropout and shorter vectors work as in other runs."""
+    config = tiny.config(
+        "softmax" if not negatives else "distributed", train__side="query", train__steps=2,
+        data__negatives_per_query=negatives, train__dimensions=(8,), encoder__dropout="source",
+        train__micro_batches=1,
+    )  # fmt: skip
+    batch = load_batches(config)[0]
+    assert batch.documents.shape == (8, 1 + negatives, 16)
+    assert batch.inputs.seeds.shape == batch.inputs.lengths.shape
+    train(config, tmp_path)
+    assert [np.isfinite(record["loss"]) for record in metrics(tmp_path, "train")] == [True, True]
+
+
+def test_the_final_choice_and_retention_use_the_fixed_documents(tiny, tmp_path):
+    settings = {"evaluation__interpolation": (0.5,), "evaluation__retention": "pydocs"}
+    settings |= {"evaluation__retention_documents": 60, "train__steps": 12}
+    train(tiny.config("softmax", train__side="query", **settings), tmp_path)
+    choice = json.loads((tmp_path / "eval" / "choice.json").read_text())
+    start, model = (BiEncoder.load(str(f)) for f in (tiny.encoder, tmp_path / "model"))
+    np.testing.assert_array_equal(*(m.encode_document(DOCUMENT_TEXTS) for m in (start, model)))
+    changed = np.abs(model.encode_query(QUERY_TEXTS) - start.encode_query(QUERY_TEXTS)).max()
+    assert (changed > 0) == (choice["alpha"] == 0.5)
+    retention = json.loads((tmp_path / "eval" / "retention.json").read_text())
+    assert retention["collection"] == "pydocs"
+
+
+def test_mined_negatives_come_from_the_fixed_vectors(tiny):
+    config = tiny.config("softmax", train__side="query", data__negatives="mined")
+    batch = load_batches(config)[0]
+    near = np.einsum("nd,nkd->nk", batch.documents[:, 0], batch.documents[:, 1:])
+    assert np.isfinite(near).all()
+
+
+def test_vectors_that_are_not_finite_are_refused_and_not_cached(tiny, tmp_path, monkeypatch):
+    config = tiny.config("softmax", train__side="query", data__cache=str(tmp_path / "cache"))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            TableEncoder,
+            "__call__",
+            lambda self, params, tokens, **_: np.full((len(tokens), 16), np.nan, np.float32),
+        )
+        with pytest.raises(InputError, match="are not finite; try"):
+            load_batches(config)
+    assert np.isfinite(load_batches(config)[0].documents).all()
+
+
+def test_a_collection_of_any_size_is_encoded_once(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(start_vectors, "_MOST_BYTES", 0)
+    labels = []
+    encode = TableEncoder.__call__
+
+    def recorded(self, params, tokens, *, limit, progress=""):
+        labels.append((len(tokens), progress))
+        return encode(self, params, tokens, limit=limit, progress=progress)
+
+    monkeypatch.setattr(TableEncoder, "__call__", recorded)
+    settings = {"data__cache": str(tmp_path / "cache"), "train__steps": 4}
+    train(tiny.config("softmax", train__side="query", **settings), tmp_path / "run")
+    assert [count for count, label in labels if "ocuments" in label] == [40]
+
+
+def test_documents_that_are_all_alike_are_no_alarm():
+    config = base.get_config()
+    config.train.side, config.train.collapse_cosine = "query", 0.5
+    assert make_job(config).loop.collapse_cosine == math.inf
+
+
 def test_old_vectors_of_documents_stay_valid(tiny, run):
     start, model = BiEncoder.load(str(tiny.encoder)), BiEncoder.load(str(run / "model"))
     np.testing.assert_array_equal(
@@ -88,6 +171,7 @@ def test_old_vectors_of_documents_stay_valid(tiny, run):
     tensors = (load_file(f / WEIGHTS) for f in (tiny.encoder, run / "model" / DOCUMENT_ENCODER))
     for a, b in zip(*(dict(sorted(x.items())).values() for x in tensors), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert "It encodes only queries" in (run / "model" / "README.md").read_text()
     first, *_, last = metrics(run, "train")
     assert last["loss"] < 0.9 * first["loss"]
     means = json.loads((run / "eval" / "results.test.json").read_text())["means"]
@@ -124,7 +208,28 @@ def test_sentence_transformers_opens_both_encoders(run):
     np.testing.assert_allclose(model.encode_query(QUERY_TEXTS), theirs, atol=1e-5)
     theirs = documents.encode(DOCUMENT_TEXTS, normalize_embeddings=True)
     np.testing.assert_allclose(model.encode_document(DOCUMENT_TEXTS), theirs, atol=1e-5)
-    assert "It encodes queries only" in (run / "model" / "README.md").read_text()
+
+
+def test_a_copy_without_the_document_encoder_is_refused(run, tmp_path):
+    copy = shutil.copytree(run / "model", tmp_path / "model")
+    shutil.rmtree(copy / DOCUMENT_ENCODER)
+    with pytest.raises(
+        InputError, match="encodes only queries, and its subfolder document_encoder"
+    ):
+        BiEncoder.load(str(copy))
+    with pytest.raises(InputError, match="give the adapter's own base model"):
+        BiEncoder.load(str(run / "model"), adapter=tmp_path)
+
+
+def test_search_encodes_documents_by_their_encoder(tiny, run, start, tmp_path):
+    out = tmp_path / "run.trec"
+    flags = [f"--{name}={tiny.collection}/{name}.jsonl" for name in ("corpus", "queries")]
+    assert start(search, f"--model={run / 'model'}", *flags, f"--run={out}", "--k=40")[0] == 0
+    found = {(q, d): float(s) for q, _, d, _, s, _ in map(str.split, out.read_text().splitlines())}
+    model = BiEncoder.load(str(run / "model"))
+    query, *document = (t for t in texts(32, 32 % 5))
+    want = model.encode_query(query) @ model.encode_document(" ".join(document))
+    assert found["q32", "c32"] == pytest.approx(float(want), abs=1e-5)
 
 
 def test_saving_keeps_the_encoder_of_documents(run, tmp_path):
@@ -152,16 +257,19 @@ def test_an_adapter_for_queries_leaves_documents_alone(tiny, tmp_path):
     model = BiEncoder.load(str(tiny.encoder), adapter=tmp_path / "run" / "adapter")
     want = start.encode_document(DOCUMENT_TEXTS)
     np.testing.assert_array_equal(model.encode_document(DOCUMENT_TEXTS), want)
+    assert "It is for queries only" in (tmp_path / "run" / "adapter" / "README.md").read_text()
     ours, theirs = (m.encode_query(QUERY_TEXTS) for m in (model, merged))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_wrong_settings_are_refused(tiny, run, tmp_path):
     for target in ("ema", "start"):
-        with pytest.raises(InputError, match="documents, which set the targets, never change"):
+        with pytest.raises(InputError, match="from which targets are computed, never change"):
             train(tiny.config(train__side="query", train__target=target), tmp_path / "run")
     with pytest.raises(InputError, match=r"train.side is 'documents'; expected both or query"):
         train(tiny.config(train__side="documents"), tmp_path / "run")
-    with pytest.raises(InputError, match=r"encodes queries only.*start from an encoder of both"):
+    with pytest.raises(
+        InputError, match=r"encodes only queries; start from a model that encodes queries and"
+    ):
         train(tiny.config(encoder__init=str(run / "model")), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,27 +1,27 @@
 """Builds the batches of a run."""
 
 from functools import partial
-from typing import Any
 
 import jax
-import numpy as np
 
 from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.encode_corpus import block_tokens, on_accelerator
 from selfdistill_jax.train.data.hard_negatives import find_candidates
+from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import (
     DataSettings,
     TokenizedCollection,
     open_tokenized,
 )
-from selfdistill_jax.train.evaluation.start_vectors import StartVectors
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.processes import all_equal, first_then_rest
 
 
-def load_data(settings: DataSettings, model: Model) -> tuple[TokenizedCollection, TrainingBatches]:
-    """Returns a run's tokenized collection, and the batches of this process.
+def load_data(
+    settings: DataSettings, model: Model
+) -> tuple[TokenizedCollection, TrainingBatches, StartVectors]:
+    """Returns a run's collection, the batches of this process, and the start encoder's vectors.
 
     Args:
       settings: the run's data settings.
@@ -38,6 +38,7 @@ def load_data(settings: DataSettings, model: Model) -> tuple[TokenizedCollection
             f"{tables.collection.name}: the processes read different texts, or have different "
             "tokenizers; give all machines the same files and the same package versions"
         )
+    start_vectors = StartVectors(model, tables, cache=settings.cache, dtype=settings.dtype)
     parts = jax.device_count() * settings.micro_batches
     share = parts // jax.process_count()
     batches = TrainingBatches(
@@ -46,7 +47,7 @@ def load_data(settings: DataSettings, model: Model) -> tuple[TokenizedCollection
         tables.examples,
         known=tables.known,
         pool=tables.collection.training_pool,
-        candidates=find_candidates(settings, tables, model),
+        candidates=find_candidates(settings, tables, model, start_vectors),
         negatives=settings.negatives_per_query,
         seed=settings.seed,
         batch_size=settings.batch_size,
@@ -57,20 +58,6 @@ def load_data(settings: DataSettings, model: Model) -> tuple[TokenizedCollection
         block=block_tokens(),
         single_block=on_accelerator(),
         dropout=settings.dropout,
-        vectors=_start_vectors(settings, tables, model) if settings.frozen_documents else None,
+        vectors=start_vectors.all("Documents") if settings.frozen_documents else None,
     )
-    return tables, batches
-
-
-def _start_vectors(settings: DataSettings, tables: TokenizedCollection, model: Model) -> np.ndarray:
-    """Returns the start encoder's vectors of all documents, ``[N, D]``, cached."""
-
-    def encode(rows: np.ndarray) -> np.ndarray:
-        params = model.encode_table.on_devices(model.pretrained.params)
-        options: dict[str, Any] = {"limit": model.pretrained.max_length, "progress": "Documents"}
-        return model.encode_table(params, tables.documents.take(rows), **options)
-
-    vectors = StartVectors(
-        model, tables, cache=settings.cache, dtype=settings.dtype, most_bytes=None
-    )
-    return vectors(np.arange(tables.collection.num_documents), encode)
+    return tables, batches, start_vectors

@@ -15,6 +15,7 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.bm25 import BM25
 from selfdistill_jax.retrieval.search import search
+from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import DataSettings, TokenizedCollection
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.processes import (
@@ -31,7 +32,10 @@ _LABEL = "Negatives"
 
 
 def find_candidates(
-    settings: DataSettings, tables: TokenizedCollection, model: Model
+    settings: DataSettings,
+    tables: TokenizedCollection,
+    model: Model,
+    start_vectors: StartVectors,
 ) -> np.ndarray | None:
     """Returns the documents that negatives are drawn from, searched once, then cached.
 
@@ -39,6 +43,7 @@ def find_candidates(
       settings: the kind of search and the number of candidates, among others.
       tables: the collection; its training pool is searched.
       model: the start encoder, which finds mined candidates, from texts truncated as in training.
+      start_vectors: its vectors of the documents, which are used if training does not change them.
 
     Returns:
       ``[n, k]`` as from `top_candidates`, for all triplets; triplets that have enough negatives
@@ -56,7 +61,8 @@ def find_candidates(
     facts: list[Any] = [_VERSION, kind, k]
     find = partial(_by_bm25, tables, drawn, k)
     if kind == "mined":
-        find = partial(_by_encoder, settings, tables, drawn, model)
+        find = partial(_by_encoder, settings, tables, drawn, model, start_vectors)
+        facts += ["frozen documents"] * settings.frozen_documents
         facts += [settings.mined_ceiling, settings.query_length, settings.document_length]
         start = model.pretrained
         facts += [settings.dtype, fingerprint(start, start.prompts, tables.tokenizer.fingerprint)]
@@ -110,7 +116,11 @@ def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarr
 
 
 def _by_encoder(
-    settings: DataSettings, tables: TokenizedCollection, drawn: np.ndarray, model: Model
+    settings: DataSettings,
+    tables: TokenizedCollection,
+    drawn: np.ndarray,
+    model: Model,
+    start_vectors: StartVectors,
 ) -> np.ndarray:
     pool = tables.collection.training_pool
     queries, positives = tables.examples.query[drawn], tables.examples.positive[drawn]
@@ -131,7 +141,10 @@ def _by_encoder(
     front = np.setdiff1d(positives, pool)
     held = np.concatenate([front, np.array(pool)])
     of_asked = vectors(tables.queries, asked, settings.query_length, "query texts")
-    of_held = vectors(tables.documents, held, settings.document_length, "document texts")
+    if settings.frozen_documents:
+        of_held = start_vectors.all("Documents")[held]
+    else:
+        of_held = vectors(tables.documents, held, settings.document_length, "document texts")
 
     def of_queries(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         pool_vectors = of_held[len(front) :]

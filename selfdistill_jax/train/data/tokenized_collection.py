@@ -23,7 +23,7 @@ class DataSettings(NamedTuple):
 
     Attributes:
       source: the collection.
-      cache: the folder of tables, tokens and negatives.
+      cache: the folder of tables, tokens, negatives and vectors.
       negatives, candidates, mined_ceiling: see ``config.data``.
       query_length, document_length: tokens that texts are truncated to in training.
       negatives_per_query: K; missing ones are drawn.
@@ -33,7 +33,7 @@ class DataSettings(NamedTuple):
       dropout: whether texts get seeds for dropout.
       frozen_documents: whether documents keep the start encoder's vectors.
       needs_teacher: whether every triplet needs teacher scores.
-      dtype: name of the type of matrix products, which mined negatives depend on.
+      dtype: name of the type of matrix products, which mined negatives and vectors depend on.
     """
 
     source: Source

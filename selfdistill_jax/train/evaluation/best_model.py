@@ -42,8 +42,8 @@ class BestModel:
       workdir: the run's folder.
       model: the run's encoder.
       collection: the collection that it is trained on.
-      frozen_documents: whether only queries are trained; then the start encoder is written, too,
-        as the encoder of documents.
+      frozen_documents: whether only the query encoder is trained; the start encoder is then also
+        written, as the document encoder.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class BestModel:
         """
         self._write_model(params, note)
         if self._model.trained.write is not None:
-            only = "" if self._documents is None else "; for queries only"
-            card = adapter_card(self._model.name, note + only)
+            only_queries = self._documents is not None
+            card = adapter_card(self._model.name, note, only_queries=only_queries)
             self._model.trained.write(self._workdir / ADAPTER, own, card)
 
     def digests(self) -> dict[str, str]:

@@ -6,8 +6,8 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.retrieval.eval_set import EvalSet, evaluate_vectors
 from selfdistill_jax.retrieval.evaluation import ScoredRun
+from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection, Tokens
-from selfdistill_jax.train.evaluation.start_vectors import StartVectors
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.monitoring.alarm import HINT_LOWER_LR, NotFiniteError
 from selfdistill_jax.train.monitoring.throughput import RunStats
@@ -68,12 +68,8 @@ class Evaluator:
         return self.score(eval_set, self._model.pretrained.params, documents, label)
 
     def _by_start(self, eval_set: EvalSet, label: str) -> np.ndarray:
-        params, label = self._model.pretrained.params, f"{label}: documents"
         with self._stats.timed("evaluation"):
-            return self._start_vectors(
-                eval_set.document_rows,
-                lambda rows: self._encode(self._tokens.documents, rows, params, label),
-            )
+            return self._start_vectors(eval_set.document_rows, f"{label}: documents")
 
     def documents(self, eval_set: EvalSet, params: Params, label: str) -> np.ndarray:
         """Returns vectors of an eval set's documents, ``[N, D]``."""

@@ -25,7 +25,7 @@ class Alarm:
 
     Attributes:
       message: why the run has to end; empty if it does not.
-      not_finite: whether that is because of a number that is not finite.
+      not_finite: whether it ended because a value was not finite.
     """
 
     def __init__(self, limit: float, *, stop: bool):
@@ -57,6 +57,6 @@ class Alarm:
         self._above = above
 
     def diverged(self, what: str) -> None:
-        """Ends the run because a number is not finite."""
+        """Ends the run because a value is not finite."""
         LOG.warning("Warning: %s; training ends here. Next time, %s", what, HINT_LOWER_LR)
         self.message, self.not_finite = what, True

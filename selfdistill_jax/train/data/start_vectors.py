@@ -1,0 +1,109 @@
+"""Encodes documents by the start encoder, and caches the vectors of whole collections."""
+
+import hashlib
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from selfdistill_jax.checkpoints.model_folder import fingerprint
+from selfdistill_jax.data.cache import load_array, save_array
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection, Tokens
+from selfdistill_jax.train.model import Model
+from selfdistill_jax.train.processes import all_equal, all_succeed, all_true, on_first
+
+_VERSION = 1
+_MOST_BYTES = 2**30  # larger tables are not cached: 700,000 documents of 384 dimensions
+
+
+class StartVectors:
+    """Returns vectors of a collection's documents by the start encoder.
+
+    Vectors are cached when all documents are encoded at once. For a subset, they are read from that
+    cache, or encoded if there is none.
+
+    Args:
+      model: the start encoder.
+      tokens: the collection.
+      cache: the cache folder.
+      dtype: name of the type of matrix products.
+    """
+
+    def __init__(
+        self, model: Model, tokens: Tokens | TokenizedCollection, *, cache: Path, dtype: str
+    ):
+        self._model, self._documents = model, tokens.documents
+        start = model.pretrained
+        facts = (
+            _VERSION,
+            fingerprint(start, start.prompts, tokens.tokenizer.fingerprint),
+            start.max_length,
+            dtype,
+            jax.default_backend(),
+        )
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+        self._folder = cache / "vectors" / f"{tokens.collection.folder.name}-{digest}"
+        self._count = tokens.collection.num_documents
+        self._small = 4 * self._count * start.dimensions <= _MOST_BYTES
+        self._every: np.ndarray | None = None
+
+    def __call__(self, rows: np.ndarray, label: str) -> np.ndarray:
+        """Returns vectors of documents, cut at the start encoder's maximum length.
+
+        Args:
+          rows: ``[n]`` row numbers of the documents, in ascending order.
+          label: label of the progress bar.
+
+        Returns:
+          ``[n, D]`` float32.
+
+        Raises:
+          InputError: the cached vectors are damaged, or a vector is not finite.
+        """
+        if self._every is None and self._small and all_true(self._folder.is_dir()):
+            self._every = all_succeed(self._read)
+        if self._every is not None:
+            return np.asarray(self._every[rows])
+        vectors = self._encode(rows, label)
+        if self._small and len(rows) == self._count:
+            on_first(lambda: save_array(self._folder, vectors))
+        return vectors
+
+    def all(self, label: str) -> np.ndarray:
+        """Returns the vectors of all documents, ``[N, D]``, and caches them whatever their size.
+
+        Raises:
+          InputError: see `__call__`; or the processes have different vectors.
+        """
+        if self._every is None and all_true(self._folder.is_dir()):
+            self._every = all_succeed(self._read)
+        if self._every is None:
+            vectors = self._encode(np.arange(self._count), label)
+            on_first(lambda: save_array(self._folder, vectors))
+            self._every = vectors
+        if not all_equal(hashlib.sha256(np.ascontiguousarray(self._every).data).digest()):
+            raise InputError(
+                f"{self._folder}: the processes have different vectors; share one "
+                "config.data.cache between them, or delete the folder on each machine"
+            )
+        return self._every
+
+    def _read(self) -> np.ndarray:
+        every = load_array(self._folder)
+        if len(every) != self._count:
+            raise InputError(
+                f"{self._folder}: holds {len(every):,} vectors for {self._count:,} documents; "
+                "delete the folder; the next run builds it again"
+            )
+        return every
+
+    def _encode(self, rows: np.ndarray, label: str) -> np.ndarray:
+        encode, start = self._model.encode_table, self._model.pretrained
+        params, texts = encode.on_devices(start.params), self._documents.take(rows)
+        vectors = encode(params, texts, limit=start.max_length, progress=label)
+        if not np.isfinite(vectors).all():
+            raise InputError(
+                f"vectors of {self._model.name} are not finite; try config.train.dtype=float32"
+            )
+        return vectors
