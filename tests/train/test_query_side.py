@@ -121,13 +121,6 @@ def test_the_final_choice_and_retention_use_the_fixed_documents(tiny, tmp_path):
     assert retention["collection"] == "pydocs"
 
 
-def test_mined_negatives_come_from_the_fixed_vectors(tiny):
-    config = tiny.config("softmax", train__side="query", data__negatives="mined")
-    batch = load_batches(config)[0]
-    near = np.einsum("nd,nkd->nk", batch.documents[:, 0], batch.documents[:, 1:])
-    assert np.isfinite(near).all()
-
-
 def test_vectors_that_are_not_finite_are_refused_and_not_cached(tiny, tmp_path, monkeypatch):
     config = tiny.config("softmax", train__side="query", data__cache=str(tmp_path / "cache"))
     with monkeypatch.context() as patch:

@@ -10,6 +10,7 @@ from selfdistill_jax import BiEncoder, io
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.train.data import hard_negatives
+from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import open_tokenized
 from selfdistill_jax.train.job import make_job
 from tests import tiny as helpers
@@ -32,13 +33,15 @@ def found(config):
 def opened(config):
     job = make_job(config)
     model = job.load_model()
-    return job.data, open_tokenized(job.data, model.pretrained), model
+    tables = open_tokenized(job.data, model.pretrained)
+    vectors = StartVectors(model, tables, cache=job.data.cache, dtype=job.data.dtype)
+    return job.data, tables, model, vectors
 
 
 def ranked(tiny, config):
     """Returns each training query's documents, best first, all similarities, and the examples."""
     model = BiEncoder.load(str(tiny.encoder))
-    _, tables, _ = opened(config)
+    _, tables, *_ = opened(config)
     q, d = (
         model.encode(list(texts()))
         for texts in (tables.collection.query_texts, tables.collection.document_contents)
@@ -47,10 +50,14 @@ def ranked(tiny, config):
     return np.argsort(-similarity, axis=1, kind="stable"), similarity, tables.examples
 
 
-@pytest.mark.parametrize("ceiling", [0.0, 0.95])
-def test_mined_candidates_are_what_the_start_encoder_finds(tiny, own_cache, ceiling):
-    # No text is cut, as in BiEncoder. With 8 candidates, a ceiling looks at all 40 documents.
-    whole = {"data__query_length": 14, "data__document_length": 14, **own_cache}
+@pytest.mark.parametrize(
+    ("ceiling", "side", "length"), [(0.0, "both", 14), (0.95, "both", 14), (0.95, "query", 4)]
+)
+def test_mined_candidates_are_what_the_start_encoder_finds(tiny, own_cache, ceiling, side, length):
+    # No text is cut, as in BiEncoder, and fixed documents never are. With 8 candidates, a ceiling
+    # looks at all 40 documents.
+    whole = {"data__query_length": 14, "data__document_length": length, **own_cache}
+    whole |= {"encoder__max_length": 16, "train__side": side}
     config = tiny.config(
         data__negatives="mined", data__candidates=8, data__mined_ceiling=ceiling, **whole
     )
@@ -182,14 +189,14 @@ def test_what_the_collection_judges_right_is_no_negative(tiny, own_cache, tmp_pa
 
 def test_vectors_that_are_not_finite(tiny, own_cache):
     config = tiny.config(data__negatives="mined", **own_cache)
-    settings, tables, model = opened(config)
+    settings, tables, model, vectors = opened(config)
     broken = {**model.pretrained.params}
     key = next(k for k in broken if "embed" in k.lower())
     broken[key] = {k: np.full_like(v, np.nan) if hasattr(v, "shape") else v
                    for k, v in broken[key].items()}  # fmt: skip
     model = model._replace(pretrained=model.pretrained._replace(params=broken))
     with pytest.raises(InputError, match=r"^config\.data\.negatives is 'mined', but .* not finite"):
-        hard_negatives.find_candidates(settings, tables, model)
+        hard_negatives.find_candidates(settings, tables, model, vectors)
 
 
 @pytest.mark.parametrize(
