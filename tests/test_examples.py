@@ -97,13 +97,12 @@ def test_batches_depend_on_their_step_alone_and_hold_no_known_positive(modules, 
     make = modules[1].EmojiBatches
     options = {"batch_size": 16, "seed": 3}
     for parts in (1, 4):
-        batches = make(pairs, split.pictures, split.names, parts=parts, **options)
+        batches, others = (
+            make(pairs, split.pictures, split.names, parts=parts, **options) for _ in range(2)
+        )
         rows = batches.iterate(5)
         for step in (5, 6, 7):
-            batch, again = (
-                next(rows),
-                make(pairs, split.pictures, split.names, parts=parts, **options)[step],
-            )
+            batch, again = next(rows), others[step]
             for a, b in zip(*map(train_leaves, (batch, again)), strict=True):
                 np.testing.assert_array_equal(a, b)
             assert batch.inputs.pictures.shape == (parts, 32 // parts, 8, 8, 3)
@@ -112,6 +111,26 @@ def test_batches_depend_on_their_step_alone_and_hold_no_known_positive(modules, 
             ids = np.stack([batch.positive_ids[:, 0], batch.negative_ids[:, 0]])
             want = split.pictures[ids, 0, 0].reshape(2, parts, -1, 3).transpose(1, 0, 2, 3)
             np.testing.assert_array_equal(colours, want)
+
+
+def test_an_emoji_is_in_one_split_with_all_its_names(modules):
+    emoji_data = modules[2]
+    emoji = [emoji_data.Emoji(chr(0x1F300 + i), (f"name {i}", f"kind {i % 7}")) for i in range(300)]
+    splits = emoji_data.split(emoji)
+    assert sorted(one for pairs in splits.values() for one in pairs.emoji) == emoji
+    assert [len(splits[name].emoji) for name in splits] == [
+        pytest.approx(n, rel=0.35) for n in (210, 30, 60)
+    ]
+    for pairs in splits.values():
+        for name, rows in zip(pairs.names, pairs.relevant, strict=True):
+            assert rows == [row for row, one in enumerate(pairs.emoji) if name in one.names]
+        assert len(pairs.examples()) == 2 * len(pairs.emoji)
+        assert pairs.qrels()["kind 3"] == {
+            str(row): 1 for row in pairs.relevant[pairs.names.index("kind 3")]
+        }
+    # A further emoji does not move the others.
+    more = emoji_data.split([*emoji, emoji_data.Emoji("z", ("last",))])
+    assert all(set(splits[name].emoji) <= set(more[name].emoji) for name in splits)
 
 
 def train_leaves(batch):

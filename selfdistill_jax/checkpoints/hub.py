@@ -8,6 +8,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from selfdistill_jax.checkpoints.layout import DOCUMENT_ENCODER, ENCODES, MODULES
 from selfdistill_jax.checkpoints.safetensors import INDEX, WEIGHTS
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand
@@ -53,9 +54,7 @@ def locate(name: str) -> Path:
     cached = None
     try:
         cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **_FILES))
-        # A download by another program may lack the files that say how to pool, or the weights.
-        weights = any((cached / name).is_file() for name in (WEIGHTS, INDEX))
-        if weights and (cached / "modules.json").is_file():
+        if _is_complete(cached):
             return cached
     except HFValidationError:
         raise InputError(
@@ -81,6 +80,21 @@ def locate(name: str) -> Path:
             f"{name}: no such folder, not in the Hugging Face cache, and the hub cannot be reached "
             f"({type(error).__name__}); give the path of a downloaded folder{hint}"
         ) from None
+
+
+def _is_complete(folder: Path) -> bool:
+    """Returns whether a download by any program has all that is needed.
+
+    Other programs may leave out the files that say how to pool, the weights, or the second encoder
+    of a model that encodes only queries.
+    """
+    config = folder / "config.json"
+    second = config.is_file() and ENCODES in config.read_text(encoding="utf-8")
+    return (
+        any((folder / name).is_file() for name in (WEIGHTS, INDEX))
+        and (folder / MODULES).is_file()
+        and (not second or (folder / DOCUMENT_ENCODER).is_dir())
+    )
 
 
 def _in_wheel(name: str) -> Path | None:

@@ -7,6 +7,10 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.json_file import entry, read_json
 
 MODULES = "modules.json"
+# Folder inside a model's folder: the document encoder, if the model encodes only queries. A key of
+# config.json says so too, since programs that copy a model often leave unknown subfolders out.
+DOCUMENT_ENCODER = "document_encoder"
+ENCODES, QUERIES = "selfdistill_jax_encodes", "queries"
 KINDS = ("Transformer", "Pooling", "Dense", "Normalize")  # in the order they are applied
 
 

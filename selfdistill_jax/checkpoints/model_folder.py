@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from selfdistill_jax.checkpoints.hub import locate
-from selfdistill_jax.checkpoints.layout import read_layout
+from selfdistill_jax.checkpoints.layout import DOCUMENT_ENCODER, ENCODES, QUERIES, read_layout
 from selfdistill_jax.checkpoints.parameter_names import to_params, to_tensors
 from selfdistill_jax.checkpoints.safetensors import WEIGHTS, as_float32, read_tensors, write_tensors
 from selfdistill_jax.checkpoints.sentence_transformers import (
@@ -45,10 +45,6 @@ _COPIED = (
     "tokenizer.model",
     "added_tokens.json",
 )
-# Folder inside a model's folder: the document encoder, if the model encodes only queries. A key of
-# config.json says so too, since programs that copy a model often leave unknown subfolders out.
-DOCUMENT_ENCODER = "document_encoder"
-_ENCODES, _QUERIES = "selfdistill_jax_encodes", "queries"
 _COPIED_FROM_ROOT = ("LICENSE", "NOTICE")  # the terms of the start encoder's authors
 
 
@@ -130,7 +126,7 @@ def document_encoder(encoder: Pretrained) -> Path | None:
       InputError: it encodes only queries, but the folder is missing.
     """
     root = encoder.root or encoder.folder
-    if encoder.raw_config.get(_ENCODES) != _QUERIES:
+    if encoder.raw_config.get(ENCODES) != QUERIES:
         return None
     if not (root / DOCUMENT_ENCODER).is_dir():
         raise InputError(
@@ -167,10 +163,10 @@ def write_folder(
             tensors[f"{layer.also}.weight"] = np.asarray(own["kernel"], np.float32).T
             tensors[f"{layer.also}.bias"] = np.asarray(own["bias"], np.float32)
     # Weights are written as float32; transformers would open them in the source's dtype if named.
-    omitted = ("dtype", "torch_dtype", _ENCODES)
+    omitted = ("dtype", "torch_dtype", ENCODES)
     config = {k: v for k, v in encoder.raw_config.items() if k not in omitted}
     if documents is not None:
-        config[_ENCODES] = _QUERIES
+        config[ENCODES] = QUERIES
     limits = {"max_seq_length": encoder.max_length, "do_lower_case": lowers(encoder.folder)}
     with new_folder(path, replace=True) as new:
         root = encoder.root or encoder.folder

@@ -7,12 +7,8 @@ from typing import Any, NamedTuple, cast
 
 import jax
 
-from selfdistill_jax.checkpoints.model_folder import (
-    DOCUMENT_ENCODER,
-    Pretrained,
-    document_encoder,
-    read_folder,
-)
+from selfdistill_jax.checkpoints.layout import DOCUMENT_ENCODER
+from selfdistill_jax.checkpoints.model_folder import Pretrained, document_encoder, read_folder
 from selfdistill_jax.checkpoints.peft import write_lora
 from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.encoder.dropout import Dropout

@@ -51,6 +51,14 @@ def test_a_partial_cache_is_taken_last(hub, files, online, taken):
     assert locate("some/model") == folder.with_name(taken)
 
 
+def test_a_download_without_the_document_encoder_is_not_enough(hub):
+    folder = hub(WHOLE, online=True)
+    (folder / "config.json").write_text('{"selfdistill_jax_encodes": "queries"}')
+    assert locate("some/model") == folder.with_name("downloaded")
+    (folder / "document_encoder").mkdir()
+    assert locate("some/model") == folder
+
+
 def test_nowhere(hub):
     hub(None, online=False)
     with pytest.raises(InputError, match=r"^some/model: no such folder, not in the Hugging Face"):

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from configs import base
 from selfdistill_jax import BiEncoder, encode, evaluate, search
-from selfdistill_jax.checkpoints.model_folder import DOCUMENT_ENCODER, read_folder
+from selfdistill_jax.checkpoints.layout import DOCUMENT_ENCODER
+from selfdistill_jax.checkpoints.model_folder import read_folder
 from selfdistill_jax.checkpoints.safetensors import WEIGHTS
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.errors import InputError

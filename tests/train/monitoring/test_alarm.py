@@ -37,6 +37,7 @@ def test_alarm_that_stops_says_why(warnings):
     assert alarm.message == ""
     alarm.update(4, 0.5, 0.99)
     assert alarm.message.startswith("collapse at step 4")
+    assert not alarm.not_finite
     assert alarm.message in warnings()[0]
 
 
@@ -45,6 +46,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(warnings, loss):
     alarm = Alarm(0.9, stop=False)
     alarm.update(7, loss, 0.5)
     assert alarm.message == f"loss of {loss} at step 7"
+    assert alarm.not_finite
     assert "config.train.learning_rate" in warnings()[0]
 
 
