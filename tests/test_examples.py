@@ -1,35 +1,18 @@
 """Tests examples/emoji on pictures of one colour each, without the packages it reads emoji with."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from examples.emoji import batches as emoji_batches
+from examples.emoji import emoji_data, train
 from selfdistill_jax.errors import InputError
 
-EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 OPTIONS = {"batch_size": 8, "learning_rate": 3e-3, "seed": 0, "evaluate_every": 5}
 
 
 @pytest.fixture(scope="module")
-def modules():
-    """Returns the example's modules, which import each other as programs in one folder do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EMOJI))
-        import batches
-        import emoji_data
-        import train
-
-        yield train, batches, emoji_data
-    for name in ("train", "batches", "emoji_data", "model"):
-        del sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def data(modules):
+def data():
     """Returns splits whose names describe the colour of a picture, which can be learned."""
-    train, _, emoji_data = modules
     rng = np.random.default_rng(0)
     found = {}
     for split, count in (("train", 96), ("dev", 24), ("test", 32)):
@@ -45,9 +28,9 @@ def data(modules):
 
 
 @pytest.fixture(scope="module")
-def whole(modules, data, tmp_path_factory):
+def whole(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("emoji")
-    return folder, modules[0].run(data, workdir=folder, loss="softmax", steps=20, **OPTIONS)
+    return folder, train.run(data, workdir=folder, loss="softmax", steps=20, **OPTIONS)
 
 
 def test_pictures_that_were_not_trained_are_found(whole, data):
@@ -57,16 +40,16 @@ def test_pictures_that_were_not_trained_are_found(whole, data):
     assert start < 2 * chance < trained
 
 
-def test_self_distillation_of_pictures(modules, data, tmp_path):
-    found = modules[0].run(data, workdir=tmp_path, loss="distributed", steps=20, **OPTIONS)
+def test_self_distillation_of_pictures(data, tmp_path):
+    found = train.run(data, workdir=tmp_path, loss="distributed", steps=20, **OPTIONS)
     assert found["trained"].mean("nDCG@10") > found["start"].mean("nDCG@10")
 
 
-def test_a_run_resumes_to_the_bit(modules, data, whole, tmp_path):
+def test_a_run_resumes_to_the_bit(data, whole, tmp_path):
     folder, found = whole
 
     for stopped_at in (13, 0):
-        again = modules[0].run(
+        again = train.run(
             data,
             workdir=tmp_path,
             loss="softmax",
@@ -75,15 +58,16 @@ def test_a_run_resumes_to_the_bit(modules, data, whole, tmp_path):
             **OPTIONS,
         )
     assert again["trained"].values == found["trained"].values
+    with pytest.raises(InputError, match="expected 1 or more, and a batch of 2 to 98 pairs"):
+        train.run(data, workdir=tmp_path, loss="softmax", steps=0, **OPTIONS)
     with pytest.raises(InputError, match="loss is 'softmax' there and 'distributed' here"):
-        modules[0].run(data, workdir=tmp_path, loss="distributed", steps=20, **OPTIONS)
+        train.run(data, workdir=tmp_path, loss="distributed", steps=20, **OPTIONS)
     one, other = (np.load(path / "best.npz") for path in (folder, tmp_path))
     for name in one.files:
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def test_a_frozen_image_encoder_stays_as_it_was(modules, data, tmp_path):
-    train = modules[0]
+def test_a_frozen_image_encoder_stays_as_it_was(data, tmp_path):
     train.run(data, workdir=tmp_path, loss="softmax", steps=10, freeze_image=True, **OPTIONS)
     start = train.init_params(train.jax.random.key(0), size=train.SIZE, name_size=3)
     with np.load(tmp_path / "best.npz") as best:
@@ -92,9 +76,9 @@ def test_a_frozen_image_encoder_stays_as_it_was(modules, data, tmp_path):
             assert equal == (path[0].key == "image"), path
 
 
-def test_batches_depend_on_their_step_alone_and_hold_no_known_positive(modules, data):
+def test_batches_depend_on_their_step_alone_and_hold_no_known_positive(data):
     pairs, split = data["train"].pairs, data["train"]
-    make = modules[1].EmojiBatches
+    make = emoji_batches.EmojiBatches
     options = {"batch_size": 16, "seed": 3}
     for parts in (1, 4):
         batches, others = (
@@ -113,8 +97,7 @@ def test_batches_depend_on_their_step_alone_and_hold_no_known_positive(modules, 
             np.testing.assert_array_equal(colours, want)
 
 
-def test_an_emoji_is_in_one_split_with_all_its_names(modules):
-    emoji_data = modules[2]
+def test_an_emoji_is_in_one_split_with_all_its_names():
     emoji = [emoji_data.Emoji(chr(0x1F300 + i), (f"name {i}", f"kind {i % 7}")) for i in range(300)]
     splits = emoji_data.split(emoji)
     assert sorted(one for pairs in splits.values() for one in pairs.emoji) == emoji

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import numpy as np
-from emoji_data import Pairs
-from model import Inputs
 
+from examples.emoji.emoji_data import Pairs
+from examples.emoji.model import Inputs
 from selfdistill_jax.data.batches import TripletBatch
 
 _SHIFT = 4  # pixels by which a picture moves at most, in each direction

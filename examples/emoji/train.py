@@ -1,6 +1,6 @@
 """Learns to find emoji by their names: image-text retrieval with the losses and loop for texts.
 
-    python examples/emoji/train.py --loss=softmax --workdir=runs/emoji
+    python -m examples.emoji.train --loss=softmax --workdir=runs/emoji
 
 The encoder of names is all-MiniLM-L6-v2, frozen, with a trained matrix after it; a small
 convolutional network learns to encode pictures. Emoji of dev and test are not in training. The same
@@ -8,6 +8,7 @@ command resumes.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from batches import EmojiBatches
-from emoji_data import SIZE, Pairs, read_emoji, render, split
-from model import Inputs, encode, init_params
 
+from examples.emoji.batches import EmojiBatches
+from examples.emoji.emoji_data import SIZE, Pairs, read_emoji, render, split
+from examples.emoji.model import Inputs, encode, init_params
 from selfdistill_jax import BiEncoder
+from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun, dense_run, score
 from selfdistill_jax.retrieval.significance import paired_test
@@ -100,8 +102,14 @@ def run(
     """Trains, or resumes, and returns the test results of the untrained and the best encoder.
 
     Raises:
-      InputError: the folder holds a run with other options.
+      InputError: an option is out of range, or the folder holds a run with other options.
     """
+    most, devices = len(data["train"].pairs.examples()), jax.device_count()
+    if steps < 1 or not 2 <= batch_size <= most or batch_size % devices:
+        raise InputError(
+            f"steps is {steps} and batch_size {batch_size}; expected 1 or more, and a batch of "
+            f"2 to {most} pairs that {devices} devices can share equally"
+        )
     options = {"loss": loss, "steps": steps, "batch_size": batch_size, "seed": seed}
     options |= {"learning_rate": learning_rate, "freeze_image": freeze_image}
     open_run(workdir, options, data="emoji", restart=False)
@@ -188,8 +196,13 @@ def main() -> None:
     options = vars(parser.parse_args())
     show_log()
     split_cpu_into_devices(options["batch_size"])
-    data = load(options.pop("names"))
-    found = run(data, **options)
+    try:
+        data = load(options.pop("names"))
+        found = run(data, **options)
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}; run: pip install -r examples/emoji/requirements.txt")
+    except InputError as error:
+        sys.exit(f"error: {error}")
     test = paired_test(*(found[name].values[MEASURES[0]] for name in ("start", "trained")))
     emoji, names = len(data["test"].pairs.emoji), len(data["test"].names)
     print(f"{names:,} names, {emoji:,} emoji that were not in training\n")
