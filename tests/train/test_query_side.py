@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from configs import base
 from selfdistill_jax import BiEncoder, encode, evaluate, search
 from selfdistill_jax.checkpoints.layout import DOCUMENT_ENCODER
 from selfdistill_jax.checkpoints.model_folder import read_folder
@@ -22,7 +21,7 @@ from selfdistill_jax.train.evaluation.encode_table import TableEncoder
 from selfdistill_jax.train.job import make_job
 from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state
 from selfdistill_jax.train.step import make_global_loss
-from tests.tiny import ROWS, load_batches, metrics, texts, train
+from tests.tiny import ROWS, load_batches, metrics, texts, train, write_collection
 from tests.train import every_loss
 from tests.train.runs import assert_goes_on, vectors_of
 
@@ -110,16 +109,18 @@ def test_any_number_of_negatives(tiny, tmp_path, negatives):
 
 
 def test_the_final_choice_and_retention_use_the_fixed_documents(tiny, tmp_path):
-    settings = {"evaluation__interpolation": (0.5,), "evaluation__retention": "pydocs"}
-    settings |= {"evaluation__retention_documents": 60, "train__steps": 12}
-    train(tiny.config("softmax", train__side="query", **settings), tmp_path)
-    choice = json.loads((tmp_path / "eval" / "choice.json").read_text())
-    start, model = (BiEncoder.load(str(f)) for f in (tiny.encoder, tmp_path / "model"))
+    other = write_collection(tmp_path / "other", splits={"test": range(40)})
+    settings = {"evaluation__interpolation": (0.5,), "evaluation__retention": str(other)}
+    config = tiny.config("softmax", train__side="query", train__steps=12, **settings)
+    folder = tmp_path / "run"
+    train(config, folder)
+    choice = json.loads((folder / "eval" / "choice.json").read_text())
+    start, model = (BiEncoder.load(str(f)) for f in (tiny.encoder, folder / "model"))
     np.testing.assert_array_equal(*(m.encode_document(DOCUMENT_TEXTS) for m in (start, model)))
     changed = np.abs(model.encode_query(QUERY_TEXTS) - start.encode_query(QUERY_TEXTS)).max()
     assert (changed > 0) == (choice["alpha"] == 0.5)
-    retention = json.loads((tmp_path / "eval" / "retention.json").read_text())
-    assert retention["collection"] == "pydocs"
+    retention = json.loads((folder / "eval" / "retention.json").read_text())
+    assert retention["collection"] == "other"
 
 
 def test_vectors_that_are_not_finite_are_refused_and_not_cached(tiny, tmp_path, monkeypatch):
@@ -150,9 +151,8 @@ def test_a_collection_of_any_size_is_encoded_once(tiny, tmp_path, monkeypatch):
     assert [count for count, label in labels if "ocuments" in label] == [40]
 
 
-def test_documents_that_are_all_alike_are_no_alarm():
-    config = base.get_config()
-    config.train.side, config.train.collapse_cosine = "query", 0.5
+def test_documents_that_are_all_alike_are_no_alarm(tiny):
+    config = tiny.config(train__side="query", train__collapse_cosine=0.5)
     assert make_job(config).loop.collapse_cosine == math.inf
 
 
