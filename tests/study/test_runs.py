@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from selfdistill_jax import choose as choose_module
 from selfdistill_jax.choose import choose
 from selfdistill_jax.cli.config_flag import load_config
 from selfdistill_jax.errors import InputError
@@ -152,10 +153,26 @@ def test_a_choice_is_resumed_and_ends_with_a_run(tiny, tmp_path):
     winner = re.search("Winner: (.*?), (\\d+) steps", text)
     best = max(zip(steps, rows, strict=True), key=lambda pair: (pair[0], float(pair[1]["dev"])))
     assert winner[1] == best[1]["method"]
+    rates = re.search("learning_rate=(\\S+)", text), re.search("([^ ]+)$", winner[1])
+    final, of_trials = (float(found[1]) for found in rates)
+    longest = max(n for n, row in zip(steps, rows, strict=True) if row["method"] == winner[1])
+    want = of_trials * (longest / int(winner[2])) ** 0.5
+    assert final == pytest.approx(want, rel=0.05)
     assert "trained − start" in text
     assert choose(config, tmp_path, minutes=0.2) == text
     with pytest.raises(InputError, match=r"another config: seed is 0 there and 1 here"):
         choose(tiny.config(seed=1, evaluation__interpolation=(0.5, 1.0)), tmp_path, minutes=0.2)
+
+
+def test_a_choice_that_is_stopped_in_its_first_trial_starts_no_other(tiny, tmp_path, monkeypatch):
+    started = []
+
+    def run_trial(config, folder, *, stop):
+        started.append(config.train.steps)
+
+    monkeypatch.setattr(choose_module, "run_trial", run_trial)
+    assert choose(tiny.config(), tmp_path, minutes=0.2) is None
+    assert started == [5]
 
 
 def test_a_choice_needs_dev(tiny, tmp_path):
