@@ -111,7 +111,7 @@ def test_an_emoji_is_in_one_split_with_all_its_names():
         assert pairs.qrels()["kind 3"] == {
             str(row): 1 for row in pairs.relevant[pairs.names.index("kind 3")]
         }
-    # A further emoji does not move the others.
+    # Adding an emoji leaves all others in their splits.
     more = emoji_data.split([*emoji, emoji_data.Emoji("z", ("last",))])
     assert all(set(splits[name].emoji) <= set(more[name].emoji) for name in splits)
 

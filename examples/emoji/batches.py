@@ -8,7 +8,7 @@ from examples.emoji.emoji_data import Pairs
 from examples.emoji.model import Inputs
 from selfdistill_jax.data.batches import TripletBatch
 
-_SHIFT = 4  # pixels by which a picture moves at most, in each direction
+_SHIFT = 4  # largest random shift of a picture, in pixels, along each axis
 
 
 class EmojiBatches:

@@ -65,8 +65,8 @@ def summaries(
     count = batch.n.shape[1]
     real_N = repeat(batch.where, count)
     own_B = dot(batch.q, batch.p)
-    # A number exceeds the mean of the others exactly if it exceeds the mean of all, and the mean of
-    # all takes one product per query instead of one per pair.
+    # Comparing with the mean of all rows gives the same answer as with the mean of the others, and
+    # takes one product per query instead of one per pair.
     all_B = batch.q @ jnp.mean(batch.p, axis=0, where=batch.where[:, None])
     rows = jnp.sum(batch.where, dtype=all_B.dtype)
     found = {

@@ -24,7 +24,7 @@ from selfdistill_jax.retrieval.encode_corpus import cores
 AXES = ("data", "fsdp")
 _SHARDED = AXES[1]
 _BATCH = P(AXES)
-# Most devices made of a CPU: each has its own parameters, moments and gradient in memory.
+# Limit on CPU devices: each holds its own parameters, moments and gradient in memory.
 _MOST_CPU_DEVICES = 4
 Tree = TypeVar("Tree")
 

@@ -50,7 +50,7 @@ echo "$@" >>"$WORKER/python3.log"
 case "$*" in *" venv "*) mkdir -p .venv/bin && cp "$TRAINER" .venv/bin/python ;; esac
 case "$*" in *" list "*) echo "jax 0.10.2" ;; esac
 """
-# The trainer. PLAN says, by process number, what it does after recording its call.
+# Stands in for the trainer: records its call, then does what PLAN lists for its process number.
 FAKE_TRAINER = f"""#!/bin/sh
 '''exec' "{sys.executable}" -S "$0" "$@" #'''
 import json, os, signal, sys, time

@@ -33,7 +33,7 @@ VARIANTS = [
     ("softmax", {"symmetric": True}),
     ("distributed", {"method": "moments", "dimensions": (16, 5)}),
 ]
-# The second of 2, 4 or 8 devices has no row; the others have unequal numbers of rows.
+# Number of devices -> masked rows. Device 2 has no rows left, the others have different numbers.
 NO_ROWS = {1: (3, 11), 2: (3, *range(8, 16)), 4: (3, 4, 5, 6, 7, 13), 8: (2, 3, 5, 14)}
 
 

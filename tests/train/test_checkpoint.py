@@ -1,4 +1,4 @@
-"""Tests that a checkpoint restores what was saved, on any number of devices."""
+"""Tests that a checkpoint restores the saved state on any number of devices."""
 
 import jax
 import numpy as np

@@ -193,7 +193,7 @@ def test_triplet_file(tiny, triplets, tmp_path):
 def test_triplet_file_evaluated_on_a_collection(tiny, triplets, finished, tmp_path):
     config = tiny.config(data__triplets=str(triplets), train__steps=3)
     assert train(config, tmp_path).startswith("tiny+own, test: 8 queries, 40 documents")
-    # It is evaluated like the collection alone, but trained on other texts.
+    # Both runs are evaluated on the same collection; only their training texts differ.
     assert metrics(tmp_path, "dev")[0] == metrics(finished, "dev")[0]
     assert metrics(tmp_path, "train")[0]["loss"] != metrics(finished, "train")[0]["loss"]
 

@@ -76,7 +76,7 @@ def test_the_optimizer_is_adamw_after_clipping():
 
 
 def test_runs_of_other_learning_rates_share_a_compiled_step():
-    """Their programs have the same text, by which the compiler's cache finds a program."""
+    """Their programs have the same text, which is the key of the compilation cache."""
 
     def program(rate, steps, decay):
         schedule = make_schedule(

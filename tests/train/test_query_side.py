@@ -1,4 +1,4 @@
-"""Tests training of queries alone: the documents and their vectors stay as they are."""
+"""Tests training of the query encoder alone: the vectors of documents do not change."""
 
 import json
 import math

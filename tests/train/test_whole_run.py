@@ -1,4 +1,4 @@
-"""Tests a run from start to end: the files it leaves and the model it keeps."""
+"""Tests a run from start to end: its files and the model that it saves."""
 
 import json
 
@@ -87,7 +87,7 @@ def test_run_learns_what_it_is_taught(finished):
 
 
 def test_a_run_without_negatives_but_those_of_the_batch(tiny, tmp_path):
-    """Its report does not need margins either."""
+    """Such a run records no margins, and its report leaves their figures out."""
     config = tiny.config("softmax", data__negatives_per_query=0, train__steps=2)
     assert train(config, tmp_path / "run") is not None
     assert "margin_mean" not in metrics(tmp_path / "run", "train")[0]

@@ -1,4 +1,4 @@
-"""Tests that tab-separated files are read as they were written, quoted as CSV or not."""
+"""Tests that tab-separated files are read back unchanged, with and without CSV quotes."""
 
 import csv
 import io
