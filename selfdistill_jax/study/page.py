@@ -9,7 +9,7 @@ from selfdistill_jax.io import write_text
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.study.analysis import Comparison, compare, over_collections
-from selfdistill_jax.study.definition import Study
+from selfdistill_jax.study.definition import Run, Study
 from selfdistill_jax.study.table import QUERIES, RUNS, Table
 
 PAGE, FIGURE = "README.md", "differences.svg"
@@ -44,6 +44,7 @@ def write_page(study: Study, table: Table, folder: Path) -> str:
         _draw(study, found, folder / FIGURE)
     else:
         lines += ["", "No method has been compared with the baseline yet."]
+    lines += _tuning(study, table)
     text = "\n".join(lines) + "\n"
     write_text(folder / PAGE, text)
     return text
@@ -90,11 +91,39 @@ def _collection(study: Study, collection: str, found: list[Comparison]) -> list[
     return [f"## {collection}", "", text, "", format_table(rows, columns, markdown=True)]
 
 
-def _tuned(study: Study, tuned: str) -> str:
+def _tuning(study: Study, table: Table) -> list[str]:
+    """Returns a section with the values on dev for all tuned settings that were tried."""
+    grid, lines = study.grid(), []
+    settings = [_tuned(study, json.dumps(tuned), mark="") for tuned in grid]
+    for collection in study.collections:
+        rows = []
+        for method in study.methods:
+            runs = [Run(collection, method, "tune", study.seeds[0], tuned) for tuned in grid]
+            results = [table.find(run) for run in runs]
+            values = [result.numbers.get("dev") if result else None for result in results]
+            known = [value for value in values if value is not None]
+            if known:
+                best = max(known) if len(known) == len(values) else None
+                rows.append([method, *(_bold(value, value == best) for value in values)])
+        if rows:
+            table_of_rows = format_table(rows, ["method", *settings], markdown=True)
+            lines += ["", f"On {collection}:", "", table_of_rows]
+    if not lines:
+        return []
+    return ["", "## Tuning", "", f"{MEASURES[0]} on dev, at the best evaluated step.", *lines]
+
+
+def _bold(value: float | None, best: bool) -> str:
+    if value is None:
+        return ""
+    return f"**{value:.4f}**" if best else f"{value:.4f}"
+
+
+def _tuned(study: Study, tuned: str, mark: str = "*") -> str:
     parts = []
     for key, value in json.loads(tuned).items():
         tried = study.tuned.get(key, ())
-        edge = "*" if len(tried) > 1 and value in (min(tried), max(tried)) else ""
+        edge = mark if len(tried) > 1 and value in (min(tried), max(tried)) else ""
         parts.append(f"{key.rpartition('.')[2]} {value:g}{edge}")
     return ", ".join(parts)
 

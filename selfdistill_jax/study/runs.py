@@ -54,13 +54,14 @@ def execute(
         phases: Sequence[Run] = [
             Run(collection, method, "tune", study.seeds[0], tuned) for tuned in study.grid()
         ]
-        if len(phases) > 1 and not _execute_all(phases, settings, table, make_config, work, stop):
+        common = (settings, table, make_config, work / study.name, stop)
+        if len(phases) > 1 and not _execute_all(phases, *common):
             return False
         tuned = best_tuned(study, table, collection, method)
         if tuned is None:
             continue  # every run of the grid failed
         phases = [Run(collection, method, "test", seed, tuned) for seed in study.seeds]
-        if not _execute_all(phases, settings, table, make_config, work, stop):
+        if not _execute_all(phases, *common):
             return False
     return True
 
@@ -103,13 +104,12 @@ def _execute(
         "evaluation.split": "test" if run.phase == "test" else "none",
         "train.checkpoint_every": settings.get("train.steps", 10**9),  # the last step only
     }
-    folder = work / "-".join([run.collection, run.method, run.phase, str(run.seed)])
-    trial = run_trial(make_config(settings), folder, stop=stop)
+    trial = run_trial(make_config(settings), work / "-".join(run.key()[:-1]), stop=stop)
     if trial is None:
         return None
     dev = trial.numbers.get("dev", float("nan"))
     LOG.info("%s: dev %.4f, %.0f s", " ".join(run.key()), dev, trial.numbers["seconds"])
-    return Result(run.key(), *trial)
+    return Result(run.key(), trial.numbers, trial.texts, trial.values)
 
 
 def _dataset(collection: str, data: Path | None) -> str:

@@ -1,8 +1,10 @@
 """Stores the results of a study's runs as CSV files that are small enough to commit."""
 
+import contextlib
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import write_text
+from selfdistill_jax.locks import lock
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.study.definition import Run
 
@@ -20,6 +23,7 @@ NUMBERS = (
     "step_seconds", "train_seconds", "seconds",
 )  # fmt: skip
 TEXTS = ("dtype", "commit", "date", "error")
+_ATTEMPTS = 300  # every 0.1 s, to write the file while another process writes it
 _SCALE = 10_000  # a query's value is stored as a whole number of this many parts
 
 
@@ -41,7 +45,7 @@ class Result(NamedTuple):
 
 
 class Table:
-    """Holds the results of many runs.
+    """Holds the results of many runs; several processes can add to the same file.
 
     Args:
       path: CSV file of the results; it need not exist. The values of test queries are in
@@ -78,9 +82,28 @@ class Table:
         return self.results.get(run.key())
 
     def add(self, result: Result) -> None:
-        """Adds a result and writes it."""
-        self.results[result.key] = result
+        """Adds a result, and writes it together with those that other processes added."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            self.results = Table(self._path).results | self.results | {result.key: result}
+            self._write()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Generator[None]:
+        """Waits until no other process writes the file, and keeps others from it."""
+        path = self._path.with_name(f".{self._path.name}.lock")
+        with contextlib.ExitStack() as held:
+            for attempt in range(_ATTEMPTS):
+                try:
+                    held.enter_context(lock(path, str(self._path)))
+                    break
+                except InputError:
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+                    time.sleep(0.1)
+            yield
+
+    def _write(self) -> None:
         rows, queries = [], []
         for one in self.results.values():
             numbers = [f"{one.numbers[n]:.6g}" if n in one.numbers else "" for n in NUMBERS]

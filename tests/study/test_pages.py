@@ -7,6 +7,7 @@ import pytest
 from selfdistill_jax.cli.config_flag import load_config
 from selfdistill_jax.study.definition import read_study
 from selfdistill_jax.study.page import write_page
+from selfdistill_jax.study.runs import execute
 from selfdistill_jax.study.table import RUNS, Table
 from selfdistill_jax.train.loss import make_loss
 
@@ -21,12 +22,40 @@ def test_a_page_follows_from_its_table(path, tmp_path):
     assert text == (folder / "README.md").read_text()
 
 
+def make_config(settings):
+    rest = {key: value for key, value in settings.items() if key != "loss.name"}
+    return load_config(Path("configs/base.py"), settings["loss.name"], rest)
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_method_of_a_study_has_a_config_and_a_loss(path):
     study = read_study(path)
     for settings in study.methods.values():
         for tuned in study.grid():
-            rest = study.settings | settings | tuned
-            loss = rest.pop("loss.name")
-            config = load_config(Path("configs/base.py"), loss, rest)
+            config = make_config(study.settings | settings | tuned)
+            loss = config.loss.name
             make_loss(loss, {k: v for k, v in config.loss.items() if k != "name"})
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_runs_with_a_tiny_encoder(path, tiny, tmp_path):
+    study = read_study(path)
+    method, settings = list(study.methods.items())[-1]
+    small = {k: v for k, v in tiny.settings.items() if k != "data.dataset"}
+    small |= {"train.steps": 2, "train.evaluate_every": 2}
+    study = study._replace(
+        collections=("tiny",),
+        settings={},
+        methods={method: study.settings | settings | small},
+        tuned={},
+        seeds=(0,),
+        baseline=method,
+    )
+    table = Table(tmp_path / RUNS)
+    assert execute(study, table, make_config, data=tiny.collection.parent, work=tmp_path / "work")
+    (result,) = table.results.values()
+    assert result.texts["error"] == ""
+    assert len(result.values) == 8
+    text = write_page(study, table, tmp_path)
+    assert f"| {method}" in text
+    assert "1 of 1 tested runs" in text
