@@ -3,10 +3,10 @@
     python -m selfdistill_jax.choose --config=configs/base.py --minutes=60 --config.data.dataset=DIR
 
 Tries losses, sources of negatives and learning rates. Half of the time goes to short runs, compared
-on dev: the better half of the recipes gets twice the steps, until two are left. The rest of the
-time goes to a training run with the winner, like that of selfdistill_jax.main. Its learning rate is
-lower than in the trials, by the square root of the ratio of the steps. Test is read once, at the
-end of that run. Everything tried is in trials.csv of --workdir. The same command resumes.
+on dev: the better half of the recipes gets twice the steps, until only the default recipe and one
+other are left. The other one wins if it is better by more than one standard error. The rest of the
+time goes to a training run with the winner, like that of selfdistill_jax.main. Test is read once,
+at the end of that run. Everything tried is in trials.csv of --workdir. The same command resumes.
 """
 
 import copy
@@ -28,14 +28,15 @@ from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.study.definition import Run
-from selfdistill_jax.study.halving import halve, plan
-from selfdistill_jax.study.recipes import Recipe, recipes
+from selfdistill_jax.study.halving import Rung, halve, is_better, plan
+from selfdistill_jax.study.recipes import Recipe, recipes, trial_rate
 from selfdistill_jax.study.table import Result, Table
 from selfdistill_jax.study.trial import run_trial
 from selfdistill_jax.train.data.tokenized_collection import open_tokenized
 from selfdistill_jax.train.job import make_job, split_devices
 from selfdistill_jax.train.run_folder import claimed, open_run
 
+_PROBES = (3, 4)  # steps of two runs: the first fills the caches, the second shows the time
 _FIRST_STEPS = 10  # of the shortest trials
 _PASSES = 5  # over the training data, after which the final run ends even if there is time left
 _EVALUATIONS = 8  # on dev during the final run
@@ -89,75 +90,146 @@ def choose(
         )
     given = (data.examples.negatives >= 0).sum(axis=1)
     known = recipes(drawn=bool((given < job.data.negatives_per_query).any()))
+    passes = _PASSES * len(data.examples) // config.train.batch_size
     with claimed(workdir):
         open_run(workdir, job.settings, data=data.collection.fingerprint, restart=False)
-        trials = Table(workdir / "trials.csv")
-        winner = _search(config, known, trials, workdir / "trial", 30 * minutes, stop)
+        trials = _Trials(config, workdir, stop)
+        planned = _plan(trials, known, workdir / "plan.json", 60 * minutes, passes)
+        if planned is None:
+            return None
+        steps, rounds = planned
+        LOG.info("Rounds: %s", "; ".join(f"{n} recipes, {steps} steps" for n, steps in rounds))
+        winner = _search(trials, known, rounds, steps)
         if winner is None:
             return None
-        passes = _PASSES * len(data.examples) // config.train.batch_size
-        longest = _longest(trials, winner)
-        steps = _final_steps(workdir / "winner.json", longest, trials, 60 * minutes, passes)
-        rate = _final_rate(winner.learning_rate, _steps(longest), steps)
-        last = winner._replace(learning_rate=rate)
-        LOG.info("Winner: %s; training %d steps at %g", winner.name, steps, rate)
-        final = _changed(config, last, steps, every=-(-steps // _EVALUATIONS))
+        LOG.info("Winner: %s; training %d steps", winner.name, steps)
+        final = _changed(config, winner, steps, every=-(-steps // _EVALUATIONS))
         text = train_and_report(final, workdir / "run", stop=lambda step: stop())
     if text is None:
         return None
-    flags_of_run = [*last.flags(), f"--config.train.steps={steps}"]
+    flags_of_run = [*winner.flags(), f"--config.train.steps={steps}"]
     command = " \\\n      ".join(["python -m selfdistill_jax.main", *flags_of_run])
     return (
-        f"{_table(trials)}\n\nWinner: {winner.name}, {steps} steps. The same run alone, with your "
+        f"{trials.text()}\n\nWinner: {winner.name}, {steps} steps. The same run alone, with your "
         f"other settings:\n\n  {command}\n\n{text}"
     )
 
 
+class _Trials:
+    """Runs trials and records them in ``trials.csv``.
+
+    Args:
+      config: config of the final run.
+      workdir: folder of the file, and of the run of a trial while it lasts.
+      stop: True stops the trial.
+    """
+
+    def __init__(self, config: Any, workdir: Path, stop: Callable[[], bool]):
+        self._config, self._stop, self._folder = config, stop, workdir / "trial"
+        self._table = Table(workdir / "trials.csv")
+
+    def run(
+        self, recipe: Recipe, steps: int, *, rate: float, phase: str = "trial"
+    ) -> Result | None:
+        """Returns the result of a trial, whose values are those on dev; None if it was stopped.
+
+        Args:
+          recipe: the recipe.
+          steps: number of steps.
+          rate: learning rate of the trial; the recipe's is that of the final run.
+          phase: "trial", or "probe" to measure the time.
+        """
+        settings = {"train.steps": steps, "train.learning_rate": rate}
+        run = Run("", recipe.name, phase, self._config.seed, settings)
+        if self._table.find(run) is None:
+            LOG.info("Trial of %s: %d steps at %g", recipe.name, steps, rate)
+            used = recipe._replace(learning_rate=rate)
+            changed = _changed(self._config, used, steps, every=steps)
+            changed.evaluation.split, changed.evaluation.interpolation = "none", ()
+            found = run_trial(changed, self._folder, stop=self._stop)
+            if found is None:
+                return None
+            self._table.add(Result(run.key(), found.numbers, found.texts, found.dev_values))
+        return self._table.find(run)
+
+    def text(self) -> str:
+        """Returns all trials as a table, the longest and best first."""
+        results = [r for r in self._table.results.values() if r.key[2] == "trial"]
+        results.sort(key=lambda r: (-_setting(r, "steps"), -r.numbers.get("dev", -1)))
+        rows: list[list[Any]] = [
+            [
+                r.key[1], int(_setting(r, "steps")), f"{_setting(r, 'learning_rate'):g}",
+                r.numbers.get("dev"), f"{r.numbers['seconds']:.0f}",
+            ]
+            for r in results
+        ]  # fmt: skip
+        start = next((r.numbers["start dev"] for r in results if "start dev" in r.numbers), None)
+        rows.append(["start encoder", 0, "", start, ""])
+        titles = ["recipe", "steps", "rate of trial", f"{MEASURES[0]} on dev", "seconds"]
+        return format_table(rows, titles)
+
+
+def _plan(
+    trials: _Trials, known: list[Recipe], path: Path, seconds: float, passes: int
+) -> tuple[int, list[Rung]] | None:
+    """Plans the final run and the trials, and records the plan for a resumed choice.
+
+    Args:
+      trials: runs the probes.
+      known: all recipes, the default first.
+      path: file for the plan.
+      seconds: time for all trials and the final run.
+      passes: most steps of the final run.
+
+    Returns:
+      The steps of the final run and the rounds of trials; None if it was stopped.
+    """
+    if path.is_file():
+        facts = read_json(path)
+        rounds = [Rung(*pair) for pair in entry(facts, "rounds", list, where=path)]
+        return entry(facts, "steps", int, where=path), rounds
+    default = known[0]
+    for steps in _PROBES:
+        probe = trials.run(default, steps, rate=default.learning_rate, phase="probe")
+        if probe is None:
+            return None
+    step_seconds = max(probe.numbers.get("step_seconds", 1.0), 1e-6)
+    most = max(min(int(seconds / 2 / step_seconds), passes), _FIRST_STEPS)
+    rounds = plan(
+        len(known),
+        seconds=seconds - most * step_seconds,
+        first_steps=_FIRST_STEPS,
+        most_steps=most,
+        step_seconds=step_seconds,
+        other_seconds=max(probe.numbers["seconds"] - _PROBES[-1] * step_seconds, 0.0),
+    )
+    most = max(most, rounds[-1].steps)  # never shorter than a trial
+    write_json(path, {"steps": most, "rounds": rounds})
+    return most, rounds
+
+
 def _search(
-    config: Any,
-    known: list[Recipe],
-    trials: Table,
-    folder: Path,
-    seconds: float,
-    stop: Callable[[], bool],
+    trials: _Trials, known: list[Recipe], rounds: list[Rung], final_steps: int
 ) -> Recipe | None:
     """Returns the winner of the trials; None if it was stopped."""
 
     def trial(recipe: Recipe, steps: int) -> Result | None:
-        run = Run("", recipe.name, "trial", config.seed, {"train.steps": steps})
-        if trials.find(run) is None:
-            LOG.info("Trial: %s, %d steps", recipe.name, steps)
-            changed = _changed(config, recipe, steps, every=steps)
-            changed.evaluation.split, changed.evaluation.interpolation = "none", ()
-            found = run_trial(changed, folder, stop=stop)
-            if found is None:
-                return None
-            trials.add(Result(run.key(), *found))
-        return trials.find(run)
+        rate = trial_rate(recipe.learning_rate, steps, final_steps)
+        return trials.run(recipe, steps, rate=rate)
 
     def value(recipe: Recipe, steps: int) -> float | None:
         found = trial(recipe, steps)
         return found and found.numbers.get("dev", -1.0)  # a failed trial is the worst
 
-    # The first trial fills the caches; the second one costs what all others will.
-    for steps in (_FIRST_STEPS // 2, _FIRST_STEPS):
-        if (first := trial(known[0], steps)) is None:
-            return None
-    step_seconds = first.numbers.get("step_seconds", 1.0)
-    rounds = plan(
-        len(known),
-        seconds=seconds,
-        first_steps=_FIRST_STEPS,
-        step_seconds=step_seconds,
-        other_seconds=max(first.numbers["seconds"] - _FIRST_STEPS * step_seconds, 0.0),
-    )
-    LOG.info("Rounds: %s", "; ".join(f"{n} recipes, {steps} steps" for n, steps in rounds))
-    winner = halve(known, rounds, value)
-    if winner is not None:
-        last = trial(winner, rounds[-1].steps)
-        if last is not None and "dev" not in last.numbers:
-            raise InputError(f"all trials failed: {last.texts['error']}")
-    return winner
+    best = halve(known, rounds, value)
+    if best is None:
+        return None
+    default, other = (trial(recipe, rounds[-1].steps) for recipe in (known[0], best))
+    if default is None or other is None:
+        return None
+    if "dev" not in default.numbers and "dev" not in other.numbers:
+        raise InputError(f"all trials failed: {other.texts['error']}")
+    return best if is_better(default.values, other.values) else known[0]
 
 
 def _changed(config: Any, recipe: Recipe, steps: int, *, every: int) -> Any:
@@ -169,47 +241,8 @@ def _changed(config: Any, recipe: Recipe, steps: int, *, every: int) -> Any:
     return changed
 
 
-def _longest(trials: Table, recipe: Recipe) -> Result:
-    """Returns the longest trial of a recipe."""
-    own = [result for result in trials.results.values() if result.key[1] == recipe.name]
-    return max(own, key=_steps)
-
-
-def _final_rate(learning_rate: float, trial_steps: int, steps: int) -> float:
-    """Returns the learning rate of the final run.
-
-    The best rate of a short run is too high for a long one, so it falls with the square root of the
-    number of steps. Without that, runs of 42 and 55 steps on pydocs and medquad-short ended 0.005
-    nDCG@10 below runs at half the rate.
-    """
-    return float(f"{learning_rate * (trial_steps / steps) ** 0.5:.1e}")
-
-
-def _final_steps(path: Path, longest: Result, trials: Table, seconds: float, passes: int) -> int:
-    """Returns the steps of the final run: what the time allows, recorded for a resumed choice."""
-    if path.is_file():
-        return entry(read_json(path), "steps", int, where=path)
-    used = sum(result.numbers["seconds"] for result in trials.results.values())
-    affordable = int((seconds - used) / max(longest.numbers["step_seconds"], 1e-6))
-    # Never shorter than the trial that it won by.
-    steps = max(min(affordable, passes), _steps(longest))
-    write_json(path, {"recipe": longest.key[1], "steps": steps})
-    return steps
-
-
-def _steps(result: Result) -> int:
-    return json.loads(result.key[-1])["train.steps"]
-
-
-def _table(trials: Table) -> str:
-    """Returns all trials as text, the longest and best first."""
-    results = sorted(trials.results.values(), key=lambda r: (-_steps(r), -r.numbers.get("dev", -1)))
-    rows: list[list[Any]] = [
-        [r.key[1], _steps(r), r.numbers.get("dev"), f"{r.numbers['seconds']:.0f}"] for r in results
-    ]
-    start = next((r.numbers["start dev"] for r in results if "start dev" in r.numbers), None)
-    rows.append(["start encoder", 0, start, ""])
-    return format_table(rows, ["recipe", "steps", f"{MEASURES[0]} on dev", "seconds"])
+def _setting(result: Result, name: str) -> float:
+    return json.loads(result.key[-1])[f"train.{name}"]
 
 
 if __name__ == "__main__":

@@ -32,11 +32,13 @@ class Trial(NamedTuple):
       texts: ``dtype``, ``commit``, ``date``, and ``error``: why the run failed or ended early.
       values: ``[queries]``, the first of `MEASURES` for each test query, in the order of their ids;
         empty if test was not evaluated.
+      dev_values: ``[queries]``, the same for dev, at the best step; empty without dev.
     """
 
     numbers: dict[str, float]
     texts: dict[str, str]
     values: np.ndarray
+    dev_values: np.ndarray
 
 
 def run_trial(
@@ -62,7 +64,7 @@ def run_trial(
     except InputError as error:
         LOG.warning("%s", error)
         seconds = time.monotonic() - began
-        return Trial({"seconds": seconds}, texts | {"error": str(error)}, np.zeros(0))
+        return Trial({"seconds": seconds}, texts | {"error": str(error)}, np.zeros(0), np.zeros(0))
     finally:
         gc.collect()  # frees the run's programs and arrays before the next run makes its own
     seconds = time.monotonic() - began
@@ -73,14 +75,15 @@ def run_trial(
         "error": run.ended,
     }
     shutil.rmtree(folder)
-    return Trial(_numbers(run) | {"seconds": seconds}, texts, _values(run))
-
-
-def _numbers(run: FinishedRun) -> dict[str, float]:
-    numbers = {}
     dev = [record for record in run.records if record["kind"] == "dev"]
+    best = max(dev, key=lambda record: record[MEASURES[0]], default={})
+    dev_values = np.array(best.get("values", ()), float)
+    return Trial(_numbers(run, dev, best) | {"seconds": seconds}, texts, _values(run), dev_values)
+
+
+def _numbers(run: FinishedRun, dev: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, float]:
+    numbers = {}
     if dev:
-        best = max(dev, key=lambda record: record[MEASURES[0]])
         numbers = {"dev": best[MEASURES[0]], "best_step": best["step"]}
         numbers["start dev"] = dev[0][MEASURES[0]]
     steps = [record for record in run.records if record["kind"] == "train"]

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.eval_set import EvalSet
@@ -81,7 +83,8 @@ class Selector:
         else:
             scored = self._evaluate.start(self._dev, label)
         values = {measure: scored.mean(measure) for measure in MEASURES}
-        log.write("dev", step, values)
+        of_queries = [value for _, value in sorted(scored.values[SELECTION].items())]
+        log.write("dev", step, {**values, "values": np.round(of_queries, 4)})
         new = selection.update(step, values[SELECTION])
         best = new.best_step == step
         LOG.info(
