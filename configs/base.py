@@ -109,6 +109,6 @@ def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
     evaluation.depth = 100  # documents retrieved per query
     evaluation.interpolation = (0.5, 1.0)  # α of the final choice: start + α (trained − start)
     evaluation.split = "test"  # evaluated at the end: test (dev if there is no test), dev, none
-    evaluation.retention = "pydocs"  # second collection, to see forgetting; "": measure none
-    evaluation.retention_documents = 1500  # search at most this many of its documents; 0: all
+    evaluation.retention = "pydocs"  # other collections, "pydocs,FOLDER", to see forgetting
+    evaluation.retention_documents = 1500  # search at most this many documents of each; 0: all
     return config

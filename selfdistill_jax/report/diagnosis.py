@@ -30,7 +30,8 @@ def diagnose(run: FinishedRun) -> list[str]:
     data: dict[str, Any] = next((r for r in run.records if r["kind"] == "data"), {})
     found = [*_examples(run.config, train, data), *_texts(run.config, data)]
     found += _training(run, dev, blame_rate=not _is_unrelated(run.config, train))
-    return [*found, *_dev(run, dev), *_forgetting(run.retention)]
+    forgetting = [finding for facts in run.retention for finding in _forgetting(facts)]
+    return [*found, *_dev(run, dev), *forgetting]
 
 
 def _first(records: Sequence[Mapping[str, Any]], key: str, default: float) -> float:
@@ -154,7 +155,7 @@ def _dev(run: FinishedRun, dev: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _forgetting(retention: Mapping[str, Any]) -> list[str]:
-    if not retention or retention["test"]["ci_high"] >= 0:
+    if retention["test"]["ci_high"] >= 0:
         return []
     return [
         f"The encoder forgets: {MEASURES[0]} on {retention['collection']} fell by "

@@ -31,7 +31,8 @@ class FinishedRun(NamedTuple):
       values: values of the evaluation; empty without a split.
       queries: query id -> text.
       choice: content of ``choice.json``, how the final weights were chosen; empty if they were not.
-      retention: content of ``retention.json``; empty if it was not measured.
+      retention: content of ``retention.json``, an entry for each collection on which it was
+        measured.
     """
 
     folder: Path
@@ -45,7 +46,7 @@ class FinishedRun(NamedTuple):
     values: Values
     queries: dict[str, str]
     choice: dict[str, Any]
-    retention: dict[str, Any]
+    retention: list[dict[str, Any]]
 
     @property
     def best_step(self) -> int | None:
@@ -79,11 +80,13 @@ def read_finished_run(folder: Path) -> FinishedRun:
         entry(facts, "diverged", bool, where=path, default=False),
         _read_values(folder / "eval" / f"per_query.{split}.tsv") if split else {},
         read_json(folder / "eval" / f"queries.{split}.json") if split else {},
-        *(
-            read_json(folder / "eval" / name) if (folder / "eval" / name).is_file() else {}
-            for name in (CHOICE, RETENTION)
-        ),
-    )
+        *(_read_if_written(folder / "eval" / name, kind)
+          for name, kind in ((CHOICE, dict), (RETENTION, list))),
+    )  # fmt: skip
+
+
+def _read_if_written(path: Path, kind: type) -> Any:
+    return read_json(path, kind) if path.is_file() else kind()
 
 
 def _read_values(path: Path) -> Values:

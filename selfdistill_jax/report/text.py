@@ -33,8 +33,8 @@ def result_text(run: FinishedRun) -> str:
     if run.ended:
         lines.append(f"Training was ended by a {run.ended}.")
     lines += describe_choice(run)
-    if run.retention:
-        lines += ["", describe_retention(run.retention)]
+    for facts in run.retention:
+        lines += ["", describe_retention(facts)]
     findings = diagnose(run)
     if findings:
         lines += ["", "Findings:"]
@@ -69,7 +69,7 @@ def describe_choice(run: FinishedRun) -> list[str]:
 
 
 def describe_retention(facts: Mapping[str, Any]) -> str:
-    """Returns a sentence on the quality on a second collection, before and after training."""
+    """Returns a sentence on the quality on another collection, before and after training."""
     test = facts["test"]
     before, after = (facts[name][MEASURES[0]] for name in ("start", "trained"))
     return (

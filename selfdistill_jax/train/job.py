@@ -45,13 +45,13 @@ from selfdistill_jax.train.run_folder import flatten
 
 
 class EvaluationSettings(NamedTuple):
-    """Holds the settings of ``config.evaluation``, with the second collection opened."""
+    """Holds the settings of ``config.evaluation``, with the other collections opened."""
 
     dev_documents: int
     depth: int
     interpolation: tuple[float, ...]
     split: str
-    retention: Source | None
+    retention: tuple[Source, ...]
     retention_documents: int
 
 
@@ -176,10 +176,10 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
     )
 
 
-def _open_retention(name: str) -> Source | None:
-    """Returns the second collection that forgetting is measured on."""
+def _open_retention(names: str) -> tuple[Source, ...]:
+    """Returns the collections that forgetting is measured on, from names between commas."""
     try:
-        return open_source(dataset=name) if name else None
+        return tuple(open_source(dataset=name.strip()) for name in names.split(",") if name.strip())
     except InputError as error:
         raise InputError(f"config.evaluation.retention: {error}") from None
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from selfdistill_jax.encoder.flops import training_flops
+from selfdistill_jax.io import write_json
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.eval_set import make_eval_set
 from selfdistill_jax.train.checkpoint import Checkpoints
@@ -20,7 +21,7 @@ from selfdistill_jax.train.evaluation.best_model import BestModel
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
 from selfdistill_jax.train.evaluation.final_choice import Chosen, choose_weights
 from selfdistill_jax.train.evaluation.final_test import final_split, write_test
-from selfdistill_jax.train.evaluation.retention import write_retention
+from selfdistill_jax.train.evaluation.retention import RETENTION, measure_retention
 from selfdistill_jax.train.evaluation.selection import Selector
 from selfdistill_jax.train.job import Job
 from selfdistill_jax.train.loop import run_steps
@@ -166,7 +167,7 @@ def _evaluate_end(
     last_step: int,
     stop: Callable[[], bool],
 ) -> bool:
-    """Chooses the run's weights on dev, then evaluates them on test and on a second collection.
+    """Chooses the run's weights on dev, then evaluates them on test and on other collections.
 
     Returns:
       True when all is done, False when it was stopped.
@@ -192,21 +193,27 @@ def _evaluate_end(
     options: dict[str, Any] = {"depth": settings.depth, "stop": stop}
     if not write_test(folder, data.collection, split, evaluate, chosen, **options):
         return False
-    source = settings.retention
-    if source is None or source.fingerprint() == job.data.source.fingerprint():
-        return True
-    second = first_then_rest(
-        partial(tokenize, source, job.data.cache, model.pretrained, data.tokenizer)
-    )
-    vectors = StartVectors(model, second, cache=job.data.cache, dtype=job.data.dtype)
-    return write_retention(
-        folder,
-        second.collection,
-        _evaluator(job, model, second, vectors, RunStats(matmul_flops=None)),
-        chosen,
-        max_documents=settings.retention_documents,
-        stop=stop,
-    )
+    own, found = job.data.source.fingerprint(), []
+    for source in settings.retention:
+        if source.fingerprint() == own:
+            continue
+        other = first_then_rest(
+            partial(tokenize, source, job.data.cache, model.pretrained, data.tokenizer)
+        )
+        vectors = StartVectors(model, other, cache=job.data.cache, dtype=job.data.dtype)
+        measured = measure_retention(
+            other.collection,
+            _evaluator(job, model, other, vectors, RunStats(matmul_flops=None)),
+            chosen,
+            max_documents=settings.retention_documents,
+            stop=stop,
+        )
+        if measured is None:
+            return False
+        found.append(measured)
+    if found:
+        on_first(lambda: write_json(folder / RETENTION, found))
+    return True
 
 
 def _compile(job: Job, model, shapes) -> AheadOfTimeStep:

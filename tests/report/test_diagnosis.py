@@ -30,7 +30,7 @@ def run(*, step=None, dev=(0.6, 0.7, 0.702), data=None, choice=None, retention=N
               "needed_errors": 1.7, "candidates": [{"standard_error": 0.01}]}  # fmt: skip
     return FinishedRun(
         Path("run"), CONFIG, records, "own", 100, "test", ended, bool(ended), {}, {},
-        {**chosen, **(choice or {})} if dev else {}, retention or {},
+        {**chosen, **(choice or {})} if dev else {}, [retention] if retention else [],
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from selfdistill_jax.train.evaluation import final_test
 from selfdistill_jax.train.evaluation.best_model import interpolate
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
 from selfdistill_jax.train.evaluation.final_choice import needed_errors
-from tests.tiny import train
+from tests.tiny import train, write_collection
 from tests.train.runs import Killed, assert_same_run, killed, same
 
 
@@ -133,15 +133,26 @@ def test_a_stopped_choice_is_resumed(config, tmp_path):
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_retention_compares_start_and_result_on_another_collection(tiny, tmp_path):
-    text = train(tiny.config(train__steps=4, evaluation__retention="pydocs",
-                             evaluation__retention_documents=700), tmp_path)  # fmt: skip
-    facts = json.loads((tmp_path / "eval" / "retention.json").read_text())
-    assert facts["collection"] == "pydocs"
-    assert facts["documents"] == 700
-    change = facts["trained"]["nDCG@10"] - facts["start"]["nDCG@10"]
-    assert facts["test"]["mean_difference"] == pytest.approx(change)
-    assert "Retention on pydocs" in text
+def test_retention_compares_start_and_result_on_other_collections(tiny, tmp_path):
+    other = write_collection(tmp_path / "other", splits={"test": range(40)})
+    names = f"pydocs, {other},{tiny.collection}"  # the last is the run's own and left out
+    config = tiny.config(
+        train__steps=4, evaluation__retention=names, evaluation__retention_documents=700
+    )
+    text = train(config, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "eval" / "retention.json").read_text())
+    assert [facts["collection"] for facts in found] == ["pydocs", "other"]
+    assert found[0]["documents"] == 700
+    for facts in found:
+        change = facts["trained"]["nDCG@10"] - facts["start"]["nDCG@10"]
+        assert facts["test"]["mean_difference"] == pytest.approx(change)
+        assert f"Retention on {facts['collection']}" in text
+    rows = [json.loads(line) for line in (other / "corpus.jsonl").read_text().splitlines()]
+    texts = [f"{row['title']} {row['text']}" for row in rows]
+    vectors = BiEncoder.load(str(tiny.encoder)).encode_document(texts)
+    cosines = vectors @ vectors.T
+    want = cosines[~np.eye(len(vectors), dtype=bool)].mean()
+    assert found[1]["document_similarity"] == pytest.approx(want, abs=1e-5)
 
 
 def test_the_start_encoder_is_encoded_once_for_all_runs(tiny, tmp_path, monkeypatch):

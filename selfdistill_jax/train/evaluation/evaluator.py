@@ -62,19 +62,29 @@ class Evaluator:
         rows = np.arange(min(_CHECKED, len(self._tokens.queries)))
         self._encode(self._tokens.queries, rows, params, label)
 
-    def start(self, eval_set: EvalSet, label: str) -> ScoredRun:
-        """Evaluates the start encoder, with cached vectors of documents if there are any."""
-        documents = self._by_start(eval_set, label)
+    def start(
+        self, eval_set: EvalSet, label: str, documents: np.ndarray | None = None
+    ) -> ScoredRun:
+        """Evaluates the start encoder.
+
+        Args:
+          eval_set: queries and documents of the collection.
+          label: label of the progress bars.
+          documents: vectors from `start_documents`, if the caller has them.
+        """
+        if documents is None:
+            documents = self.start_documents(eval_set, label)
         return self.score(eval_set, self._model.pretrained.params, documents, label)
 
-    def _by_start(self, eval_set: EvalSet, label: str) -> np.ndarray:
+    def start_documents(self, eval_set: EvalSet, label: str) -> np.ndarray:
+        """Returns the start encoder's vectors of an eval set's documents, ``[N, D]``."""
         with self._stats.timed("evaluation"):
             return self._start_vectors(eval_set.document_rows, f"{label}: documents")
 
     def documents(self, eval_set: EvalSet, params: Params, label: str) -> np.ndarray:
         """Returns vectors of an eval set's documents, ``[N, D]``."""
         if self._frozen:
-            return self._by_start(eval_set, label)
+            return self.start_documents(eval_set, label)
         with self._stats.timed("evaluation"):
             return self._encode(
                 self._tokens.documents, eval_set.document_rows, params, f"{label}: documents"

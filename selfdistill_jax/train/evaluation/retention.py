@@ -1,12 +1,13 @@
-"""Measures on a second collection how much of the start encoder's quality a run retains."""
+"""Measures on other collections how much of the start encoder's quality a run retains."""
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.io import write_json
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.eval_set import EvalSet, make_eval_set
 from selfdistill_jax.retrieval.evaluation import MEASURES
@@ -14,55 +15,70 @@ from selfdistill_jax.retrieval.significance import paired_test
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
 from selfdistill_jax.train.evaluation.final_choice import Chosen
 from selfdistill_jax.train.evaluation.final_test import final_split
-from selfdistill_jax.train.processes import on_first
 
 RETENTION = "retention.json"
 
 
-def write_retention(
-    folder: Path,
+def measure_retention(
     collection: Collection,
     evaluate: Evaluator,
     chosen: Chosen,
     *,
     max_documents: int,
     stop: Callable[[], bool],
-) -> bool:
-    """Evaluates the start encoder and the chosen weights, and writes ``retention.json``.
+) -> dict[str, Any] | None:
+    """Evaluates the start encoder and the chosen weights on another collection.
 
     Args:
-      folder: the folder for the results.
-      collection: the second collection.
+      collection: the other collection.
       evaluate: evaluates parameters on it.
       chosen: the chosen weights.
       max_documents: search at most this many documents; 0: all.
-      stop: called before the second encoder; True ends the evaluation.
+      stop: called before each encoder; True ends the evaluation.
 
     Returns:
-      True when the evaluation is complete, False when it was stopped.
+      An entry of ``retention.json``: sizes, means, the paired test of the change, and
+      ``document_similarity``, the mean cosine of two different documents under the start encoder.
+      None if it was stopped.
 
     Raises:
       InputError: the collection has neither a test nor a dev split.
     """
     eval_set = _eval_set(collection, max_documents)
     label = f"Retention on {collection.name}"
-    start = evaluate.start(eval_set, f"{label}, start")
+    if stop():
+        return _stopped()
+    documents = evaluate.start_documents(eval_set, f"{label}, start")
+    start = evaluate.start(eval_set, f"{label}, start", documents)
     trained = start
     if chosen.alpha:
         if stop():
-            LOG.info("Stopped during the final evaluation; the same command resumes it")
-            return False
+            return _stopped()
         trained = evaluate(eval_set, chosen.params, f"{label}, trained")
-    facts = {
+    return {
         "collection": collection.name,
         "queries": len(eval_set.query_ids),
         "documents": len(eval_set.document_ids),
+        "document_similarity": mean_cosine(documents),
         "start": {m: start.mean(m) for m in MEASURES},
         "trained": {m: trained.mean(m) for m in MEASURES},
         "test": asdict(paired_test(start.values[MEASURES[0]], trained.values[MEASURES[0]])),
     }
-    on_first(lambda: write_json(folder / RETENTION, facts))
-    return True
+
+
+def mean_cosine(vectors: np.ndarray) -> float:
+    """Returns the mean cosine of two different ones of ``[N, D]`` unit vectors, NaN for N = 1.
+
+    Example:
+      >>> round(mean_cosine(np.array([[1, 0], [0, 1], [-1, 0]])), 2)
+      -0.33
+    """
+    n, total = len(vectors), vectors.astype(float).sum(0)
+    return float((total @ total - n) / (n * (n - 1))) if n > 1 else float("nan")
+
+
+def _stopped() -> None:
+    LOG.info("Stopped during the final evaluation; the same command resumes it")
 
 
 def _eval_set(collection: Collection, max_documents: int) -> EvalSet:
