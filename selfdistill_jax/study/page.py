@@ -11,6 +11,7 @@ from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.study.analysis import Comparison, compare, over_collections
 from selfdistill_jax.study.definition import Run, Study
 from selfdistill_jax.study.table import QUERIES, RUNS, Table
+from selfdistill_jax.study.transfer import transfer_section
 
 PAGE, FIGURE = "README.md", "differences.svg"
 
@@ -44,6 +45,7 @@ def write_page(study: Study, table: Table, folder: Path) -> str:
         _draw(study, found, folder / FIGURE)
     else:
         lines += ["", "No method has been compared with the baseline yet."]
+    lines += transfer_section(study, table)
     lines += _tuning(study, table)
     text = "\n".join(lines) + "\n"
     write_text(folder / PAGE, text)

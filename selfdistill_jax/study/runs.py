@@ -12,6 +12,7 @@ from selfdistill_jax.study.definition import Run, Study
 from selfdistill_jax.study.table import Result, Table
 from selfdistill_jax.study.trial import run_trial
 
+_OTHERS = "evaluation.retention"  # collections that are tested too, by their names in the study
 MakeConfig = Callable[[dict[str, Any]], Any]
 
 
@@ -51,6 +52,8 @@ def execute(
             continue
         LOG.info("Study %s: %s, %s (%d of %d)", study.name, collection, method, number, len(cells))
         settings = study.settings | study.methods[method] | {"data.dataset": dataset}
+        others = [_dataset(name, data) for name in settings.get(_OTHERS, "pydocs").split(",")]
+        settings[_OTHERS] = ",".join(filter(None, others))
         phases: Sequence[Run] = [
             Run(collection, method, "tune", study.seeds[0], tuned) for tuned in study.grid()
         ]
@@ -116,5 +119,5 @@ def _dataset(collection: str, data: Path | None) -> str:
     """Returns the value of ``config.data.dataset`` for a collection; empty if it is missing."""
     if collection in EMBEDDED:
         return collection
-    folder = data / collection if data else None
+    folder = data / collection if data and collection else None
     return str(folder) if folder and folder.is_dir() else ""

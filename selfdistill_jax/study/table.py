@@ -22,7 +22,7 @@ NUMBERS = (
     "start dev", "dev", "best_step", *MEASURES, *(f"start {m}" for m in MEASURES),
     "step_seconds", "train_seconds", "seconds",
 )  # fmt: skip
-TEXTS = ("dtype", "commit", "date", "error")
+TEXTS = ("dtype", "commit", "date", "error", "others")
 _ATTEMPTS = 300  # every 0.1 s, to write the file while another process writes it
 _SCALE = 10_000  # a query's value is stored as a whole number of this many parts
 
@@ -69,7 +69,7 @@ class Table:
             for row in _read(path):
                 key = tuple(row[name] for name in KEY)
                 numbers = {name: float(row[name]) for name in NUMBERS if row.get(name)}
-                texts = {name: row[name] for name in TEXTS}
+                texts = {name: row.get(name) or "" for name in TEXTS}
                 self.results[key] = Result(key, numbers, texts, values.get(key, np.zeros(0)))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise InputError(

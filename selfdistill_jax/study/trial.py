@@ -2,6 +2,7 @@
 
 import datetime
 import gc
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -29,7 +30,10 @@ class Trial(NamedTuple):
         encoder's; ``best_step``; ``train_seconds`` of all steps; ``step_seconds``, the median of
         one; ``seconds`` of the whole run; and, if test was evaluated, each of `MEASURES` of the
         model and, as ``start …``, of the start encoder. A run that failed has ``seconds`` only.
-      texts: ``dtype``, ``commit``, ``date``, and ``error``: why the run failed or ended early.
+      texts: ``dtype``, ``commit``, ``date``, ``error``: why the run failed or ended early; and, if
+        other collections were evaluated, ``others``: JSON, name -> ``start`` and ``trained``, the
+        first of `MEASURES`, and ``similarity``, the mean cosine of documents under the start
+        encoder.
       values: ``[queries]``, the first of `MEASURES` for each test query, in the order of their ids;
         empty if test was not evaluated.
       dev_values: ``[queries]``, the same for dev, at the best step; empty without dev.
@@ -73,6 +77,7 @@ def run_trial(
         "dtype": str(run.config["train"]["dtype"]),
         "commit": str(read_json(folder / ENVIRONMENT).get("commit"))[:12],
         "error": run.ended,
+        "others": json.dumps(_others(run)) if run.retention else "",
     }
     shutil.rmtree(folder)
     dev = [record for record in run.records if record["kind"] == "dev"]
@@ -94,6 +99,17 @@ def _numbers(run: FinishedRun, dev: list[dict[str, Any]], best: dict[str, Any]) 
         if run.values:
             numbers |= {f"{prefix}{m}": mean(run.values[system][m]) for m in MEASURES}
     return numbers
+
+
+def _others(run: FinishedRun) -> dict[str, dict[str, float]]:
+    return {
+        facts["collection"]: {
+            "start": round(facts["start"][MEASURES[0]], 5),
+            "trained": round(facts["trained"][MEASURES[0]], 5),
+            "similarity": round(facts["document_similarity"], 4),
+        }
+        for facts in run.retention
+    }
 
 
 def _values(run: FinishedRun) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Tests comparisons of methods against their definitions."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from selfdistill_jax.study.analysis import compare, holm, interval, over_collect
 from selfdistill_jax.study.definition import Study
 from selfdistill_jax.study.page import write_page
 from selfdistill_jax.study.table import RUNS, Result, Table
+from selfdistill_jax.study.transfer import correlation, transfers
 
 STUDY = Study(
     "mine", "Title", "Text.", {}, ("one", "two", "three"),
@@ -107,3 +109,37 @@ def test_a_page_says_what_is_missing_and_what_is_at_the_edge(tmp_path):
     assert write_page(STUDY, Table(tmp_path / RUNS), tmp_path) == text  # from the files alone
     empty = write_page(STUDY, Table(tmp_path / "none" / RUNS), tmp_path / "none")
     assert "No method has been compared" in empty
+
+
+def test_changes_on_other_collections(tmp_path):
+    table = Table(tmp_path / RUNS)
+    names = ["one", "two", "three", "far"]
+    starts, similarity = dict(zip(names, (0.2, 0.4, 0.6, 0.8), strict=True)), [0.1, 0.3, 0.2, 0.7]
+    change = dict(zip(names, (0.05, -0.02, 0.01, -0.09), strict=True))
+    for collection in STUDY.collections:
+        for seed in STUDY.seeds:
+            others = {
+                name: {"start": starts[name], "trained": starts[name] + change[name] + 0.01 * seed,
+                       "similarity": similarity[i]}
+                for i, name in enumerate(names) if name != collection
+            }  # fmt: skip
+            result = Result(
+                (collection, "a", "test", str(seed), TUNED), {"nDCG@10": 0.5, "train_seconds": 1.0,
+                 "start nDCG@10": 0.4}, {"others": json.dumps(others)}, np.ones(3),
+            )  # fmt: skip
+            table.add(result)
+    found = transfers(STUDY, Table(tmp_path / RUNS), "a")
+    assert len(found) == 3 * 3
+    for one in found:
+        assert one.trained_on != one.tested_on
+        assert one.change.mean == pytest.approx(change[one.tested_on] + 0.01)
+        assert one.change.count == 3
+    r, low, high, n = correlation(found)
+    assert r == pytest.approx(stats.pearsonr([change[n] for n in names], similarity).statistic)
+    wanted = stats.pearsonr([change[n] for n in names], similarity).confidence_interval(0.95)
+    assert (low, high) == pytest.approx(tuple(wanted), abs=1e-3)
+    assert n == 4
+    assert correlation([one for one in found if one.tested_on != "far"]) is None
+    text = write_page(STUDY, table, tmp_path)
+    assert "## On other collections" in text
+    assert "-0.0800 ± 0.0248" in text.split("### a")[1].splitlines()[4]  # one, tested on far
