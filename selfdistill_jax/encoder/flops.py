@@ -48,7 +48,12 @@ def _of_kernels_and_attention(config: EncoderConfig, lengths: np.ndarray) -> tup
 
 
 def training_flops(
-    config: EncoderConfig, lengths: np.ndarray, *, frozen: bool = False, target: bool = False
+    config: EncoderConfig,
+    lengths: np.ndarray,
+    *,
+    frozen: bool = False,
+    backward: bool = True,
+    target: bool = False,
 ) -> float:
     """Returns the operations of a forward and a backward pass: three times `forward_flops`.
 
@@ -63,6 +68,7 @@ def training_flops(
       lengths: ``[N]`` number of tokens of each text that training differentiates through.
       frozen: whether kernels have no gradient, which saves a third of their products; the
         operations of a small adapter beside them do not count.
+      backward: whether there is a backward pass through the layers.
       target: whether a second encoder computes targets, which costs one more forward pass.
 
     Source:
@@ -75,4 +81,6 @@ def training_flops(
     """
     of_kernels, of_attention = _of_kernels_and_attention(config, lengths)
     of_target = of_kernels + of_attention if target else 0.0
+    if not backward:
+        return of_kernels + of_attention + of_target
     return (2 if frozen else 3) * of_kernels + 3 * of_attention + of_target

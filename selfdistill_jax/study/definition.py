@@ -15,6 +15,7 @@ _NAMES = {
     "COLLECTIONS": (tuple, True),
     "METHODS": (dict, True),
     "TUNED": (dict, False),
+    "OWN_TUNED": (dict, False),
     "SEEDS": (tuple, True),
     "BASELINE": (str, True),
 }
@@ -31,6 +32,7 @@ class Study(NamedTuple):
       collections: names of embedded collections or of folders in ``--data``.
       methods: method -> the settings that define it.
       tuned: setting -> values to try for each method on each collection, by dev.
+      own_tuned: method -> the same, for methods with values of their own.
       seeds: seeds of the tested runs; the first is used for tuning too.
       baseline: the method that all others are compared with.
     """
@@ -42,13 +44,19 @@ class Study(NamedTuple):
     collections: tuple[str, ...]
     methods: dict[str, dict[str, Any]]
     tuned: dict[str, tuple[Any, ...]]
+    own_tuned: dict[str, dict[str, tuple[Any, ...]]]
     seeds: tuple[int, ...]
     baseline: str
 
-    def grid(self) -> list[dict[str, Any]]:
-        """Returns every combination of tuned values; one empty combination if none is tuned."""
-        values = itertools.product(*self.tuned.values())
-        return [dict(zip(self.tuned, combination, strict=True)) for combination in values]
+    def tuned_of(self, method: str) -> dict[str, tuple[Any, ...]]:
+        """Returns the values to try for a method."""
+        return self.own_tuned.get(method, self.tuned)
+
+    def grid(self, method: str) -> list[dict[str, Any]]:
+        """Returns every combination of a method's tuned values; one empty combination if none."""
+        tuned = self.tuned_of(method)
+        values = itertools.product(*tuned.values())
+        return [dict(zip(tuned, combination, strict=True)) for combination in values]
 
     def cells(self) -> Iterator[tuple[str, str]]:
         """Yields every pair of a collection and a method."""
@@ -106,4 +114,10 @@ def read_study(path: Path) -> Study:
             f"--study={path}: BASELINE is {study.baseline!r}; expected one of METHODS"
             f"{nearest(study.baseline, study.methods)}"
         )
+    for method in study.own_tuned:
+        if method not in study.methods:
+            raise InputError(
+                f"--study={path}: OWN_TUNED has {method!r}; expected one of METHODS"
+                f"{nearest(method, study.methods)}"
+            )
     return study

@@ -81,51 +81,65 @@ def _collection(study: Study, collection: str, found: list[Comparison]) -> list[
             p = f"{row.p:.1e}"
         seconds = row.train_seconds.mean
         rows.append(
-            [row.method, _tuned(study, row.tuned), str(row.value), difference, p, f"{seconds:.0f}"]
+            [
+                row.method,
+                _tuned(study, row.method, row.tuned),
+                str(row.value),
+                difference,
+                p,
+                f"{seconds:.0f}",
+            ]
         )
     columns = [
         "method", "tuned on dev", f"{MEASURES[0]}, mean ± 95 % over seeds",
         f"difference to {study.baseline} (95 % over queries)", "p, Holm", "seconds of steps",
     ]  # fmt: skip
     text = f"The start encoder reaches {own[0].start:.4f}."
-    if study.tuned:
+    if study.tuned or study.own_tuned:
         text += " A value marked * is at the end of the range that was tried."
     return [f"## {collection}", "", text, "", format_table(rows, columns, markdown=True)]
 
 
 def _tuning(study: Study, table: Table) -> list[str]:
     """Returns a section with the values on dev for all tuned settings that were tried."""
-    grid, lines = study.grid(), []
-    settings = [_tuned(study, json.dumps(tuned), mark="") for tuned in grid]
+    lines = []
     for collection in study.collections:
         rows = []
         for method in study.methods:
-            runs = [Run(collection, method, "tune", study.seeds[0], tuned) for tuned in grid]
-            results = [table.find(run) for run in runs]
-            values = [result.numbers.get("dev") if result else None for result in results]
-            known = [value for value in values if value is not None]
-            if known:
-                best = max(known) if len(known) == len(values) else None
-                rows.append([method, *(_bold(value, value == best) for value in values)])
+            values = {}
+            for tuned in study.grid(method):
+                run = Run(collection, method, "tune", study.seeds[0], tuned)
+                result = table.find(run)
+                if result is not None:
+                    values[run.key()[-1]] = result.numbers.get("dev", 0.0)
+            if values:
+                best = max(values.values()) if len(values) == len(study.grid(method)) else None
+                cells = [
+                    f"{', '.join(f'{v:g}' for v in json.loads(tuned).values())}: "
+                    f"{_bold(value, value == best)}"
+                    for tuned, value in values.items()
+                ]
+                names = ", ".join(key.rpartition(".")[2] for key in study.tuned_of(method))
+                rows.append([method, names, "; ".join(cells)])
         if rows:
-            table_of_rows = format_table(rows, ["method", *settings], markdown=True)
+            titles = ["method", "setting", f"value: {MEASURES[0]} on dev"]
+            table_of_rows = format_table(rows, titles, markdown=True)
             lines += ["", f"On {collection}:", "", table_of_rows]
     if not lines:
         return []
-    return ["", "## Tuning", "", f"{MEASURES[0]} on dev, at the best evaluated step.", *lines]
+    text = f"{MEASURES[0]} on dev at the best evaluated step; bold: the value that was chosen."
+    return ["", "## Tuning", "", text, *lines]
 
 
-def _bold(value: float | None, best: bool) -> str:
-    if value is None:
-        return ""
+def _bold(value: float, best: bool) -> str:
     return f"**{value:.4f}**" if best else f"{value:.4f}"
 
 
-def _tuned(study: Study, tuned: str, mark: str = "*") -> str:
+def _tuned(study: Study, method: str, tuned: str) -> str:
     parts = []
     for key, value in json.loads(tuned).items():
-        tried = study.tuned.get(key, ())
-        edge = mark if len(tried) > 1 and value in (min(tried), max(tried)) else ""
+        tried = study.tuned_of(method).get(key, ())
+        edge = "*" if len(tried) > 1 and value in (min(tried), max(tried)) else ""
         parts.append(f"{key.rpartition('.')[2]} {value:g}{edge}")
     return ", ".join(parts)
 

@@ -55,7 +55,7 @@ def execute(
         others = [_dataset(name, data) for name in settings.get(_OTHERS, "pydocs").split(",")]
         settings[_OTHERS] = ",".join(filter(None, others))
         phases: Sequence[Run] = [
-            Run(collection, method, "tune", study.seeds[0], tuned) for tuned in study.grid()
+            Run(collection, method, "tune", study.seeds[0], tuned) for tuned in study.grid(method)
         ]
         common = (settings, table, make_config, work / study.name, stop)
         if len(phases) > 1 and not _execute_all(phases, *common):
@@ -75,7 +75,7 @@ def best_tuned(study: Study, table: Table, collection: str, method: str) -> dict
     Returns:
       The settings; None if a run of the grid is missing or all of them failed.
     """
-    grid = study.grid()
+    grid = study.grid(method)
     if len(grid) == 1:
         return grid[0]
     values = []

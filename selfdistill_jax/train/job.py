@@ -37,6 +37,7 @@ from selfdistill_jax.train.model import (
     check_attention,
     lora_params,
     read_encoder,
+    with_head,
 )
 from selfdistill_jax.train.monitoring.hardware import fastest_dtype
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
@@ -208,6 +209,9 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
         lengths={"query": config.data.query_length, "document": config.data.document_length},
     )
     check_dimensions(config.train.dimensions, pretrained.dimensions)
+    trained = all_params(pretrained)
+    if config.encoder.adapter == "head":
+        pretrained, trained = with_head(pretrained)
     dropout = NO_DROPOUT
     if config.encoder.dropout == "source":
         where = str(pretrained.folder / "config.json")
@@ -231,7 +235,6 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
         pretrained.config, dropout=dropout, remat=config.train.remat, attention=attention, **options
     )
     encode_table = TableEncoder(make_encode(pretrained.config, **options), pretrained.dimensions)
-    trained = all_params(pretrained)
     if config.encoder.adapter == "lora":
         keys = ("pooling", "max_length", "query_prompt", "document_prompt")
         given = {key: config.encoder[key] for key in keys}

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
+import numpy as np
 
 from selfdistill_jax.checkpoints.layout import DOCUMENT_ENCODER
 from selfdistill_jax.checkpoints.model_folder import Pretrained, document_encoder, read_folder
 from selfdistill_jax.checkpoints.peft import write_lora
 from selfdistill_jax.encoder.apply import Encode, Params
+from selfdistill_jax.encoder.dense_head import identity_layer
 from selfdistill_jax.encoder.dropout import Dropout
 from selfdistill_jax.encoder.lora import TARGETS, apply_lora, init_lora
 from selfdistill_jax.errors import InputError, nearest
@@ -18,7 +20,7 @@ from selfdistill_jax.train.evaluation.encode_table import TableEncoder
 
 # Folders in a run's folder: the whole encoder, and the LoRA adapter alone.
 MODEL, ADAPTER = "model", "adapter"
-ADAPTERS = ("none", "lora")
+ADAPTERS = ("none", "lora", "head")
 
 
 class TrainableParams(NamedTuple):
@@ -28,12 +30,14 @@ class TrainableParams(NamedTuple):
       start: the parameters that training starts from.
       merge: ``(base, trained) -> params`` returns the parameters of the whole encoder.
       base: the frozen parameters; None if everything is trained.
+      through_layers: whether gradients flow through the encoder's layers.
       write: ``(path, trained, card)`` writes the trained part alone; None if it is everything.
     """
 
     start: Params
     merge: Callable[[Params | None, Params], Params]
     base: Params | None = None
+    through_layers: bool = True
     write: Callable[[Path, Params, str], None] | None = None
 
     def merged(self, trained: Params) -> Params:
@@ -195,4 +199,26 @@ def lora_params(
         write_lora(path, trained, pretrained.config, alpha=alpha, **options)
 
     merge = partial(apply_lora, scale=alpha / rank)
-    return TrainableParams(jax.device_get(start), cast(Any, merge), base, write)
+    return TrainableParams(jax.device_get(start), cast(Any, merge), base, write=write)
+
+
+def with_head(pretrained: Pretrained) -> tuple[Pretrained, TrainableParams]:
+    """Adds a dense layer, at first the identity, as the trained part of a frozen encoder.
+
+    The trained parameters are the difference to the identity, so that weight decay pulls to the
+    start encoder.
+
+    Returns:
+      The encoder with the layer, which gives the same vectors, and the trained part.
+    """
+    layer, identity = identity_layer(pretrained.dimensions)
+    number, before = str(len(pretrained.dense)), pretrained.params.get("dense", {})
+    params = {**pretrained.params, "dense": {**before, number: identity}}
+
+    def merge(base, trained):
+        kernel = base["dense"][number]["kernel"] + trained["kernel"]
+        return {**base, "dense": {**base["dense"], number: {"kernel": kernel}}}
+
+    start = jax.tree.map(np.zeros_like, identity)
+    pretrained = pretrained._replace(params=params, dense=(*pretrained.dense, layer))
+    return pretrained, TrainableParams(start, merge, params, through_layers=False)

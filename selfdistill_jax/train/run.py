@@ -114,6 +114,7 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
                 training_flops,
                 model.pretrained.config,
                 frozen=trained.base is not None,
+                backward=trained.through_layers,
                 target=job.target_encoder,
             ),
             stop=stop,

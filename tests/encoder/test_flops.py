@@ -50,6 +50,8 @@ def test_every_product_counts(config):
     kernels = sum(of_kernels(config, length) for length in lengths)
     frozen = training_flops(config, np.array(lengths), frozen=True)
     assert frozen == 3 * expected - config.num_layers * kernels
+    forward = training_flops(config, np.array(lengths), frozen=True, backward=False)
+    assert forward == expected
 
 
 def test_of_no_text_there_is_nothing():

@@ -16,7 +16,7 @@ from selfdistill_jax.study.transfer import correlation, transfers
 
 STUDY = Study(
     "mine", "Title", "Text.", {}, ("one", "two", "three"),
-    {"a": {}, "b": {}, "c": {}}, {"train.learning_rate": (1e-5, 1e-4)}, (0, 1, 2), "a",
+    {"a": {}, "b": {}, "c": {}}, {"train.learning_rate": (1e-5, 1e-4)}, {}, (0, 1, 2), "a",
 )  # fmt: skip
 GAIN = {"a": 0.0, "b": 0.05, "c": -0.1}
 TUNED = '{"train.learning_rate": 0.0001}'

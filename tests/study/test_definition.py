@@ -27,9 +27,16 @@ def test_a_study_is_read(tmp_path):
     found = study(tmp_path)
     assert (found.name, found.title, found.text) == ("mine", "A title", "A text.")
     assert list(found.cells()) == [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
-    grid = found.grid()
+    grid = found.grid("x")
     assert len(grid) == len({tuple(values.items()) for values in grid}) == 6
-    assert found._replace(tuned={}).grid() == [{}]
+    assert found._replace(tuned={}).grid("y") == [{}]
+
+
+def test_a_method_with_values_of_its_own(tmp_path):
+    text = GOOD + 'OWN_TUNED = {"y": {"train.learning_rate": (1.0, 2.0)}}'
+    found = study(tmp_path, text)
+    assert len(found.grid("x")) == 6
+    assert found.grid("y") == [{"train.learning_rate": 1.0}, {"train.learning_rate": 2.0}]
 
 
 def test_equal_runs_have_equal_keys():
@@ -45,6 +52,7 @@ def test_equal_runs_have_equal_keys():
         ("SEEDS = (0, 1)", "SEEDS = 3", "SEEDS is 3; expected a tuple"),
         ("SEEDS = (0, 1)", "SEEDS = ()", r"SEEDS is \(\); expected a tuple that is not empty"),
         ('BASELINE = "x"', 'BASELINE = "z"', "BASELINE is 'z'; expected one of METHODS"),
+        ("SEEDS", 'OWN_TUNED = {"z": {}}; SEEDS', "OWN_TUNED has 'z'; expected one of METHODS"),
         ("SEEDS", "1 / 0", "ZeroDivisionError|SyntaxError"),
     ],
 )

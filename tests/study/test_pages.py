@@ -30,8 +30,8 @@ def make_config(settings):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_method_of_a_study_has_a_config_and_a_loss(path):
     study = read_study(path)
-    for settings in study.methods.values():
-        for tuned in study.grid():
+    for method, settings in study.methods.items():
+        for tuned in study.grid(method):
             config = make_config(study.settings | settings | tuned)
             loss = config.loss.name
             make_loss(loss, {k: v for k, v in config.loss.items() if k != "name"})
@@ -48,6 +48,7 @@ def test_a_study_runs_with_a_tiny_encoder(path, tiny, tmp_path):
         settings={},
         methods={method: study.settings | settings | small},
         tuned={},
+        own_tuned={},
         seeds=(0,),
         baseline=method,
     )

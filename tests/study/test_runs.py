@@ -18,7 +18,7 @@ def study(tiny):
     settings |= {"train.steps": 4, "train.evaluate_every": 4}
     methods = {"softmax": {"loss.name": "softmax"}, "distributed": {"loss.name": "distributed"}}
     rates = {"train.learning_rate": (0.001, 0.02)}
-    return Study("s", "T", "", settings, ("tiny", "absent"), methods, rates, (0, 1), "softmax")
+    return Study("s", "T", "", settings, ("tiny", "absent"), methods, rates, {}, (0, 1), "softmax")
 
 
 def make_config(settings):

@@ -12,13 +12,12 @@ from selfdistill_jax.checkpoints.adapter_folder import TENSORS
 from selfdistill_jax.checkpoints.model_card import adapter_card, model_card
 from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder, write_folder
 from selfdistill_jax.checkpoints.peft import scale_lora
-from selfdistill_jax.checkpoints.safetensors import WEIGHTS
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.train.model import ADAPTER, MODEL, Model
 from selfdistill_jax.train.run_folder import flatten
 
-_WEIGHTS, _ADAPTER_WEIGHTS = f"{MODEL}/{WEIGHTS}", f"{ADAPTER}/{TENSORS}"
+_ADAPTER_WEIGHTS = f"{ADAPTER}/{TENSORS}"
 
 
 def interpolate(start: Params, trained: Params, alpha: float) -> Params:
@@ -76,11 +75,11 @@ class BestModel:
     def digests(self) -> dict[str, str]:
         """Returns the SHA-256 digests of the files that hold the model's weights."""
         found = {}
-        for name in (_WEIGHTS, _ADAPTER_WEIGHTS):
-            path = self._workdir / name
-            if path.is_file():
+        for folder in (MODEL, ADAPTER):
+            for path in sorted((self._workdir / folder).rglob("*.safetensors")):
                 with path.open("rb") as file:
-                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                found[path.relative_to(self._workdir).as_posix()] = digest
         return found
 
     def blend(self, alpha: float, replaces: Mapping[str, str]) -> None:
@@ -93,11 +92,12 @@ class BestModel:
         """
         if alpha == 1:
             return
-        remaining = dict(self.digests().items() & replaces.items())
-        if _WEIGHTS in remaining:
+        now = self.digests()
+        changed = {name for name, digest in replaces.items() if now.get(name) != digest}
+        if not any(name.startswith(f"{MODEL}/") for name in changed):
             params = interpolate(self._model.pretrained.params, self.read().params, alpha)
             self._write_model(params, f"start + {alpha:g} (best step on dev − start)")
-        if _ADAPTER_WEIGHTS in remaining:
+        if _ADAPTER_WEIGHTS in replaces and _ADAPTER_WEIGHTS not in changed:
             scale_lora(self._workdir / ADAPTER, alpha)
 
     def exists(self) -> bool:
