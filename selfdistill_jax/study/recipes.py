@@ -65,7 +65,7 @@ def recipes(*, drawn: bool) -> list[Recipe]:
     """
     sources = _NEGATIVES if drawn else _NEGATIVES[:1]
     found = [
-        (i + j + k, Recipe(loss, negatives, rate))
+        (i + j + 2 * k, Recipe(loss, negatives, rate))
         for i, loss in enumerate(_LOSSES)
         for j, negatives in enumerate(sources)
         for k, rate in enumerate(_RATES)
