@@ -5,6 +5,20 @@ import ml_collections
 # Name of a loss -> options and their defaults, which are passed to its function in
 # selfdistill_jax.losses.
 LOSSES = {
+    "softmax": {
+        "temperature": 0.05,  # divides similarities; lower values weight hard negatives more
+        "symmetric": False,  # True: also classify the right query of each positive
+        "joint": False,  # True: compare queries with queries and positives with documents, too
+        "margin": 0.0,  # added to the similarity of every other document
+        "document_margin": 0.0,  # λ: adds λ σ(positive, document) to it; may be below 0
+        "hardness": 0.0,  # α: another document counts exp(α similarity) times
+        "smoothing": 0.0,  # ε: probability shared by documents that are like the positive
+        "privileged": 0.0,  # β: weight of the divergence from the positive's own ranking
+        "document_temperature": 0.05,  # of smoothing and privileged
+        "mask_above": 1.0,  # leave out documents more similar to the positive than this
+        "guide": 2.0,  # leave out documents whose similarity exceeds the positive's by more
+        "stop_gradient": False,  # True: no gradient through similarities of documents
+    },
     "distributed": {
         "error": "l2",  # of x, margin − target: l2 x², l1 |x|, soft log(1 + e^−x), hinge, hinge2
         "over": "negatives",  # documents that set targets: negatives, or positives (paper's code)
@@ -25,20 +39,6 @@ LOSSES = {
         "broadcast": "triplet",  # as for adaptive
         "method": "auto",  # as for adaptive
     },
-    "softmax": {
-        "temperature": 0.05,  # divides similarities; lower values weight hard negatives more
-        "symmetric": False,  # True: also classify the right query of each positive
-        "joint": False,  # True: compare queries with queries and positives with documents, too
-        "margin": 0.0,  # added to the similarity of every other document
-        "document_margin": 0.0,  # λ: adds λ σ(positive, document) to it; may be below 0
-        "hardness": 0.0,  # α: another document counts exp(α similarity) times
-        "smoothing": 0.0,  # ε: probability shared by documents that are like the positive
-        "privileged": 0.0,  # β: weight of the divergence from the positive's own ranking
-        "document_temperature": 0.05,  # of smoothing and privileged
-        "mask_above": 1.0,  # leave out documents more similar to the positive than this
-        "guide": 2.0,  # leave out documents whose similarity exceeds the positive's by more
-        "stop_gradient": False,  # True: no gradient through similarities of documents
-    },
     "triplet": {"margin": 0.2},  # smallest margin without a loss
     "pairwise_logistic": {"temperature": 0.05},  # divides margins
     # These two learn a teacher's scores, which the triplet file must contain.
@@ -50,7 +50,7 @@ LOSSES = {
 }
 
 
-def get_config(loss: str = "distributed") -> ml_collections.ConfigDict:
+def get_config(loss: str = "softmax") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0  # seeds the order of examples, drawn negatives, dropout and new adapter weights
 
