@@ -29,7 +29,7 @@ from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.study.definition import Run
 from selfdistill_jax.study.halving import Rung, halve, is_better, plan
-from selfdistill_jax.study.recipes import Recipe, recipes, trial_rate
+from selfdistill_jax.study.recipes import Recipe, recipes
 from selfdistill_jax.study.table import Result, Table
 from selfdistill_jax.study.trial import run_trial
 from selfdistill_jax.train.data.tokenized_collection import open_tokenized
@@ -99,7 +99,7 @@ def choose(
             return None
         steps, rounds = planned
         LOG.info("Rounds: %s", "; ".join(f"{n} recipes, {steps} steps" for n, steps in rounds))
-        winner = _search(trials, known, rounds, steps)
+        winner = _search(trials, known, rounds)
         if winner is None:
             return None
         LOG.info("Winner: %s; training %d steps", winner.name, steps)
@@ -128,23 +128,18 @@ class _Trials:
         self._config, self._stop, self._folder = config, stop, workdir / "trial"
         self._table = Table(workdir / "trials.csv")
 
-    def run(
-        self, recipe: Recipe, steps: int, *, rate: float, phase: str = "trial"
-    ) -> Result | None:
+    def run(self, recipe: Recipe, steps: int, *, phase: str = "trial") -> Result | None:
         """Returns the result of a trial, whose values are those on dev; None if it was stopped.
 
         Args:
           recipe: the recipe.
           steps: number of steps.
-          rate: learning rate of the trial; the recipe's is that of the final run.
           phase: "trial", or "probe" to measure the time.
         """
-        settings = {"train.steps": steps, "train.learning_rate": rate}
-        run = Run("", recipe.name, phase, self._config.seed, settings)
+        run = Run("", recipe.name, phase, self._config.seed, {"train.steps": steps})
         if self._table.find(run) is None:
-            LOG.info("Trial of %s: %d steps at %g", recipe.name, steps, rate)
-            used = recipe._replace(learning_rate=rate)
-            changed = _changed(self._config, used, steps, every=steps)
+            LOG.info("Trial: %s, %d steps", recipe.name, steps)
+            changed = _changed(self._config, recipe, steps, every=steps)
             changed.evaluation.split, changed.evaluation.interpolation = "none", ()
             found = run_trial(changed, self._folder, stop=self._stop)
             if found is None:
@@ -155,18 +150,14 @@ class _Trials:
     def text(self) -> str:
         """Returns all trials as a table, the longest and best first."""
         results = [r for r in self._table.results.values() if r.key[2] == "trial"]
-        results.sort(key=lambda r: (-_setting(r, "steps"), -r.numbers.get("dev", -1)))
+        results.sort(key=lambda r: (-_steps(r), -r.numbers.get("dev", -1)))
         rows: list[list[Any]] = [
-            [
-                r.key[1], int(_setting(r, "steps")), f"{_setting(r, 'learning_rate'):g}",
-                r.numbers.get("dev"), f"{r.numbers['seconds']:.0f}",
-            ]
+            [r.key[1], _steps(r), r.numbers.get("dev"), f"{r.numbers['seconds']:.0f}"]
             for r in results
-        ]  # fmt: skip
+        ]
         start = next((r.numbers["start dev"] for r in results if "start dev" in r.numbers), None)
-        rows.append(["start encoder", 0, "", start, ""])
-        titles = ["recipe", "steps", "rate of trial", f"{MEASURES[0]} on dev", "seconds"]
-        return format_table(rows, titles)
+        rows.append(["start encoder", 0, start, ""])
+        return format_table(rows, ["recipe", "steps", f"{MEASURES[0]} on dev", "seconds"])
 
 
 def _plan(
@@ -190,7 +181,7 @@ def _plan(
         return entry(facts, "steps", int, where=path), rounds
     default = known[0]
     for steps in _PROBES:
-        probe = trials.run(default, steps, rate=default.learning_rate, phase="probe")
+        probe = trials.run(default, steps, phase="probe")
         if probe is None:
             return None
     step_seconds = max(probe.numbers.get("step_seconds", 1.0), 1e-6)
@@ -208,23 +199,17 @@ def _plan(
     return most, rounds
 
 
-def _search(
-    trials: _Trials, known: list[Recipe], rounds: list[Rung], final_steps: int
-) -> Recipe | None:
+def _search(trials: _Trials, known: list[Recipe], rounds: list[Rung]) -> Recipe | None:
     """Returns the winner of the trials; None if it was stopped."""
 
-    def trial(recipe: Recipe, steps: int) -> Result | None:
-        rate = trial_rate(recipe.learning_rate, steps, final_steps)
-        return trials.run(recipe, steps, rate=rate)
-
     def value(recipe: Recipe, steps: int) -> float | None:
-        found = trial(recipe, steps)
+        found = trials.run(recipe, steps)
         return found and found.numbers.get("dev", -1.0)  # a failed trial is the worst
 
     best = halve(known, rounds, value)
     if best is None:
         return None
-    default, other = (trial(recipe, rounds[-1].steps) for recipe in (known[0], best))
+    default, other = (trials.run(recipe, rounds[-1].steps) for recipe in (known[0], best))
     if default is None or other is None:
         return None
     if "dev" not in default.numbers and "dev" not in other.numbers:
@@ -241,8 +226,8 @@ def _changed(config: Any, recipe: Recipe, steps: int, *, every: int) -> Any:
     return changed
 
 
-def _setting(result: Result, name: str) -> float:
-    return json.loads(result.key[-1])[f"train.{name}"]
+def _steps(result: Result) -> int:
+    return json.loads(result.key[-1])["train.steps"]
 
 
 if __name__ == "__main__":

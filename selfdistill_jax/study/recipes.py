@@ -9,7 +9,7 @@ class Recipe(NamedTuple):
     Attributes:
       loss: name of the loss, which has its default options.
       negatives: ``config.data.negatives``.
-      learning_rate: ``config.train.learning_rate`` of the final run; see `trial_rate`.
+      learning_rate: ``config.train.learning_rate``.
     """
 
     loss: str
@@ -39,20 +39,9 @@ class Recipe(NamedTuple):
 
 _LOSSES = ("softmax", "distributed")
 _NEGATIVES = ("random", "mined", "bm25")
+# The best rate changes little with the number of steps (docs/studies/rates), so trials use the rate
+# of the final run.
 _RATES = (5e-5, 1e-4, 2.5e-5)
-
-
-def trial_rate(learning_rate: float, steps: int, final_steps: int) -> float:
-    """Returns the learning rate of a trial that stands for a longer final run.
-
-    The best rate of a short run is higher than that of a long one (docs/studies/rates), so it rises
-    with the square root of the ratio of the steps.
-
-    Example:
-      >>> trial_rate(5e-5, steps=10, final_steps=40)
-      0.0001
-    """
-    return float(f"{learning_rate * (final_steps / steps) ** 0.5:.2g}")
 
 
 def recipes(*, drawn: bool) -> list[Recipe]:

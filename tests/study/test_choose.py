@@ -15,7 +15,7 @@ from selfdistill_jax.choose import choose
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.losses import LOSSES
 from selfdistill_jax.study.halving import Rung, halve, is_better, plan
-from selfdistill_jax.study.recipes import recipes, trial_rate
+from selfdistill_jax.study.recipes import recipes
 from selfdistill_jax.study.trial import Trial
 from tests import tiny as helpers
 
@@ -113,11 +113,6 @@ def test_a_choice_is_resumed_and_ends_with_a_run(tiny, tmp_path):
     assert winner[1] in longest
     rate = float(re.search("([^ ]+)$", winner[1])[1])
     assert float(re.search("learning_rate=(\\S+)", text)[1]) == rate
-    for row in rows:
-        tuned, of_recipe = json.loads(row["tuned"]), float(row["method"].rpartition(" ")[2])
-        if row["phase"] == "trial":
-            want = trial_rate(of_recipe, tuned["train.steps"], int(winner[2]))
-            assert tuned["train.learning_rate"] == want
     assert "trained − start" in text
     assert choose(config, tmp_path, minutes=0.2) == text
     with pytest.raises(InputError, match=r"another config: seed is 0 there and 1 here"):
