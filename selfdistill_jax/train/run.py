@@ -19,7 +19,7 @@ from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection, tokenize
 from selfdistill_jax.train.evaluation.best_model import BestModel
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
-from selfdistill_jax.train.evaluation.final_choice import Chosen, choose_weights
+from selfdistill_jax.train.evaluation.final_choice import EVAL, Chosen, choose_weights
 from selfdistill_jax.train.evaluation.final_test import final_split, write_test
 from selfdistill_jax.train.evaluation.retention import RETENTION, measure_retention
 from selfdistill_jax.train.evaluation.selection import Selector
@@ -125,8 +125,8 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
     wait("the best model is written")
     split = final_split(collection, job.evaluation.split)
     stop_here = partial(stop, job.loop.steps)
-    end = partial(_evaluate_end, job, model, data, evaluate, best_model, workdir / "eval")
-    if not end(split=split, last_step=outcome.last_step, stop=stop_here):
+    end = partial(_evaluate_end, job, model, data, evaluate, best_model, workdir)
+    if not end(split=split, stop=stop_here):
         return False
     _log_stats(stats, workdir, job, outcome.last_step)
     finished = partial(
@@ -162,10 +162,9 @@ def _evaluate_end(
     data: TokenizedCollection,
     evaluate: Evaluator,
     best_model: BestModel,
-    folder: Path,
+    workdir: Path,
     *,
     split: str,
-    last_step: int,
     stop: Callable[[], bool],
 ) -> bool:
     """Chooses the run's weights on dev, then evaluates them on test and on other collections.
@@ -173,7 +172,7 @@ def _evaluate_end(
     Returns:
       True when all is done, False when it was stopped.
     """
-    settings = job.evaluation
+    settings, folder = job.evaluation, workdir / EVAL
     if settings.interpolation and "dev" in data.collection.splits:
         chosen = choose_weights(
             make_eval_set(data.collection, "dev"),
@@ -181,8 +180,7 @@ def _evaluate_end(
             model.pretrained.params,
             best_model,
             alphas=settings.interpolation,
-            evaluations=-(-last_step // job.loop.evaluate_every),
-            folder=folder,
+            workdir=workdir,
             stop=stop,
         )
         if chosen is None:

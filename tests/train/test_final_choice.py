@@ -14,8 +14,13 @@ from selfdistill_jax.train import run
 from selfdistill_jax.train.evaluation import final_test
 from selfdistill_jax.train.evaluation.best_model import interpolate
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
-from selfdistill_jax.train.evaluation.final_choice import needed_errors
-from tests.tiny import train, write_collection
+from selfdistill_jax.train.evaluation.final_choice import (
+    gains_of_steps,
+    mean_and_error,
+    needed_errors,
+)
+from selfdistill_jax.train.monitoring.run_log import read_metrics
+from tests.tiny import metrics, train, write_collection
 from tests.train.runs import Killed, assert_same_run, killed, same
 
 
@@ -75,11 +80,37 @@ def test_the_best_is_chosen_if_it_is_clearly_better(tiny, config, tmp_path, on_d
         assert results["means"]["trained"] == results["means"]["start"]
 
 
+@pytest.mark.parametrize("alike", [0.0, 0.9])
 @pytest.mark.parametrize("candidates", [1, 2, 8])
-def test_a_candidate_without_gain_passes_in_16_percent_of_cases(candidates):
-    draw = np.random.default_rng(0).normal(size=(20000, candidates, 30))
-    best = (draw.mean(2) / (draw.std(2, ddof=1) / 30**0.5)).max(1)
-    assert np.mean(best > needed_errors(candidates, 30)) == pytest.approx(0.159, abs=0.01)
+def test_a_candidate_without_gain_passes_in_16_percent_of_cases(candidates, alike):
+    draw = np.random.default_rng(0)
+    passed, needed = [], []
+    for _ in range(1000):
+        common, own = draw.normal(size=(1, 30)), draw.normal(size=(candidates, 30))
+        gains = alike**0.5 * common + (1 - alike) ** 0.5 * own
+        gains *= draw.uniform(size=30) < 0.6  # other queries do not change
+        needed.append(needed_errors(gains))
+        mean, error = zip(*map(mean_and_error, gains), strict=True)
+        passed.append((np.array(mean) / error).max() > needed[-1])
+    assert np.mean(passed) == pytest.approx(0.159, abs=0.035)
+    independent = {1: 1.0, 2: 1.4, 8: 2.1}[candidates]
+    expected = 1 + (independent - 1) * (0.6 if alike else 1)
+    assert np.mean(needed) == pytest.approx(expected, abs=0.25)
+
+
+def test_equal_candidates_count_once_and_one_query_shows_nothing():
+    gains = np.random.default_rng(0).normal(size=(1, 50))
+    assert needed_errors(gains.repeat(9, 0)) == pytest.approx(needed_errors(gains))
+    assert needed_errors(np.concatenate([gains, 0 * gains])) >= needed_errors(gains)
+    assert needed_errors(np.ones((3, 1))) == float("inf")
+
+
+def test_the_steps_of_the_run_count(config, tmp_path):
+    train(config(train__steps=4, train__evaluate_every=2), tmp_path)
+    steps = gains_of_steps(read_metrics(tmp_path))
+    assert steps.shape == (2, 8)
+    dev = [record["nDCG@10"] for record in metrics(tmp_path, "dev")]
+    np.testing.assert_allclose(steps.mean(1), np.array(dev[1:]) - dev[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.0])

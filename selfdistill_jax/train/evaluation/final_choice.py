@@ -6,7 +6,8 @@ the whole collection for the dev queries. The start encoder stays if dev cannot 
 candidate is better: if its gain does not exceed `needed_errors` standard errors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +22,13 @@ from selfdistill_jax.retrieval.eval_set import EvalSet
 from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
 from selfdistill_jax.train.evaluation.best_model import BestModel, interpolate
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
-from selfdistill_jax.train.processes import all_true, on_first
+from selfdistill_jax.train.monitoring.run_log import read_metrics
+from selfdistill_jax.train.processes import all_true, broadcast_from_first, on_first
 
-CHOICE = "choice.json"
+EVAL, CHOICE = "eval", "choice.json"
+# Draws of random signs, the queries whose signs are drawn at once, to limit memory, and the
+# probability that a candidate without gain does not exceed one standard error.
+_FLIPS, _FLIPPED_AT_ONCE, _PASSING = 2000, 4096, 0.8413
 
 
 class Chosen(NamedTuple):
@@ -40,39 +45,61 @@ class Chosen(NamedTuple):
     documents: np.ndarray | None = None
 
 
-def needed_errors(candidates: int, queries: int) -> float:
+def needed_errors(gains: np.ndarray) -> float:
     """Returns by how many standard errors the best candidate must be better than the start.
 
     With one candidate and many queries this is the rule of one standard error, which a candidate
     without any gain passes with a probability of 16 %. The best of several would pass it more often
-    by luck alone, so the number rises with the candidates, to keep the 16 %.
+    by luck alone, so the number rises with the candidates, to keep the 16 %. It rises less if they
+    are alike, as the steps of one run are: it is a quantile of the largest gain, in standard
+    errors, when the sign of each query's gains is drawn at random, the same for all candidates
+    (Westfall and Young, 1993).
 
     Args:
-      candidates: number of models that were compared on dev, all steps included.
-      queries: number of dev queries.
+      gains: ``[candidates, queries]``, differences to the start encoder on dev, of all models that
+        were compared with it: the final candidates and the steps among which the best was selected.
 
     Example:
-      >>> [round(needed_errors(n, 300), 2) for n in (1, 4, 16)]
-      [1.0, 1.73, 2.31]
+      >>> draw = np.random.default_rng(0)
+      >>> unlike, alike = draw.normal(size=(16, 300)), draw.normal(size=(1, 300)).repeat(16, 0)
+      >>> [round(needed_errors(x), 1) for x in (unlike[:1], unlike, alike)]
+      [1.0, 2.3, 1.0]
     """
-    from scipy import special  # imported here: takes 0.1 s, needed only at the end of a run
+    count = gains.shape[1]
+    if count < 2:
+        return float("inf")
+    draw = np.random.default_rng(0)
+    means = np.zeros((_FLIPS, len(gains)))
+    for first in range(0, count, _FLIPPED_AT_ONCE):
+        part = gains[:, first : first + _FLIPPED_AT_ONCE]
+        means += draw.choice([-1.0, 1.0], size=(_FLIPS, part.shape[1])) @ part.T / count
+    # Flipped signs do not change the mean of the squares.
+    variances = np.maximum(np.mean(gains**2, axis=1) - means**2, 0) / (count - 1)
+    errors = np.sqrt(variances)
+    in_errors = np.divide(means, errors, out=np.sign(means) * 1e9, where=errors > 1e-12)
+    return float(np.quantile(in_errors.max(axis=1), _PASSING, method="higher"))
 
-    each = special.ndtr(1.0) ** (1 / candidates)
-    return float(special.stdtrit(max(queries - 1, 1), each))
 
+def gains_of_steps(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Returns ``[steps, queries]``, the gain of each evaluated step on the dev split of a run.
 
-def paired_gain(start: ScoredRun, other: ScoredRun) -> tuple[float, float]:
-    """Returns how much better a candidate is than the start encoder on the same queries.
-
-    Returns:
-      The mean difference of the first of `MEASURES`, and its standard error (infinite for one
-      query).
+    Args:
+      records: records of ``metrics.jsonl``.
     """
+    dev = {r["step"]: np.array(r["values"]) for r in records if r["kind"] == "dev"}
+    return np.array([values - dev[0] for step, values in dev.items() if step])
+
+
+def paired_gains(start: ScoredRun, other: ScoredRun) -> np.ndarray:
+    """Returns ``[queries]``, differences of the first of `MEASURES`, in the order of the ids."""
     a, b = start.values[MEASURES[0]], other.values[MEASURES[0]]
-    difference = np.array([b[query] - a[query] for query in a])
-    mean, n = float(difference.mean()), len(difference)
-    error = float(difference.std(ddof=1) / n**0.5) if n > 1 else float("inf")
-    return mean, error
+    return np.array([b[query] - a[query] for query in sorted(a)])
+
+
+def mean_and_error(gains: np.ndarray) -> tuple[float, float]:
+    """Returns the mean and its standard error, which is infinite for one query."""
+    n = len(gains)
+    return float(gains.mean()), float(gains.std(ddof=1) / n**0.5) if n > 1 else float("inf")
 
 
 def choose_weights(
@@ -82,8 +109,7 @@ def choose_weights(
     best_model: BestModel,
     *,
     alphas: Sequence[float],
-    evaluations: int,
-    folder: Path,
+    workdir: Path,
     stop: Callable[[], bool],
 ) -> Chosen | None:
     """Evaluates the candidates on dev, records the choice, and writes the chosen model.
@@ -94,14 +120,13 @@ def choose_weights(
       start: the start encoder's parameters.
       best_model: the best model of the run, which the chosen one replaces.
       alphas: values of α besides 0.
-      evaluations: number of steps among which the best was selected on dev.
-      folder: folder for ``choice.json``. If it is there, the choice was made before.
+      workdir: the run's folder. If it has ``choice.json``, the choice was made before.
       stop: called before each evaluation; True ends the choice.
 
     Returns:
       The chosen weights; None if it was stopped.
     """
-    path = folder / CHOICE
+    path = workdir / EVAL / CHOICE
     if all_true(path.is_file()):
         facts = read_json(path)
         alpha = float(entry(facts, "alpha", float, where=path))
@@ -111,8 +136,8 @@ def choose_weights(
     if jax.tree.all(jax.tree.map(np.array_equal, start, trained)):
         return Chosen(0.0, start)  # no step was better on dev
     baseline = evaluate.start(dev, "Dev, start")
-    chosen, rows = Chosen(0.0, start), []
-    best, needed = 0.0, needed_errors(evaluations + len(alphas), len(dev.query_ids))
+    rows, gains = [], []
+    best: Chosen | None = None
     for alpha in sorted(alphas):
         if stop():
             LOG.info("Stopped during the final evaluation; the same command resumes it")
@@ -120,10 +145,15 @@ def choose_weights(
         params, label = interpolate(start, trained, alpha), f"Dev, α = {alpha:g}"
         documents = evaluate.documents(dev, params, label)
         scored = evaluate.score(dev, params, documents, label)
-        gain, error = paired_gain(baseline, scored)
+        gains.append(paired_gains(baseline, scored))
+        gain, error = mean_and_error(gains[-1])
+        if best is None or gain > max(row["gain"] for row in rows):
+            best = Chosen(alpha, params, documents)
         rows.append({"alpha": alpha, **_means(scored), "gain": gain, "standard_error": error})
-        if gain > max(best, needed * error):
-            best, chosen = gain, Chosen(alpha, params, documents)
+    needed = _on_all(partial(_needed, workdir, np.array(gains)))
+    first = max(rows, key=lambda row: row["gain"])  # the first of equals, as above
+    better = first["gain"] > max(0.0, needed * first["standard_error"])
+    chosen = best if better and best is not None else Chosen(0.0, start)
     digests = best_model.digests()
     facts = {
         "alpha": chosen.alpha,
@@ -138,6 +168,18 @@ def choose_weights(
     on_first(lambda: _write(path, facts))
     on_first(lambda: best_model.blend(chosen.alpha, digests))
     return chosen
+
+
+def _needed(workdir: Path, gains: np.ndarray) -> float:
+    steps = gains_of_steps(read_metrics(workdir))
+    return needed_errors(np.concatenate([gains, steps.reshape(-1, gains.shape[1])]))
+
+
+def _on_all(make: Callable[[], float]) -> float:
+    """Returns the first process's number, to six digits, on every process."""
+    found = on_first(make)
+    millionths = None if found is None else np.array([min(found * 1e6, 2**31 - 1)], np.int32)
+    return float(broadcast_from_first(millionths, (1,))[0]) / 1e6
 
 
 def _means(scored: ScoredRun) -> dict[str, float]:
