@@ -149,6 +149,7 @@ class Tiny:
             "train.evaluate_every": 4,
             "evaluation.dev_documents": 0,
             "evaluation.retention": "",
+            "data.dev_queries": 0,
             "evaluation.interpolation": (),
         }
 

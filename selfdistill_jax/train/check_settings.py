@@ -19,6 +19,7 @@ _MINIMUM = {
     "seed": 0,
     "data.negatives_per_query": 0,
     "data.candidates": 1,
+    "data.dev_queries": 0,
     "data.query_length": 3,  # [CLS], one token, [SEP]
     "data.document_length": 3,
     "encoder.max_length": 0,

@@ -131,7 +131,9 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
         settings=settings,
         mesh=mesh,
         data=DataSettings(
-            source=open_source(dataset=data.dataset, triplets=data.triplets),
+            source=open_source(
+                dataset=data.dataset, triplets=data.triplets, dev_queries=data.dev_queries
+            ),
             cache=cache,
             negatives=data.negatives,
             candidates=data.candidates,

@@ -51,6 +51,7 @@ class BeirFolder:
         }
         if not self._qrels:
             raise InputError(f"{folder}/qrels: no train.tsv, dev.tsv or test.tsv; {_LAYOUT}")
+        self.splits = tuple(self._qrels)
         self._document_rows: dict[str, int] = {}  # empty until the documents are read
         self._query_rows: dict[str, int] = {}
         self._warned: set[str] = set()  # splits; each is read several times

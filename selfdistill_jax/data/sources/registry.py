@@ -3,6 +3,7 @@
 from selfdistill_jax.data.collection import Source
 from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.data.sources.external_triplets import TripletsOf, TripletsOver
+from selfdistill_jax.data.sources.held_out import HeldOutDev
 from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.data.sources.triplet_rows import IDS, check_file, has_ids
@@ -12,7 +13,7 @@ from selfdistill_jax.io import expand
 EMBEDDED = {"pydocs": PyDocs}
 
 
-def open_source(*, dataset: str = "", triplets: str = "") -> Source:
+def open_source(*, dataset: str = "", triplets: str = "", dev_queries: int = 0) -> Source:
     """Returns the collection to train and evaluate on.
 
     Args:
@@ -20,6 +21,8 @@ def open_source(*, dataset: str = "", triplets: str = "") -> Source:
         or with a ``triplets`` file of texts the held-out part of that file.
       triplets: file to train on instead of the dataset's own pairs, with texts or with ids of the
         dataset's queries and documents.
+      dev_queries: number of training queries of a BEIR folder without a dev split that are held out
+        as one, see `HeldOutDev`; 0 holds out none.
 
     Raises:
       InputError: the dataset or file does not exist, or the file has ids and no dataset is given.
@@ -37,11 +40,12 @@ def open_source(*, dataset: str = "", triplets: str = "") -> Source:
     if triplets and not dataset:
         return TripletFile(triplets)
     collection = _open(dataset or "pydocs")
-    if not triplets:
-        return collection
-    if of_ids:
-        return TripletsOf(collection, triplets)
-    return TripletsOver(collection, TripletFile(triplets, held_out=False))
+    if triplets and not of_ids:
+        return TripletsOver(collection, TripletFile(triplets, held_out=False))
+    source = TripletsOf(collection, triplets) if triplets else collection
+    lacks_dev = isinstance(collection, BeirFolder) and "dev" not in collection.splits
+    trains = triplets or (isinstance(collection, BeirFolder) and "train" in collection.splits)
+    return HeldOutDev(source, dev_queries) if dev_queries and lacks_dev and trains else source
 
 
 def _open(dataset: str) -> Source:
