@@ -107,7 +107,8 @@ def choose(
         text = train_and_report(final, workdir / "run", stop=lambda step: stop())
     if text is None:
         return None
-    flags_of_run = [*winner.flags(), f"--config.train.steps={steps}"]
+    lengths = ("steps", "warmup_steps", "evaluate_every", "checkpoint_every")
+    flags_of_run = [*winner.flags(), *(f"--config.train.{k}={final.train[k]}" for k in lengths)]
     command = " \\\n      ".join(["python -m selfdistill_jax.main", *flags_of_run])
     return (
         f"{trials.text()}\n\nWinner: {winner.name}, {steps} steps. The same run alone, with your "

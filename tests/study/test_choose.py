@@ -17,6 +17,7 @@ from selfdistill_jax.losses import LOSSES
 from selfdistill_jax.study.halving import Rung, halve, is_better, plan
 from selfdistill_jax.study.recipes import recipes
 from selfdistill_jax.study.trial import Trial
+from selfdistill_jax.train.run_folder import flatten
 from tests import tiny as helpers
 
 
@@ -114,6 +115,14 @@ def test_a_choice_is_resumed_and_ends_with_a_run(tiny, tmp_path):
     rate = float(re.search("([^ ]+)$", winner[1])[1])
     assert float(re.search("learning_rate=(\\S+)", text)[1]) == rate
     assert "trained − start" in text
+    # The printed command makes the same run.
+    flags = re.findall(r"--config\.(\S+?)=(\S+)", text)
+    record = flatten(json.loads((tmp_path / "run" / "config.json").read_text()))
+    for name, value in flags:
+        assert str(record[name]) == value or float(record[name]) == float(value)
+    changed = {k for k, v in flatten(config.to_dict()).items() if record.get(k) != v}
+    allowed = {name for name, _ in flags} | {"train.dtype"}
+    assert {k for k in changed if not k.startswith("loss.")} <= allowed
     assert choose(config, tmp_path, minutes=0.2) == text
     with pytest.raises(InputError, match=r"another config: seed is 0 there and 1 here"):
         choose(tiny.config(seed=1, evaluation__interpolation=(0.5, 1.0)), tmp_path, minutes=0.2)
