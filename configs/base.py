@@ -57,7 +57,7 @@ def get_config(loss: str = "softmax") -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.dataset = ""  # pydocs or a BEIR folder; "": held-out part of data.triplets, else pydocs
     data.triplets = ""  # JSONL or TSV file of training triplets; "": the dataset's own pairs
-    data.dev_queries = 300  # without a dev split: hold out so many training queries, at most 10 %
+    data.dev_queries = 300  # without a dev split: hold out up to this many training queries
     data.negatives = "random"  # source of missing negatives: random, bm25, mined (by start model)
     data.negatives_per_query = 1  # per query and step: the data's own first, then drawn ones
     data.candidates = 20  # bm25 and mined negatives are drawn from this many top-ranked documents
