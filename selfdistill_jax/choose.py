@@ -10,6 +10,7 @@ at the end of that run. Everything tried is in trials.csv of --workdir. The same
 """
 
 import copy
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -129,17 +130,18 @@ class _Trials:
         self._config, self._stop, self._folder = config, stop, workdir / "trial"
         self._table = Table(workdir / "trials.csv")
 
-    def run(self, recipe: Recipe, steps: int, *, phase: str = "trial") -> Result | None:
+    def run(self, recipe: Recipe, steps: int, label: str, *, phase: str = "trial") -> Result | None:
         """Returns the result of a trial, whose values are those on dev; None if it was stopped.
 
         Args:
           recipe: the recipe.
           steps: number of steps.
+          label: label for the log.
           phase: "trial", or "probe" to measure the time.
         """
         run = Run("", recipe.name, phase, self._config.seed, {"train.steps": steps})
         if self._table.find(run) is None:
-            LOG.info("Trial: %s, %d steps", recipe.name, steps)
+            LOG.info("%s: %s, %d steps", label, recipe.name, steps)
             changed = _changed(self._config, recipe, steps, every=steps)
             changed.evaluation.split, changed.evaluation.interpolation = "none", ()
             found = run_trial(changed, self._folder, stop=self._stop)
@@ -182,7 +184,7 @@ def _plan(
         return entry(facts, "steps", int, where=path), rounds
     default = known[0]
     for steps in _PROBES:
-        probe = trials.run(default, steps, phase="probe")
+        probe = trials.run(default, steps, "To measure the time", phase="probe")
         if probe is None:
             return None
     step_seconds = max(probe.numbers.get("step_seconds", 1.0), 1e-6)
@@ -202,17 +204,18 @@ def _plan(
 
 def _search(trials: _Trials, known: list[Recipe], rounds: list[Rung]) -> Recipe | None:
     """Returns the winner of the trials; None if it was stopped."""
+    total, numbers = sum(rung.recipes for rung in rounds), itertools.count(1)
 
     def value(recipe: Recipe, steps: int) -> float | None:
-        found = trials.run(recipe, steps)
+        found = trials.run(recipe, steps, f"Trial {next(numbers)} of {total}")
         return found and found.numbers.get("dev", -1.0)  # a failed trial is the worst
 
     best = halve(known, rounds, value)
     if best is None:
         return None
-    default, other = (trials.run(recipe, rounds[-1].steps) for recipe in (known[0], best))
-    if default is None or other is None:
-        return None
+    default, other = (trials.run(recipe, rounds[-1].steps, "") for recipe in (known[0], best))
+    assert default is not None
+    assert other is not None
     if "dev" not in default.numbers and "dev" not in other.numbers:
         raise InputError(f"all trials failed: {other.texts['error']}")
     return best if is_better(default.values, other.values) else known[0]
