@@ -1,4 +1,4 @@
-"""Tests that committed studies have readable definitions, and pages that follow from tables."""
+"""Tests that studies have valid definitions, and that their pages follow from their tables."""
 
 from pathlib import Path
 
@@ -13,11 +13,17 @@ from selfdistill_jax.train.loss import make_loss
 
 STUDIES = sorted(Path("studies").glob("[a-z]*.py"))
 STUDIES = [path for path in STUDIES if "METHODS" in path.read_text()]
+PAGES = Path("docs/studies")
+BEGUN = [path for path in STUDIES if (PAGES / path.stem / RUNS).exists()]
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_table_has_a_definition():
+    assert {path.parent.name for path in PAGES.glob("*/" + RUNS)} <= {p.stem for p in STUDIES}
+
+
+@pytest.mark.parametrize("path", BEGUN, ids=lambda path: path.stem)
 def test_a_page_follows_from_its_table(path, tmp_path):
-    folder = Path("docs/studies") / path.stem
+    folder = PAGES / path.stem
     text = write_page(read_study(path), Table(folder / RUNS), tmp_path)
     assert text == (folder / "README.md").read_text()
 
