@@ -4,8 +4,8 @@
 
 Tries losses, sources of negatives and learning rates. Half of the time goes to short runs, compared
 on dev: the better half of the recipes gets twice the steps, until only the default recipe and one
-other are left. The other one wins if it is better by more than one standard error. The rest of the
-time goes to a training run with the winner, like that of selfdistill_jax.main. Test is read once,
+other are left. The other one wins if it is better by more than luck explains. The rest of the time
+goes to a training run with the winner, like that of selfdistill_jax.main. Test is read once,
 at the end of that run. Everything tried is in trials.csv of --workdir. The same command resumes.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from selfdistill_jax.cli import config_flag, options
@@ -29,11 +30,12 @@ from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.study.definition import Run
-from selfdistill_jax.study.halving import Rung, halve, is_better, plan
+from selfdistill_jax.study.halving import Rung, halve, plan
 from selfdistill_jax.study.recipes import Recipe, recipes
 from selfdistill_jax.study.table import Result, Table
 from selfdistill_jax.study.trial import run_trial
 from selfdistill_jax.train.data.tokenized_collection import open_tokenized
+from selfdistill_jax.train.evaluation.final_choice import mean_and_error, needed_errors
 from selfdistill_jax.train.job import make_job, split_devices
 from selfdistill_jax.train.run_folder import claimed, open_run
 
@@ -100,9 +102,10 @@ def choose(
             return None
         steps, rounds = planned
         LOG.info("Rounds: %s", "; ".join(f"{n} recipes, {steps} steps" for n, steps in rounds))
-        winner = _search(trials, known, rounds)
-        if winner is None:
+        found = _search(trials, known, rounds)
+        if found is None:
             return None
+        winner, reason = found
         LOG.info("Winner: %s; training %d steps", winner.name, steps)
         final = _changed(config, winner, steps, every=-(-steps // _EVALUATIONS))
         text = train_and_report(final, workdir / "run", stop=lambda step: stop())
@@ -112,8 +115,8 @@ def choose(
     flags_of_run = [*winner.flags(), *(f"--config.train.{k}={final.train[k]}" for k in lengths)]
     command = " \\\n      ".join(["python -m selfdistill_jax.main", *flags_of_run])
     return (
-        f"{trials.text()}\n\nWinner: {winner.name}, {steps} steps. The same run alone, with your "
-        f"other settings:\n\n  {command}\n\n{text}"
+        f"{trials.text()}\n\n{reason}\n\nWinner: {winner.name}, {steps} steps. The same run alone, "
+        f"with your other settings:\n\n  {command}\n\n{text}"
     )
 
 
@@ -149,6 +152,18 @@ class _Trials:
                 return None
             self._table.add(Result(run.key(), found.numbers, found.texts, found.dev_values))
         return self._table.find(run)
+
+    def gains(self, recipe: Recipe, default: Recipe, steps: int) -> np.ndarray | None:
+        """Returns the differences to the default recipe for each dev query.
+
+        Returns:
+          ``[queries]``; None for the default recipe, or if one of the two trials failed.
+        """
+        one, other = (self.run(x, steps, "") for x in (recipe, default))
+        if recipe == default or not one or not other:
+            return None
+        values = one.values, other.values
+        return values[0] - values[1] if all(map(len, values)) else None
 
     def text(self) -> str:
         """Returns all trials as a table, the longest and best first."""
@@ -202,23 +217,43 @@ def _plan(
     return most, rounds
 
 
-def _search(trials: _Trials, known: list[Recipe], rounds: list[Rung]) -> Recipe | None:
-    """Returns the winner of the trials; None if it was stopped."""
+def _search(trials: _Trials, known: list[Recipe], rounds: list[Rung]) -> tuple[Recipe, str] | None:
+    """Returns the winner of the trials, and a sentence that gives the reason; None if stopped."""
     total, numbers = sum(rung.recipes for rung in rounds), itertools.count(1)
+    default, gains = known[0], []
 
     def value(recipe: Recipe, steps: int) -> float | None:
         found = trials.run(recipe, steps, f"Trial {next(numbers)} of {total}")
-        return found and found.numbers.get("dev", -1.0)  # a failed trial is the worst
+        if found is None:
+            return None
+        compared = trials.gains(recipe, default, steps)
+        if compared is not None:
+            gains.append(compared)
+        return found.numbers.get("dev", -1.0)  # a failed trial is the worst
 
     best = halve(known, rounds, value)
     if best is None:
         return None
-    default, other = (trials.run(recipe, rounds[-1].steps, "") for recipe in (known[0], best))
-    assert default is not None
-    assert other is not None
-    if "dev" not in default.numbers and "dev" not in other.numbers:
-        raise InputError(f"all trials failed: {other.texts['error']}")
-    return best if is_better(default.values, other.values) else known[0]
+    steps = rounds[-1].steps
+    of_default, of_best = (trials.run(recipe, steps, "") for recipe in (default, best))
+    assert of_default is not None
+    assert of_best is not None
+    if "dev" not in of_default.numbers and "dev" not in of_best.numbers:
+        raise InputError(f"all trials failed: {of_best.texts['error']}")
+    compared = trials.gains(best, default, steps)
+    if compared is None:  # one of the two failed
+        winner = best if "dev" in of_best.numbers else default
+        return winner, f"The trial of {default.name if winner is best else best.name} failed."
+    # The best of several recipes is better by luck alone more often than one would be.
+    needed = max(needed_errors(np.array(gains)), 1.0)
+    gain, error = mean_and_error(compared)
+    wins = gain > needed * error
+    reason = (
+        f"{best.name} against the default recipe, {steps} steps: {gain:+.4f} ± {error:.4f} on dev. "
+        f"The best of\nthe others must be better by {needed:.1f} standard errors, to exclude luck: "
+        f"{'it is' if wins else 'the default recipe stays'}."
+    )
+    return best if wins else default, reason
 
 
 def _changed(config: Any, recipe: Recipe, steps: int, *, every: int) -> Any:

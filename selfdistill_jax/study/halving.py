@@ -7,8 +7,6 @@ in the longest trials.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-import numpy as np
-
 Recipe = TypeVar("Recipe")
 
 
@@ -100,23 +98,3 @@ def halve(
         order = sorted(range(len(left)), key=lambda i: -values[i + 1])  # stable
         left = [left[i] for i in order]
     return left[0]
-
-
-def is_better(default: np.ndarray, other: np.ndarray) -> bool:
-    """Returns whether a recipe is better than the default one by more than one standard error.
-
-    Args:
-      default: ``[queries]``, values of the default recipe on dev; empty if its trial failed.
-      other: ``[queries]``, values of the other recipe for the same queries; empty likewise.
-
-    Example:
-      >>> is_better(np.array([0.5, 0.5, 0.0]), np.array([1.0, 0.5, 0.5]))
-      True
-      >>> is_better(np.array([0.5, 0.5, 0.0]), np.array([1.0, 0.0, 0.1]))
-      False
-    """
-    if not len(default) or not len(other):
-        return len(other) > 0
-    gains = other - default
-    error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else np.inf
-    return bool(gains.mean() > error)
