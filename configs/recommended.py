@@ -1,6 +1,6 @@
-"""Trains with the recipe that did best in our studies, the defaults of configs/base.py.
+"""Trains with the contrastive loss, selfdistill_jax.losses.softmax, and all default settings.
 
-That is contrastive training with the loss selfdistill_jax.losses.softmax (docs/choosing.md).
+This recipe did best in our studies (docs/choosing.md).
 """
 
 from configs import base

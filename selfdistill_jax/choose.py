@@ -1,12 +1,12 @@
 """Finds the best recipe for your texts by short runs, then trains with it.
 
-    python -m selfdistill_jax.choose --config=configs/base.py --minutes=60 --config.data.dataset=DIR
+    python -m selfdistill_jax.choose --config=configs/recommended.py --config.data.dataset=DIR
 
 Tries losses, sources of negatives and learning rates. Half of the time goes to short runs, compared
 on dev: the better half of the recipes gets twice the steps, until only the default recipe and one
-other are left. The other one wins if it is better by more than luck explains. The rest of the time
-goes to a training run with the winner, like that of selfdistill_jax.main. Test is read once,
-at the end of that run. Everything tried is in trials.csv of --workdir. The same command resumes.
+other are left. The other one wins if its gain is too large to be luck. The rest of the time (set by
+--minutes) goes to a training run with the winner, like that of selfdistill_jax.main. Test is read
+once, at the end of that run. All trials are in trials.csv of --workdir. The same command resumes.
 """
 
 import copy
@@ -28,6 +28,7 @@ from selfdistill_jax.json_file import entry, read_json
 from selfdistill_jax.main import train_and_report
 from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.retrieval.evaluation import MEASURES
+from selfdistill_jax.retrieval.significance import mean_and_error, needed_errors
 from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.study.definition import Run
 from selfdistill_jax.study.halving import Rung, halve, plan
@@ -35,7 +36,6 @@ from selfdistill_jax.study.recipes import Recipe, recipes
 from selfdistill_jax.study.table import Result, Table
 from selfdistill_jax.study.trial import run_trial
 from selfdistill_jax.train.data.tokenized_collection import open_tokenized
-from selfdistill_jax.train.evaluation.final_choice import mean_and_error, needed_errors
 from selfdistill_jax.train.job import make_job, split_devices
 from selfdistill_jax.train.run_folder import claimed, open_run
 
@@ -101,7 +101,7 @@ def choose(
         if planned is None:
             return None
         steps, rounds = planned
-        LOG.info("Rounds: %s", "; ".join(f"{n} recipes, {steps} steps" for n, steps in rounds))
+        LOG.info("Rounds: %s", "; ".join(f"{r.recipes} recipes, {r.steps} steps" for r in rounds))
         found = _search(trials, known, rounds)
         if found is None:
             return None
@@ -134,7 +134,10 @@ class _Trials:
         self._table = Table(workdir / "trials.csv")
 
     def run(self, recipe: Recipe, steps: int, label: str, *, phase: str = "trial") -> Result | None:
-        """Returns the result of a trial, whose values are those on dev; None if it was stopped.
+        """Makes a trial unless it was made before.
+
+        Returns:
+          Its result, which has the values of dev queries; None if it was stopped.
 
         Args:
           recipe: the recipe.
@@ -142,7 +145,7 @@ class _Trials:
           label: label for the log.
           phase: "trial", or "probe" to measure the time.
         """
-        run = Run("", recipe.name, phase, self._config.seed, {"train.steps": steps})
+        run = self._run(recipe, steps, phase)
         if self._table.find(run) is None:
             LOG.info("%s: %s, %d steps", label, recipe.name, steps)
             changed = _changed(self._config, recipe, steps, every=steps)
@@ -153,17 +156,12 @@ class _Trials:
             self._table.add(Result(run.key(), found.numbers, found.texts, found.dev_values))
         return self._table.find(run)
 
-    def gains(self, recipe: Recipe, default: Recipe, steps: int) -> np.ndarray | None:
-        """Returns the differences to the default recipe for each dev query.
+    def values(self, recipe: Recipe, steps: int) -> np.ndarray:
+        """Returns the values of dev queries in a trial that was made; empty if it failed."""
+        return self._table.results[self._run(recipe, steps, "trial").key()].values
 
-        Returns:
-          ``[queries]``; None for the default recipe, or if one of the two trials failed.
-        """
-        one, other = (self.run(x, steps, "") for x in (recipe, default))
-        if recipe == default or not one or not other:
-            return None
-        values = one.values, other.values
-        return values[0] - values[1] if all(map(len, values)) else None
+    def _run(self, recipe: Recipe, steps: int, phase: str) -> Run:
+        return Run("", recipe.name, phase, self._config.seed, {"train.steps": steps})
 
     def text(self) -> str:
         """Returns all trials as a table, the longest and best first."""
@@ -226,32 +224,30 @@ def _search(trials: _Trials, known: list[Recipe], rounds: list[Rung]) -> tuple[R
         found = trials.run(recipe, steps, f"Trial {next(numbers)} of {total}")
         if found is None:
             return None
-        compared = trials.gains(recipe, default, steps)
-        if compared is not None:
-            gains.append(compared)
+        of_default = trials.values(default, steps)  # made first in every round
+        if recipe != default and len(of_default) and len(found.values):
+            gains.append(found.values - of_default)
         return found.numbers.get("dev", -1.0)  # a failed trial is the worst
 
     best = halve(known, rounds, value)
     if best is None:
         return None
     steps = rounds[-1].steps
-    of_default, of_best = (trials.run(recipe, steps, "") for recipe in (default, best))
-    assert of_default is not None
-    assert of_best is not None
-    if "dev" not in of_default.numbers and "dev" not in of_best.numbers:
-        raise InputError(f"all trials failed: {of_best.texts['error']}")
-    compared = trials.gains(best, default, steps)
-    if compared is None:  # one of the two failed
-        winner = best if "dev" in of_best.numbers else default
-        return winner, f"The trial of {default.name if winner is best else best.name} failed."
-    # The best of several recipes is better by luck alone more often than one would be.
+    of_default, of_best = (trials.values(recipe, steps) for recipe in (default, best))
+    if not len(of_best):
+        if not len(of_default):
+            raise InputError("all trials failed; the log has their errors")
+        return default, "The trials of all other recipes failed: the default recipe stays."
+    if not len(of_default):
+        return best, "The trial of the default recipe failed."
+    # The best of several recipes exceeds one standard error by luck more often than a single one.
     needed = max(needed_errors(np.array(gains)), 1.0)
-    gain, error = mean_and_error(compared)
+    gain, error = mean_and_error(of_best - of_default)
     wins = gain > needed * error
     reason = (
-        f"{best.name} against the default recipe, {steps} steps: {gain:+.4f} ± {error:.4f} on dev. "
-        f"The best of\nthe others must be better by {needed:.1f} standard errors, to exclude luck: "
-        f"{'it is' if wins else 'the default recipe stays'}."
+        f"Gain of {best.name} over the default recipe on dev, {steps} steps: "
+        f"{gain:+.4f} ± {error:.4f}.\nIt replaces the default recipe if the gain exceeds "
+        f"{needed:.1f} standard errors: {'it does' if wins else 'the default recipe stays'}."
     )
     return best if wins else default, reason
 

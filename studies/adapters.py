@@ -11,8 +11,6 @@ SETTINGS = {
     "train.steps": 40,
     "train.warmup_steps": 4,
     "train.evaluate_every": 20,
-    "evaluation.interpolation": (),
-    "evaluation.retention": "",
 }
 COLLECTIONS = ("tldr-3k", "medquad-short-3k", "pydocs")
 METHODS = {

@@ -4,7 +4,6 @@
 learning rate is tuned for each method and collection by dev.
 """
 
-SETTINGS = {"evaluation.interpolation": (), "evaluation.retention": ""}
 COLLECTIONS = ("tldr-3k", "pydocs", "medquad-short-3k")
 EXAMPLES = 2560
 METHODS = {

@@ -9,8 +9,6 @@ SETTINGS = {
     "train.steps": 40,
     "train.warmup_steps": 4,
     "train.evaluate_every": 20,
-    "evaluation.interpolation": (),
-    "evaluation.retention": "",
 }
 COLLECTIONS = ("tldr", "medquad-short", "pydocs", "debian-slice", "arxiv-titles-slice")
 METHODS = {

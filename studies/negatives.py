@@ -10,8 +10,6 @@ SETTINGS = {
     "train.steps": 40,
     "train.warmup_steps": 4,
     "train.evaluate_every": 20,
-    "evaluation.interpolation": (),
-    "evaluation.retention": "",
 }
 COLLECTIONS = ("tldr-3k", "pydocs", "medquad-short-3k", "debian-3k", "arxiv-titles-3k")
 METHODS = {

@@ -7,8 +7,6 @@ in short runs, so it needs to know how the best rate changes with the number of 
 
 SETTINGS = {
     "loss.name": "softmax",
-    "evaluation.interpolation": (),
-    "evaluation.retention": "",
 }
 COLLECTIONS = ("tldr-3k", "pydocs")
 METHODS = {

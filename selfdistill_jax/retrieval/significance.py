@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 _CELLS = 2**22  # resampled values in memory at a time: 32 MB
+_FLIPS = 2000  # draws of random signs
+_PASSING = 0.8413  # probability that a value is at most one standard error above the mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,3 +116,44 @@ def _t_test(difference: np.ndarray) -> float:
     if error == 0:
         return 0.0  # the same difference for all queries: t goes to infinity
     return float(2 * special.stdtr(n - 1, -abs(difference.mean() / error)))
+
+
+def needed_errors(gains: np.ndarray) -> float:
+    """Returns the standard errors by which the best candidate must be better than a baseline.
+
+    With one candidate and many queries this is the rule of one standard error, which a candidate
+    without any gain passes with a probability of 16 %. The best of several would pass it more often
+    by luck alone, so the number rises with the candidates, to keep the 16 %. It rises less if they
+    are alike, as the steps of one run are. It comes from random signs: each draw flips the gains of
+    some queries, for all candidates together, and takes the largest gain in standard errors; the
+    number is the 84 % quantile of the draws (Westfall and Young, 1993).
+
+    Args:
+      gains: ``[candidates, queries]``, differences to the baseline of every model that was
+        compared with it.
+
+    Example:
+      >>> draw = np.random.default_rng(0)
+      >>> unlike, alike = draw.normal(size=(16, 300)), draw.normal(size=(1, 300)).repeat(16, 0)
+      >>> [round(needed_errors(x), 1) for x in (unlike[:1], unlike, alike)]
+      [1.0, 2.3, 1.0]
+    """
+    count = gains.shape[1]
+    if count < 2:
+        return float("inf")
+    draw = np.random.default_rng(0)
+    means = np.zeros((_FLIPS, len(gains)))
+    for first in range(0, count, _CELLS // _FLIPS):
+        part = gains[:, first : first + _CELLS // _FLIPS]
+        means += draw.choice([-1.0, 1.0], size=(_FLIPS, part.shape[1])) @ part.T / count
+    # Flipped signs do not change the mean of the squares.
+    variances = np.maximum(np.mean(gains**2, axis=1) - means**2, 0) / (count - 1)
+    errors = np.sqrt(variances)
+    in_errors = np.divide(means, errors, out=np.sign(means) * 1e9, where=errors > 1e-12)
+    return float(np.quantile(in_errors.max(axis=1), _PASSING, method="higher"))
+
+
+def mean_and_error(gains: np.ndarray) -> tuple[float, float]:
+    """Returns the mean and its standard error, which is infinite for one query."""
+    n = len(gains)
+    return float(gains.mean()), float(gains.std(ddof=1) / n**0.5) if n > 1 else float("inf")

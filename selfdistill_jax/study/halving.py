@@ -1,7 +1,6 @@
 """Successive halving: short trials of many recipes, longer ones of the better half, and so on.
 
-The default recipe takes part in every round, so that the best of the others can be compared with it
-in the longest trials.
+Every round also has a trial of the default recipe, with which the others are compared.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,8 +82,7 @@ def halve(
       value: ``(recipe, steps)`` returns a trial's value on dev; None to stop.
 
     Returns:
-      The best of the others in the last round, in which the default recipe took part, too; None if
-      it was stopped.
+      The best of the other recipes in the last round; None if it was stopped.
     """
     default, *left = recipes
     for rung in rounds:

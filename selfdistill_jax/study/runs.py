@@ -12,7 +12,9 @@ from selfdistill_jax.study.definition import Run, Study
 from selfdistill_jax.study.table import Result, Table
 from selfdistill_jax.study.trial import run_trial
 
-_OTHERS = "evaluation.retention"  # collections that are tested too, by their names in the study
+_RETENTION = "evaluation.retention"  # names of further collections to test on
+# Settings of every study, unless it sets them: runs end with the best step on dev.
+_SETTINGS = {"evaluation.interpolation": (), _RETENTION: ""}
 MakeConfig = Callable[[dict[str, Any]], Any]
 
 
@@ -51,9 +53,9 @@ def execute(
             LOG.warning("%s: no such folder in --data; its runs are left out", collection)
             continue
         LOG.info("Study %s: %s, %s (%d of %d)", study.name, collection, method, number, len(cells))
-        settings = study.settings | study.methods[method] | {"data.dataset": dataset}
-        others = [_dataset(name, data) for name in settings.get(_OTHERS, "pydocs").split(",")]
-        settings[_OTHERS] = ",".join(filter(None, others))
+        settings = _SETTINGS | study.settings | study.methods[method] | {"data.dataset": dataset}
+        others = [_dataset(name, data) for name in settings[_RETENTION].split(",")]
+        settings[_RETENTION] = ",".join(filter(None, others))
         phases: Sequence[Run] = [
             Run(collection, method, "tune", study.seeds[0], tuned) for tuned in study.grid(method)
         ]

@@ -22,7 +22,7 @@ NUMBERS = (
     "start dev", "dev", "best_step", *MEASURES, *(f"start {m}" for m in MEASURES),
     "step_seconds", "train_seconds", "seconds",
 )  # fmt: skip
-TEXTS = ("dtype", "commit", "date", "error", "others")
+TEXTS = ("dtype", "commit", "date", "error", "retention")
 _ATTEMPTS = 300  # every 0.1 s, to write the file while another process writes it
 _SCALE = 10_000  # a query's value is stored as a whole number of this many parts
 
@@ -84,12 +84,12 @@ class Table:
     def add(self, result: Result) -> None:
         """Adds a result, and writes it together with those that other processes added."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._alone():
+        with self._locked():
             self.results = Table(self._path).results | self.results | {result.key: result}
             self._write()
 
     @contextlib.contextmanager
-    def _alone(self) -> Generator[None]:
+    def _locked(self) -> Generator[None]:
         """Waits until no other process writes the file, and keeps others from it."""
         path = self._path.with_name(f".{self._path.name}.lock")
         with contextlib.ExitStack() as held:

@@ -34,7 +34,7 @@ def transfers(study: Study, table: Table, method: str) -> list[Transfer]:
     found = []
     for trained_on in study.collections:
         results = tested(study, table, trained_on, method)
-        runs = [json.loads(result.texts.get("others") or "{}") for result in results]
+        runs = [json.loads(result.texts.get("retention") or "{}") for result in results]
         for tested_on in dict.fromkeys(name for run in runs for name in run):
             own = [run[tested_on] for run in runs if tested_on in run]
             changes = np.array([one["trained"] - one["start"] for one in own])

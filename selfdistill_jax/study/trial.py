@@ -31,8 +31,8 @@ class Trial(NamedTuple):
         one; ``seconds`` of the whole run; and, if test was evaluated, each of `MEASURES` of the
         model and, as ``start …``, of the start encoder. A run that failed has ``seconds`` only.
       texts: ``dtype``, ``commit``, ``date``, ``error``: why the run failed or ended early; and, if
-        other collections were evaluated, ``others``: JSON, name -> ``start`` and ``trained``, the
-        first of `MEASURES`, and ``similarity``, the mean cosine of documents under the start
+        other collections were evaluated, ``retention``: JSON, name -> ``start`` and ``trained``,
+        the first of `MEASURES`, and ``similarity``, the mean cosine of documents under the start
         encoder.
       values: ``[queries]``, the first of `MEASURES` for each test query, in the order of their ids;
         empty if test was not evaluated.
@@ -77,7 +77,7 @@ def run_trial(
         "dtype": str(run.config["train"]["dtype"]),
         "commit": str(read_json(folder / ENVIRONMENT).get("commit"))[:12],
         "error": run.ended,
-        "others": json.dumps(_others(run)) if run.retention else "",
+        "retention": json.dumps(_retention(run)) if run.retention else "",
     }
     shutil.rmtree(folder)
     dev = [record for record in run.records if record["kind"] == "dev"]
@@ -101,7 +101,7 @@ def _numbers(run: FinishedRun, dev: list[dict[str, Any]], best: dict[str, Any]) 
     return numbers
 
 
-def _others(run: FinishedRun) -> dict[str, dict[str, float]]:
+def _retention(run: FinishedRun) -> dict[str, dict[str, float]]:
     return {
         facts["collection"]: {
             "start": round(facts["start"][MEASURES[0]], 5),

@@ -125,7 +125,7 @@ def test_changes_on_other_collections(tmp_path):
             }  # fmt: skip
             result = Result(
                 (collection, "a", "test", str(seed), TUNED), {"nDCG@10": 0.5, "train_seconds": 1.0,
-                 "start nDCG@10": 0.4}, {"others": json.dumps(others)}, np.ones(3),
+                 "start nDCG@10": 0.4}, {"retention": json.dumps(others)}, np.ones(3),
             )  # fmt: skip
             table.add(result)
     found = transfers(STUDY, Table(tmp_path / RUNS), "a")

@@ -10,15 +10,12 @@ from selfdistill_jax import BiEncoder
 from selfdistill_jax.checkpoints.model_folder import read_folder
 from selfdistill_jax.checkpoints.peft import with_adapter
 from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
+from selfdistill_jax.retrieval.significance import mean_and_error, needed_errors
 from selfdistill_jax.train import run
 from selfdistill_jax.train.evaluation import final_test
 from selfdistill_jax.train.evaluation.best_model import interpolate
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
-from selfdistill_jax.train.evaluation.final_choice import (
-    gains_of_steps,
-    mean_and_error,
-    needed_errors,
-)
+from selfdistill_jax.train.evaluation.final_choice import gains_of_steps
 from selfdistill_jax.train.monitoring.run_log import read_metrics
 from tests.tiny import metrics, train, write_collection
 from tests.train.runs import Killed, assert_same_run, killed, same

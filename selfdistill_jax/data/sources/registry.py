@@ -1,6 +1,6 @@
 """Opens the collection given by the settings ``dataset`` and ``triplets``."""
 
-from selfdistill_jax.data.collection import Source
+from selfdistill_jax.data.collection import SPLITS, Source
 from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.data.sources.external_triplets import TripletsOf, TripletsOver
 from selfdistill_jax.data.sources.held_out import HeldOutDev
@@ -43,9 +43,10 @@ def open_source(*, dataset: str = "", triplets: str = "", dev_queries: int = 0) 
     if triplets and not of_ids:
         return TripletsOver(collection, TripletFile(triplets, held_out=False))
     source = TripletsOf(collection, triplets) if triplets else collection
-    lacks_dev = isinstance(collection, BeirFolder) and "dev" not in collection.splits
-    trains = triplets or (isinstance(collection, BeirFolder) and "train" in collection.splits)
-    return HeldOutDev(source, dev_queries) if dev_queries and lacks_dev and trains else source
+    splits = collection.splits if isinstance(collection, BeirFolder) else SPLITS
+    if dev_queries and "dev" not in splits and (triplets or "train" in splits):
+        return HeldOutDev(source, dev_queries)
+    return source
 
 
 def _open(dataset: str) -> Source:

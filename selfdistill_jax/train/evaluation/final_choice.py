@@ -20,15 +20,13 @@ from selfdistill_jax.json_file import entry, read_json
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.eval_set import EvalSet
 from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
+from selfdistill_jax.retrieval.significance import mean_and_error, needed_errors
 from selfdistill_jax.train.evaluation.best_model import BestModel, interpolate
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
 from selfdistill_jax.train.monitoring.run_log import read_metrics
 from selfdistill_jax.train.processes import all_true, broadcast_from_first, on_first
 
 EVAL, CHOICE = "eval", "choice.json"
-# Draws of random signs, the queries whose signs are drawn at once, to limit memory, and the
-# probability that a candidate without gain does not exceed one standard error.
-_FLIPS, _FLIPPED_AT_ONCE, _PASSING = 2000, 4096, 0.8413
 
 
 class Chosen(NamedTuple):
@@ -45,41 +43,6 @@ class Chosen(NamedTuple):
     documents: np.ndarray | None = None
 
 
-def needed_errors(gains: np.ndarray) -> float:
-    """Returns by how many standard errors the best candidate must be better than the start.
-
-    With one candidate and many queries this is the rule of one standard error, which a candidate
-    without any gain passes with a probability of 16 %. The best of several would pass it more often
-    by luck alone, so the number rises with the candidates, to keep the 16 %. It rises less if they
-    are alike, as the steps of one run are: it is a quantile of the largest gain, in standard
-    errors, when the sign of each query's gains is drawn at random, the same for all candidates
-    (Westfall and Young, 1993).
-
-    Args:
-      gains: ``[candidates, queries]``, differences to the start encoder on dev, of all models that
-        were compared with it: the final candidates and the steps among which the best was selected.
-
-    Example:
-      >>> draw = np.random.default_rng(0)
-      >>> unlike, alike = draw.normal(size=(16, 300)), draw.normal(size=(1, 300)).repeat(16, 0)
-      >>> [round(needed_errors(x), 1) for x in (unlike[:1], unlike, alike)]
-      [1.0, 2.3, 1.0]
-    """
-    count = gains.shape[1]
-    if count < 2:
-        return float("inf")
-    draw = np.random.default_rng(0)
-    means = np.zeros((_FLIPS, len(gains)))
-    for first in range(0, count, _FLIPPED_AT_ONCE):
-        part = gains[:, first : first + _FLIPPED_AT_ONCE]
-        means += draw.choice([-1.0, 1.0], size=(_FLIPS, part.shape[1])) @ part.T / count
-    # Flipped signs do not change the mean of the squares.
-    variances = np.maximum(np.mean(gains**2, axis=1) - means**2, 0) / (count - 1)
-    errors = np.sqrt(variances)
-    in_errors = np.divide(means, errors, out=np.sign(means) * 1e9, where=errors > 1e-12)
-    return float(np.quantile(in_errors.max(axis=1), _PASSING, method="higher"))
-
-
 def gains_of_steps(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Returns ``[steps, queries]``, the gain of each evaluated step on the dev split of a run.
 
@@ -94,12 +57,6 @@ def paired_gains(start: ScoredRun, other: ScoredRun) -> np.ndarray:
     """Returns ``[queries]``, differences of the first of `MEASURES`, in the order of the ids."""
     a, b = start.values[MEASURES[0]], other.values[MEASURES[0]]
     return np.array([b[query] - a[query] for query in sorted(a)])
-
-
-def mean_and_error(gains: np.ndarray) -> tuple[float, float]:
-    """Returns the mean and its standard error, which is infinite for one query."""
-    n = len(gains)
-    return float(gains.mean()), float(gains.std(ddof=1) / n**0.5) if n > 1 else float("inf")
 
 
 def choose_weights(
