@@ -244,10 +244,11 @@ def _search(trials: _Trials, known: list[Recipe], rounds: list[Rung]) -> tuple[R
     needed = max(needed_errors(np.array(gains)), 1.0)
     gain, error = mean_and_error(of_best - of_default)
     wins = gain > needed * error
+    outcome = "it replaces the default recipe" if wins else "the default recipe stays"
     reason = (
-        f"Gain of {best.name} over the default recipe on dev, {steps} steps: "
-        f"{gain:+.4f} ± {error:.4f}.\nIt replaces the default recipe if the gain exceeds "
-        f"{needed:.1f} standard errors: {'it does' if wins else 'the default recipe stays'}."
+        f"Gain of {best.name} over the default recipe on dev, {steps} steps: {gain:+.4f} ± "
+        f"{error:.4f}.\nThe limit for the best of the other recipes is {needed:.1f} standard "
+        f"errors: {outcome}."
     )
     return best if wins else default, reason
 

@@ -14,7 +14,7 @@ from selfdistill_jax.study.trial import run_trial
 
 _RETENTION = "evaluation.retention"  # names of further collections to test on
 # Settings of every study, unless it sets them: runs end with the best step on dev.
-_SETTINGS = {"evaluation.interpolation": (), _RETENTION: ""}
+_SETTINGS: dict[str, Any] = {"evaluation.interpolation": (), _RETENTION: ""}
 MakeConfig = Callable[[dict[str, Any]], Any]
 
 

@@ -152,7 +152,7 @@ def test_the_default_recipe_wins_unless_another_is_clearly_better(
     )
     text = choose(tiny.config(), tmp_path, minutes=10)
     assert "Winner: softmax" in text
-    assert ("standard errors: it does." in text) == wins
+    assert ("it replaces the default recipe" in text) == wins
     assert ("the default recipe stays" in text) != wins
     assert final[0].data.negatives == ("mined" if wins else "random")
     assert final[0].loss.name == "softmax"
