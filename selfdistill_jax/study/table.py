@@ -62,11 +62,13 @@ class Table:
         self._path, self._queries = path, path.with_name(QUERIES)
         self.results: dict[tuple[str, ...], Result] = {}
         try:
+            # Before QUERIES, which is written first: each row found here has its values there.
+            rows = _read(path)
             values = {
                 tuple(row[name] for name in KEY): np.array(row["values"].split(), float) / _SCALE
                 for row in _read(self._queries)
             }
-            for row in _read(path):
+            for row in rows:
                 key = tuple(row[name] for name in KEY)
                 numbers = {name: float(row[name]) for name in NUMBERS if row.get(name)}
                 texts = {name: row.get(name) or "" for name in TEXTS}
@@ -85,7 +87,7 @@ class Table:
         """Adds a result, and writes it together with those that other processes added."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            self.results = Table(self._path).results | self.results | {result.key: result}
+            self.results = Table(self._path).results | {result.key: result}
             self._write()
 
     @contextlib.contextmanager
@@ -111,9 +113,9 @@ class Table:
             if len(one.values):
                 whole = np.rint(_SCALE * one.values).astype(int)
                 queries.append([*one.key, " ".join(map(str, whole))])
-        _write(self._path, [*KEY, *NUMBERS, *TEXTS], rows)
         if queries:
             _write(self._queries, [*KEY, "values"], queries)
+        _write(self._path, [*KEY, *NUMBERS, *TEXTS], rows)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

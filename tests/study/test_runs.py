@@ -7,6 +7,7 @@ import pytest
 
 from selfdistill_jax.cli.config_flag import load_config
 from selfdistill_jax.study import runs
+from selfdistill_jax.study import table as tables
 from selfdistill_jax.study.definition import Run, Study
 from selfdistill_jax.study.runs import best_tuned, execute
 from selfdistill_jax.study.table import RUNS, Result, Table
@@ -62,11 +63,11 @@ def test_a_study_tunes_on_dev_and_tests_each_seed(tiny, study, tmp_path, monkeyp
 
 def test_shards_are_the_study_in_parts(tiny, study, tmp_path):
     options = {"data": tiny.collection.parent, "work": tmp_path / "work"}
-    tables = [Table(tmp_path / str(i) / RUNS) for i in range(2)]
+    shards = [Table(tmp_path / str(i) / RUNS) for i in range(2)]
     study = study._replace(tuned={}, seeds=(0,))
-    for i, table in enumerate(tables):
+    for i, table in enumerate(shards):
         assert execute(study, table, make_config, **options, shard=(i, 2))
-    assert [[key[1] for key in table.results] for table in tables] == [["softmax"], ["distributed"]]
+    assert [[key[1] for key in table.results] for table in shards] == [["softmax"], ["distributed"]]
 
 
 def add_results(path, name):
@@ -89,6 +90,20 @@ def test_processes_add_to_the_same_table(tmp_path):
     assert len(table.results) == 3 * 20
     assert all(result.values.tolist() == [0.5] * 3 for result in table.results.values())
     assert {path.name for path in tmp_path.iterdir()} == {RUNS, "queries.csv"}
+
+
+def test_a_table_that_another_process_writes_meanwhile_is_read_whole(tmp_path, monkeypatch):
+    add_results(tmp_path / RUNS, "a")
+    read = tables._read
+
+    def read_then_write(path):
+        rows = read(path)
+        monkeypatch.setattr(tables, "_read", read)
+        add_results(tmp_path / RUNS, "b")  # between the two files
+        return rows
+
+    monkeypatch.setattr(tables, "_read", read_then_write)
+    assert all(len(result.values) == 3 for result in Table(tmp_path / RUNS).results.values())
 
 
 def test_a_failed_run_is_a_result(tiny, study, tmp_path):
