@@ -12,6 +12,7 @@ once, at the end of that run. All trials are in trials.csv of --workdir. The sam
 import copy
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ class _Trials:
             LOG.info("%s: %s, %d steps", label, recipe.name, steps)
             changed = _changed(self._config, recipe, steps, every=steps)
             changed.evaluation.split, changed.evaluation.interpolation = "none", ()
+            shutil.rmtree(self._folder, ignore_errors=True)  # a trial that was stopped
             found = run_trial(changed, self._folder, stop=self._stop)
             if found is None:
                 return None

@@ -1,5 +1,6 @@
 """Executes the runs of a study that its table lacks."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,15 @@ def execute(
     """Runs every run of a study that the table lacks.
 
     For each collection and method, the tuned settings are chosen by the highest value on dev with
-    the first seed; then each seed is trained with these settings and evaluated on test.
+    the first seed; then each seed is trained with these settings and evaluated on test. The first
+    seed's run is the one that was chosen, if the same call made it.
 
     Args:
       study: the study.
       table: receives each result as soon as its run ends.
       make_config: returns the config with the given settings.
       data: folder with the collections that are not embedded; runs on missing ones are left out.
-      work: folder for the runs' own folders, which are deleted after each run.
+      work: folder for the runs' own folders, which are deleted after each method.
       shard: (i, n) executes every n-th pair of a collection and a method, from the i-th on.
       stop: True ends the study at once; the same command resumes with the run that was stopped.
 
@@ -59,15 +61,17 @@ def execute(
         phases: Sequence[Run] = [
             Run(collection, method, "tune", study.seeds[0], tuned) for tuned in study.grid(method)
         ]
-        common = (settings, table, make_config, work / study.name, stop)
+        folder = work / study.name / f"{collection}-{method}"
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier call, perhaps with other code
+        common = (settings, table, make_config, folder, stop)
         if len(phases) > 1 and not _execute_all(phases, *common):
             return False
         tuned = best_tuned(study, table, collection, method)
-        if tuned is None:
-            continue  # every run of the grid failed
-        phases = [Run(collection, method, "test", seed, tuned) for seed in study.seeds]
-        if not _execute_all(phases, *common):
-            return False
+        if tuned is not None:  # else every run of the grid failed
+            phases = [Run(collection, method, "test", seed, tuned) for seed in study.seeds]
+            if not _execute_all(phases, *common):
+                return False
+        shutil.rmtree(folder, ignore_errors=True)
     return True
 
 
@@ -89,10 +93,10 @@ def best_tuned(study: Study, table: Table, collection: str, method: str) -> dict
     return grid[int(np.argmax(values))] if max(values) >= 0 else None
 
 
-def _execute_all(runs, settings, table: Table, make_config, work: Path, stop) -> bool:
+def _execute_all(runs, settings, table: Table, make_config, folder: Path, stop) -> bool:
     for run in runs:
         if table.find(run) is None:
-            result = None if stop() else _execute(run, settings, make_config, work, stop)
+            result = None if stop() else _execute(run, settings, make_config, folder, stop)
             if result is None:
                 return False
             table.add(result)
@@ -100,16 +104,22 @@ def _execute_all(runs, settings, table: Table, make_config, work: Path, stop) ->
 
 
 def _execute(
-    run: Run, settings: dict[str, Any], make_config: MakeConfig, work: Path, stop
+    run: Run, settings: dict[str, Any], make_config: MakeConfig, folder: Path, stop
 ) -> Result | None:
     """Returns a run's result; None if it was stopped."""
     settings = settings | dict(run.tuned)
     settings |= {
         "seed": run.seed,
-        "evaluation.split": "test" if run.phase == "test" else "none",
+        "evaluation.split": "test",
         "train.checkpoint_every": settings.get("train.steps", 10**9),  # the last step only
     }
-    trial = run_trial(make_config(settings), work / "-".join(run.key()[:-1]), stop=stop)
+    tuned = "-".join(str(value) for value in run.tuned.values())
+    trial = run_trial(
+        make_config(settings),
+        folder / f"{run.seed}-{tuned}",
+        stop=stop,
+        end_after_steps=run.phase == "tune",
+    )
     if trial is None:
         return None
     dev = trial.numbers.get("dev", float("nan"))

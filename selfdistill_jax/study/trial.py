@@ -18,6 +18,7 @@ from selfdistill_jax.report.finished_run import FinishedRun, read_finished_run
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.metrics import mean
 from selfdistill_jax.train.job import make_job
+from selfdistill_jax.train.monitoring.run_log import read_metrics
 from selfdistill_jax.train.run import train
 from selfdistill_jax.train.run_folder import ENVIRONMENT
 
@@ -46,24 +47,37 @@ class Trial(NamedTuple):
 
 
 def run_trial(
-    config: Any, folder: Path, *, stop: Callable[[], bool] = lambda: False
+    config: Any,
+    folder: Path,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    end_after_steps: bool = False,
 ) -> Trial | None:
-    """Runs a config in a new folder, which is deleted at the end.
+    """Runs a config.
 
     An `InputError`, for example of a setting that does not fit the encoder, is the trial's result.
 
     Args:
       config: the config.
-      folder: the run's folder; an old one is deleted.
-      stop: True stops the run.
+      folder: the run's folder, which is deleted when the run is finished.
+      stop: True stops the run; its folder stays.
+      end_after_steps: end before the final evaluation, with results of dev only. The folder stays,
+        and a call with the same config does the rest.
 
     Returns:
       The results; None if the run was stopped.
     """
-    shutil.rmtree(folder, ignore_errors=True)
     began, texts = time.monotonic(), {"date": datetime.datetime.now().date().isoformat()}
+    stopped = False
+
+    def stop_run(step: int) -> bool:
+        nonlocal stopped
+        stopped = stop()
+        return stopped or (end_after_steps and step == config.train.steps)
+
     try:
-        if not train(make_job(config), folder, stop=lambda step: stop()):
+        finished = train(make_job(config), folder, stop=stop_run)
+        if stopped:
             return None
     except InputError as error:
         LOG.warning("%s", error)
@@ -72,33 +86,29 @@ def run_trial(
     finally:
         gc.collect()  # frees the run's programs and arrays before the next run makes its own
     seconds = time.monotonic() - began
-    run = read_finished_run(folder)
-    texts |= {
-        "dtype": str(run.config["train"]["dtype"]),
-        "commit": str(read_json(folder / ENVIRONMENT).get("commit"))[:12],
-        "error": run.ended,
-        "retention": json.dumps(_retention(run)) if run.retention else "",
-    }
-    shutil.rmtree(folder)
-    dev = [record for record in run.records if record["kind"] == "dev"]
+    records = read_metrics(folder)
+    dev = [record for record in records if record["kind"] == "dev"]
     best = max(dev, key=lambda record: record[MEASURES[0]], default={})
-    dev_values = np.array(best.get("values", ()), float)
-    return Trial(_numbers(run, dev, best) | {"seconds": seconds}, texts, _values(run), dev_values)
-
-
-def _numbers(run: FinishedRun, dev: list[dict[str, Any]], best: dict[str, Any]) -> dict[str, float]:
-    numbers = {}
+    numbers = {"seconds": seconds}
     if dev:
-        numbers = {"dev": best[MEASURES[0]], "best_step": best["step"]}
+        numbers |= {"dev": best[MEASURES[0]], "best_step": best["step"]}
         numbers["start dev"] = dev[0][MEASURES[0]]
-    steps = [record for record in run.records if record["kind"] == "train"]
-    examples = run.config["train"]["batch_size"]
-    seconds = [examples / record["triplets_per_second"] for record in steps]
-    numbers |= {"train_seconds": sum(seconds), "step_seconds": float(np.median(seconds))}
-    for prefix, system in (("", "trained"), ("start ", "start")):
-        if run.values:
-            numbers |= {f"{prefix}{m}": mean(run.values[system][m]) for m in MEASURES}
-    return numbers
+    steps = [record for record in records if record["kind"] == "train"]
+    step_seconds = [config.train.batch_size / record["triplets_per_second"] for record in steps]
+    numbers |= {"train_seconds": sum(step_seconds), "step_seconds": float(np.median(step_seconds))}
+    texts["dtype"] = str(config.train.dtype)
+    texts["commit"] = str(read_json(folder / ENVIRONMENT).get("commit"))[:12]
+    values = np.zeros(0)
+    if finished:
+        run = read_finished_run(folder)
+        texts["error"] = run.ended
+        texts["retention"] = json.dumps(_retention(run)) if run.retention else ""
+        for prefix, system in (("", "trained"), ("start ", "start")):
+            if run.values:
+                numbers |= {f"{prefix}{m}": mean(run.values[system][m]) for m in MEASURES}
+        values = _values(run)
+        shutil.rmtree(folder)
+    return Trial(numbers, texts, values, np.array(best.get("values", ()), float))
 
 
 def _retention(run: FinishedRun) -> dict[str, dict[str, float]]:
