@@ -14,6 +14,7 @@ from selfdistill_jax.study.table import Result, Table
 from selfdistill_jax.study.trial import run_trial
 
 _RETENTION = "evaluation.retention"  # names of further collections to test on
+_TRIPLETS = "data.triplets"  # name of a file in the collection's folder
 # Settings of every study, unless it sets them: runs end with the best step on dev.
 _SETTINGS: dict[str, Any] = {"evaluation.interpolation": (), _RETENTION: ""}
 MakeConfig = Callable[[dict[str, Any]], Any]
@@ -58,6 +59,8 @@ def execute(
         settings = _SETTINGS | study.settings | study.methods[method] | {"data.dataset": dataset}
         others = [_dataset(name, data) for name in settings[_RETENTION].split(",")]
         settings[_RETENTION] = ",".join(filter(None, others))
+        if _TRIPLETS in settings:
+            settings[_TRIPLETS] = str(Path(dataset) / settings[_TRIPLETS])
         phases: Sequence[Run] = [
             Run(collection, method, "tune", study.seeds[0], tuned) for tuned in study.grid(method)
         ]

@@ -1,15 +1,18 @@
 """Tests that studies have valid definitions, and that their pages follow from their tables."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from selfdistill_jax import BiEncoder
 from selfdistill_jax.cli.config_flag import load_config
 from selfdistill_jax.study.definition import read_study
 from selfdistill_jax.study.page import write_page
 from selfdistill_jax.study.runs import execute
 from selfdistill_jax.study.table import RUNS, Table
 from selfdistill_jax.train.loss import make_loss
+from studies.score_triplets import write_scored_triplets
 
 STUDIES = sorted(Path("studies").glob("[a-z]*.py"))
 STUDIES = [path for path in STUDIES if "METHODS" in path.read_text()]
@@ -58,8 +61,13 @@ def test_a_study_runs_with_a_tiny_encoder(path, tiny, tmp_path):
         seeds=(0,),
         baseline=method,
     )
+    shutil.copytree(tiny.collection, tmp_path / "tiny")
+    if "data.triplets" in settings:
+        share = float(settings["data.triplets"].removeprefix("teacher-").removesuffix(".jsonl"))
+        teacher = BiEncoder.load(tiny.settings["encoder.init"])
+        write_scored_triplets(teacher, tmp_path / "tiny", [share])
     table = Table(tmp_path / RUNS)
-    assert execute(study, table, make_config, data=tiny.collection.parent, work=tmp_path / "work")
+    assert execute(study, table, make_config, data=tmp_path, work=tmp_path / "work")
     (result,) = table.results.values()
     assert result.texts["error"] == ""
     assert len(result.values) == 8
