@@ -1,6 +1,6 @@
 """Writes triplet files with a teacher's scores, from a BEIR folder's training pairs.
 
-    python studies/score_triplets.py TEACHER data/tldr-3k --shares 0.135 1
+    python -m studies.score_triplets TEACHER data/tldr-3k --shares 0.135 1
 
 Negatives are random. Each share of the training pairs becomes a file in that folder, such as
 `teacher-0.135.jsonl`; a smaller share is the beginning of a larger one. A score is 20 times the

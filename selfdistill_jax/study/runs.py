@@ -15,6 +15,7 @@ from selfdistill_jax.study.trial import run_trial
 
 _RETENTION = "evaluation.retention"  # names of further collections to test on
 _TRIPLETS = "data.triplets"  # name of a file in the collection's folder
+_INIT = "encoder.init"  # a hub id, or the name of a folder in --data
 # Settings of every study, unless it sets them: runs end with the best step on dev.
 _SETTINGS: dict[str, Any] = {"evaluation.interpolation": (), _RETENTION: ""}
 MakeConfig = Callable[[dict[str, Any]], Any]
@@ -57,10 +58,7 @@ def execute(
             continue
         LOG.info("Study %s: %s, %s (%d of %d)", study.name, collection, method, number, len(cells))
         settings = _SETTINGS | study.settings | study.methods[method] | {"data.dataset": dataset}
-        others = [_dataset(name, data) for name in settings[_RETENTION].split(",")]
-        settings[_RETENTION] = ",".join(filter(None, others))
-        if _TRIPLETS in settings:
-            settings[_TRIPLETS] = str(Path(dataset) / settings[_TRIPLETS])
+        settings |= _paths(settings, data)
         phases: Sequence[Run] = [
             Run(collection, method, "tune", study.seeds[0], tuned) for tuned in study.grid(method)
         ]
@@ -128,6 +126,17 @@ def _execute(
     dev = trial.numbers.get("dev", float("nan"))
     LOG.info("%s: dev %.4f, %.0f s", " ".join(run.key()), dev, trial.numbers["seconds"])
     return Result(run.key(), trial.numbers, trial.texts, trial.values)
+
+
+def _paths(settings: dict[str, Any], data: Path | None) -> dict[str, str]:
+    """Returns the settings that name files or folders, as paths."""
+    others = [_dataset(name, data) for name in settings[_RETENTION].split(",")]
+    paths = {_RETENTION: ",".join(filter(None, others))}
+    if _TRIPLETS in settings:
+        paths[_TRIPLETS] = str(Path(settings["data.dataset"]) / settings[_TRIPLETS])
+    if _INIT in settings and data and (data / settings[_INIT]).is_dir():
+        paths[_INIT] = str(data / settings[_INIT])
+    return paths
 
 
 def _dataset(collection: str, data: Path | None) -> str:
