@@ -95,7 +95,7 @@ def write_rows(path: Path, rows) -> Path:
     return path
 
 
-def write_encoder(folder: Path) -> Path:
+def write_encoder(folder: Path, sizes: EncoderConfig = SIZES) -> Path:
     """Writes a random BERT with a WordPiece tokenizer of the collection's words."""
     vocabulary = {word: i for i, word in enumerate(WORDS)}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
@@ -109,19 +109,19 @@ def write_encoder(folder: Path) -> Path:
     tokenizer.save(str(source / "tokenizer.json"))
     raw = {
         "model_type": "bert",
-        "vocab_size": SIZES.vocab_size,
-        "hidden_size": SIZES.hidden_size,
-        "num_hidden_layers": SIZES.num_layers,
-        "num_attention_heads": SIZES.num_heads,
-        "intermediate_size": SIZES.intermediate_size,
-        "max_position_embeddings": SIZES.max_positions,
+        "vocab_size": sizes.vocab_size,
+        "hidden_size": sizes.hidden_size,
+        "num_hidden_layers": sizes.num_layers,
+        "num_attention_heads": sizes.num_heads,
+        "intermediate_size": sizes.intermediate_size,
+        "max_position_embeddings": sizes.max_positions,
         "type_vocab_size": 2,
         "layer_norm_eps": 1e-12,
         "hidden_act": "gelu",
     }
     # With this key, runs of all weights and runs of LoRA both gain on dev.
-    params = jax.tree.map(np.asarray, init_params(SIZES, jax.random.key(1)))
-    write_folder(folder, Pretrained(source, SIZES, raw, params, {}, "mean", 16), card="Random.")
+    params = jax.tree.map(np.asarray, init_params(sizes, jax.random.key(1)))
+    write_folder(folder, Pretrained(source, sizes, raw, params, {}, "mean", 16), card="Random.")
     return folder
 
 

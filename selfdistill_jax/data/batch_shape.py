@@ -5,7 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selfdistill_jax.data.packing import MOST_PAIRS, block_of, row_lengths
+from selfdistill_jax.data.packing import (
+    MOST_PAIRS,
+    accelerator_row_length,
+    block_of,
+    row_lengths,
+)
 
 
 class BatchShape(NamedTuple):
@@ -79,7 +84,7 @@ def choose_shape(
         return (triplets * mean + deviations * spread) * _UNFILLED
 
     if single_block:
-        longest = row_lengths(limit)[-1]
+        longest = accelerator_row_length(limit)
         most = max(min(block, MOST_PAIRS // longest), longest)
         merged = math.ceil(tokens(_SIZES[-1]) / most)
         rows = {max(math.ceil(tokens(d) / (longest * merged)), 1) for d in _SIZES}

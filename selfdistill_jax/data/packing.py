@@ -25,6 +25,7 @@ CPU_BLOCK = 512
 # the latter, attention scores of long rows would fill the memory: at the limit, the scores of 12
 # heads take 1.6 GB.
 MOST_TOKENS, MOST_PAIRS = 2**16, 2**25
+LANES = 128
 # A text starts a shorter row only if it fills more than this share of it; each share is tried.
 _SHARES = (0.5, 0.625, 0.75, 0.875)
 
@@ -65,6 +66,18 @@ def row_lengths(limit: int) -> tuple[int, ...]:
     # A block is a multiple of each row length: of 12 quarters with three, of 4 with two.
     middle = 3 * quarter if 12 * quarter <= CPU_BLOCK else 2 * quarter
     return quarter, middle, 4 * quarter
+
+
+def accelerator_row_length(limit: int) -> int:
+    """Returns the row length on accelerators, for texts of up to ``limit`` tokens.
+
+    A TPU computes 128 lanes at once, so it pads other lengths in memory, and the kernels of
+    `encoder.row_attention` need multiples of 128. XLA for GPUs finds no tiles for some others.
+
+    >>> accelerator_row_length(96), accelerator_row_length(200)
+    (128, 256)
+    """
+    return LANES * max(1, math.ceil(limit / LANES))
 
 
 def block_of(tokens: int, row_lengths: Sequence[int]) -> int:

@@ -27,7 +27,7 @@ def make_encode(
     dtype: jnp.dtype = jnp.float32,
     dropout: Dropout = NO_DROPOUT,
     remat: str = "products",
-    attention: str = "own",
+    attention: str = "auto",
     backend: str = "auto",
 ) -> Encode:
     """Returns ``encode(params, texts) -> [M, D]``: one float32 unit vector per text.
@@ -41,8 +41,8 @@ def make_encode(
         are always float32.
       dropout: dropout rates; only texts with seeds (``texts.seeds``) have dropout.
       remat: a key of `model.REMATS`: the values stored for the backward pass.
-      attention: one of `model.ATTENTIONS`. All but "own" drop no attention weights, and need the
-        plain encoder.
+      attention: one of `attention.ATTENTIONS`. All but "auto" and "own" drop no attention weights,
+        and need the plain encoder.
       backend: "plain" (`encoder.model`), "cpu" (`encoder.cpu`), or "auto": "cpu" on CPUs if it
         supports the architecture and ``attention``, otherwise "plain".
 
@@ -65,12 +65,13 @@ def make_encode(
             f"the backend 'cpu' does not support the architecture {config.architecture!r}; "
             "use the backend 'plain'"
         )
-    if backend == "cpu" and attention != "own":
+    own = attention in ("auto", "own")
+    if backend == "cpu" and not own:
         raise ValueError(
-            f"the backend 'cpu' does not support attention {attention!r}; use attention 'own' or "
+            f"the backend 'cpu' does not support attention {attention!r}; use attention 'auto' or "
             "the backend 'plain'"
         )
-    fits = known and attention == "own" and jax.default_backend() == "cpu"
+    fits = known and own and jax.default_backend() == "cpu"
     on_cpu = backend == "cpu" or (backend == "auto" and fits)
 
     def encode(params: Params, texts: PackedTexts) -> jax.Array:

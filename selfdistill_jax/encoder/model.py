@@ -10,15 +10,16 @@ Shape legend: T tokens, R rows of L tokens, H heads, K head size, D = H K.
 """
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from selfdistill_jax.encoder.activations import ACTIVATIONS
+from selfdistill_jax.encoder.attention import attend
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.dropout import (
     NO_DROPOUT,
@@ -33,13 +34,11 @@ from selfdistill_jax.encoder.precision import precision
 from selfdistill_jax.packed import PackedTexts
 
 INIT = nn.initializers.normal(0.02)
-# Attention is computed by this module ("own"), or by this implementation of
-# `jax.nn.dot_product_attention`.
-ATTENTIONS = ("own", "xla", "cudnn")
-# The values stored for the backward pass: the results of matrix products, or only the inputs of
-# layers. Everything else is computed again.
+_PRODUCT = "product"
+# The values stored for the backward pass: the results of matrix products (with their biases) and of
+# attention, or only the inputs of layers. Everything else is computed again.
 REMATS = {
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "products": jax.checkpoint_policies.save_only_these_names(_PRODUCT),
     "inputs": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -97,16 +96,11 @@ class Embeddings(nn.Module):
         if seeds_T is not None:
             x = drop(x, at(seeds_T, "embeddings"), self.dropout.embeddings)
         x = x.astype(self.dtype)
-        return _dense(c.hidden_size, True, self.dtype, "project")(x) if c.embedding_size else x
+        return _dense(x, c.hidden_size, True, "project") if c.embedding_size else x
 
 
 class Attention(nn.Module):
-    """Computes softmax attention of each token to its own text's tokens; softmax in float32.
-
-    With ``implementation`` "xla" or "cudnn", `jax.nn.dot_product_attention` computes it, and no
-    weights are dropped; "cudnn" needs an NVIDIA GPU, bfloat16, and a head size that is a multiple
-    of 8 and at most 128.
-    """
+    """Computes queries, keys and values, attends, and projects the result; see `attend`."""
 
     config: EncoderConfig
     dtype: jnp.dtype
@@ -115,43 +109,29 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x_TxD: jax.Array, tokens: Tokens, layer: PerLayer) -> jax.Array:
-        c = self.config
-        rows, length = tokens.segments.shape
-        qkv = _dense(3 * c.hidden_size, c.biases, self.dtype, "qkv")(x_TxD)
+        c, positions_T = self.config, tokens.positions.reshape(-1)
+        qkv = _dense(x_TxD, 3 * c.hidden_size, c.biases, "qkv")
         if layer.frequencies is not None:
-            positions_T = tokens.positions.reshape(-1)
             qkv = turn(qkv, positions_T, layer.frequencies, heads=c.num_heads)
-        q, k, v = jnp.moveaxis(qkv.reshape(rows, length, 3, c.num_heads, c.head_size), 2, 0)
-        sees = tokens.segments[:, :, None] == tokens.segments[:, None, :]
-        if layer.window is not None:
-            distance = tokens.positions[:, :, None] - tokens.positions[:, None, :]
-            sees &= jnp.abs(distance) <= layer.window
-        if self.implementation == "own":
-            mixed = self._mix(q, k, v, sees[:, None], tokens, layer)
-        else:
-            bias = None if tokens.bias is None else tokens.bias[None].astype(q.dtype)
-            how: Any = self.implementation
-            mask = sees[:, None]
-            mixed = jax.nn.dot_product_attention(q, k, v, bias, mask, implementation=how)
-        return _dense(c.hidden_size, c.biases, self.dtype, "output")(mixed.reshape(x_TxD.shape))
 
-    def _mix(self, q_RxLxHxK, k_RxLxHxK, v_RxLxHxK, sees_Rx1xLxL, tokens: Tokens, layer: PerLayer):
-        multiply = partial(jnp.einsum, precision=precision(self.dtype))
-        scores = multiply(
-            "rqhk,rshk->rhqs", q_RxLxHxK, k_RxLxHxK, preferred_element_type=jnp.float32
+        def drop_some(weights_RxHxLxL: jax.Array) -> jax.Array:
+            seeds = at(tokens.seeds, "attention", layer.number)
+            flat = weights_RxHxLxL.reshape(-1, *weights_RxHxLxL.shape[2:])
+            rate = self.dropout.attention
+            return drop_weights(flat, seeds, positions_T, rate).reshape(weights_RxHxLxL.shape)
+
+        drops = tokens.seeds is not None and self.dropout.attention > 0
+        mixed = attend(
+            qkv,
+            tokens.segments,
+            tokens.bias,
+            layer.window,
+            heads=c.num_heads,
+            implementation=self.implementation,
+            drop=drop_some if drops else None,
         )
-        scores *= self.config.head_size**-0.5
-        if tokens.bias is not None:
-            scores += tokens.bias[None]
-        weights = jax.nn.softmax(scores, axis=-1, where=sees_Rx1xLxL)
-        if tokens.seeds is not None:
-            weights = drop_weights(
-                weights.reshape(-1, *weights.shape[2:]),
-                at(tokens.seeds, "attention", layer.number),
-                tokens.positions.reshape(-1),
-                self.dropout.attention,
-            ).reshape(weights.shape)
-        return multiply("rhqs,rshk->rqhk", weights.astype(self.dtype), v_RxLxHxK)
+        mixed = checkpoint_name(mixed, _PRODUCT)
+        return _dense(mixed, c.hidden_size, c.biases, "output")
 
 
 class Layer(nn.Module):
@@ -178,14 +158,14 @@ class Layer(nn.Module):
 
         def fed_forward(x: jax.Array) -> jax.Array:
             width = c.intermediate_size * (2 if c.gated else 1)
-            inner = _dense(width, c.biases, self.dtype, "inner")(x)
+            inner = _dense(x, width, c.biases, "inner")
             if c.gated:
                 inner, gate = jnp.split(inner, 2, axis=-1)
                 inner = ACTIVATIONS[c.activation](inner) * gate
             else:
                 inner = ACTIVATIONS[c.activation](inner)
-            outer = _dense(c.hidden_size, c.biases, self.dtype, "outer")
-            return dropped(outer(dropped(inner, "inner")), "outer")
+            outer = _dense(dropped(inner, "inner"), c.hidden_size, c.biases, "outer")
+            return dropped(outer, "outer")
 
         if c.pre_norm:
             normed = norms[0](x_TxD).astype(self.dtype)
@@ -207,7 +187,7 @@ class Encoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     dropout: Dropout = NO_DROPOUT
     remat: str = "products"
-    attention: str = "own"
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, texts: PackedTexts) -> jax.Array:
@@ -250,15 +230,16 @@ def per_layer(c: EncoderConfig) -> PerLayer:
     )
 
 
-def _dense(features: int, bias: bool, dtype: jnp.dtype, name: str) -> nn.Dense:
-    return nn.Dense(
+def _dense(x_TxN: jax.Array, features: int, bias: bool, name: str) -> jax.Array:
+    dense = nn.Dense(
         features,
         use_bias=bias,
-        dtype=dtype,
-        precision=precision(dtype),
+        dtype=x_TxN.dtype,
+        precision=precision(x_TxN.dtype),
         kernel_init=INIT,
         name=name,
     )
+    return checkpoint_name(dense(x_TxN), _PRODUCT)
 
 
 def _norm(c: EncoderConfig, name: str) -> nn.LayerNorm:

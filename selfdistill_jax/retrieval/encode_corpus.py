@@ -18,6 +18,7 @@ from selfdistill_jax.data.packing import (
     CPU_BLOCK,
     MOST_PAIRS,
     MOST_TOKENS,
+    accelerator_row_length,
     block_of,
     lay_out,
     row_lengths,
@@ -164,9 +165,10 @@ def encode_tokens(
     lengths = tokens.lengths(limit)
     if not lengths.any():  # no text has a token, so there are no rows to lay out
         return out
-    kinds = row_lengths(_reach(lengths, limit))
     if on_accelerator():
-        kinds = kinds[-1:]
+        kinds = (accelerator_row_length(min(int(lengths.max()), limit)),)
+    else:
+        kinds = row_lengths(_reach(lengths, limit))
     order = np.argsort(-lengths, kind="stable")
     capacity, parts = _capacity(lengths, kinds, devices * streams)
     waiting: deque[tuple[list[np.ndarray], Future]] = deque()

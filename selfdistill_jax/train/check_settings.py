@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from selfdistill_jax.data.negatives import NEGATIVES
 from selfdistill_jax.encoder.apply import BACKENDS
-from selfdistill_jax.encoder.model import ATTENTIONS, REMATS
+from selfdistill_jax.encoder.attention import ATTENTIONS
+from selfdistill_jax.encoder.model import REMATS
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.train.evaluation.final_test import SPLITS
 from selfdistill_jax.train.loss import TARGET_ENCODERS

@@ -219,7 +219,7 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
         where = str(pretrained.folder / "config.json")
         dropout = read_dropout(pretrained.raw_config, where=where)
     attention = config.train.attention
-    if attention != "own":
+    if attention not in ("auto", "own"):
         check_attention(
             attention,
             backend=config.encoder.backend,

@@ -130,10 +130,10 @@ def check_adapter_targets(targets: Sequence[str]) -> None:
 def check_attention(
     attention: str, *, backend: str, dtype: str, dropout: Dropout, head_size: int
 ) -> None:
-    """Checks that `jax.nn.dot_product_attention` can compute an encoder's attention.
+    """Checks that an implementation of attention can compute an encoder's.
 
     Args:
-      attention: "xla" or "cudnn".
+      attention: "pallas", "xla" or "cudnn".
       backend, dtype: ``config.encoder.backend``, and the type of matrix products.
       dropout, head_size: the encoder's dropout and the size of its attention heads.
 
@@ -143,13 +143,13 @@ def check_attention(
     key = f"config.train.attention is {attention!r}"
     if backend == "cpu":
         raise InputError(
-            f"{key}, but config.encoder.backend 'cpu' supports 'own' only; set "
-            "config.train.attention='own' or config.encoder.backend='plain'"
+            f"{key}, but config.encoder.backend 'cpu' has its own; set "
+            "config.train.attention='auto' or config.encoder.backend='plain'"
         )
     if dropout.attention:
         raise InputError(
             f"{key}, which does not support the encoder's attention dropout; set "
-            "config.train.attention='own' or config.encoder.dropout='none'"
+            "config.train.attention='auto' or config.encoder.dropout='none'"
         )
     if attention != "cudnn":
         return
@@ -162,7 +162,7 @@ def check_attention(
             raise InputError(
                 f"{key}, but {found}; cuDNN needs an NVIDIA GPU, config.train.dtype='bfloat16' and "
                 "a head size that is a multiple of 8 up to 128; otherwise set "
-                "config.train.attention='own'"
+                "config.train.attention='auto'"
             )
 
 

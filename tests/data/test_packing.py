@@ -133,19 +133,19 @@ def test_what_an_accelerator_computes_is_mostly_texts(triplets, parts):
     totals = sizes.sum(1)
     given = {"triplets": triplets, "parts": parts, "block": 65536, "limit": 200}
     shape = choose_shape(totals.mean(), totals.std(), **given, single_block=True)
-    assert shape.row_lengths == (216,)
+    assert shape.row_lengths == (256,)
     assert 1 <= len(shape.capacities) <= 3
     useful = computed = 0
     unusual = 0
     for _ in range(3 if triplets > 1000 else 40):
         batch = sizes[rng.integers(len(sizes), size=triplets * parts)]
         dealt = [batch[at].ravel() for at in np.split(balance_parts(batch.sum(1), parts), parts)]
-        rows = [len(lay_out(part, block=216, row_lengths=(216,)).rows) for part in dealt]
+        rows = [len(lay_out(part, block=256, row_lengths=(256,)).rows) for part in dealt]
         room = shape.capacity(max(rows))
         unusual += room > shape.capacities[-1]
         assert room % shape.merged == 0
-        assert room // shape.merged * 216 <= 65536 + 216
-        useful, computed = useful + batch.sum(), computed + parts * room * 216
+        assert room // shape.merged * 256 <= 65536
+        useful, computed = useful + batch.sum(), computed + parts * room * 256
     assert unusual <= 1
     assert 1 - useful / computed < 0.08
 

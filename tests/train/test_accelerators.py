@@ -1,19 +1,24 @@
 """Tests the accelerators' layout on a CPU: rows of one length, and a batch in one block."""
 
+import dataclasses
 import re
+import subprocess
+import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from selfdistill_jax import losses
+from selfdistill_jax.checkpoints.model_folder import read_folder
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.retrieval import encode_corpus
 from selfdistill_jax.train.data import dataset
 from selfdistill_jax.train.mesh import make_mesh, put_batch
 from selfdistill_jax.train.step import make_step, start_state
-from tests.tiny import load_batches, load_model, metrics, train
+from tests.tiny import SIZES, load_batches, load_model, metrics, train, write_encoder
 
 
 @pytest.fixture
@@ -39,6 +44,26 @@ def test_a_run_is_the_same_but_for_how_texts_are_laid_out(
         for name in ("loss", "gradient_norm", "nDCG@10"):
             if name in one:
                 assert one[name] == pytest.approx(theirs[key][name], rel=1e-3), (key, name)
+
+
+def test_a_run_with_the_tpu_kernel_is_that_with_plain_attention(tiny, tmp_path):
+    """Ten steps of a whole run, with the kernel's instructions interpreted."""
+    sizes = dataclasses.replace(SIZES, hidden_size=128, num_heads=4)
+    encoder = write_encoder(tmp_path / "encoder", sizes)
+    program = [sys.executable, "-m", "tests.train.kernel_run"]
+    runs = {}
+    for attention in ("pallas", "own"):
+        arguments = [attention, encoder, tiny.collection, tmp_path / attention]
+        subprocess.run([*program, *map(str, arguments)], check=True, capture_output=True)
+        runs[attention] = metrics(tmp_path / attention)
+    assert sum(record["kind"] == "train" for record in runs["own"]) == 10
+    for ours, theirs in zip(runs["pallas"], runs["own"], strict=True):
+        for name in ("loss", "gradient_norm", "nDCG@10"):
+            if name in ours:
+                assert ours[name] == pytest.approx(theirs[name], rel=1e-3), (ours["step"], name)
+    ours, theirs = (read_folder(str(tmp_path / a / "model")).params for a in runs)
+    for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
