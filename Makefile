@@ -10,7 +10,7 @@ PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers test test-flags soak soak-damage real-accuracy real-encoders real-onnx lint format lock clean
+.PHONY: help demo setup weights peers tpu test test-flags soak soak-damage real-accuracy real-encoders real-onnx lint format lock clean
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -37,6 +37,12 @@ $(VENV)/peers: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(RUN) -m pip install --quiet --disable-pip-version-check "sentence-transformers[train]>=6" "mteb>=2" "peft>=0.18" sentencepiece
 	@touch $@
+
+tpu: $(VENV)/tpu  ## Install the TPU compiler (Linux x86-64, 137 MB), for tests without a TPU.
+$(VENV)/tpu: $(VENV)/installed
+	@# In a folder of its own: if it were in the environment, JAX would look for a TPU.
+	$(UV) --no-deps --target $(VENV)/tpu.part "libtpu==0.0.42.*"
+	@mv $(VENV)/tpu.part $@
 
 test: setup weights  ## Run the tests, in two processes of 3 GB.
 	$(PYTEST)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax import P, lax
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.encode_corpus import cores
@@ -32,21 +32,30 @@ Tree = TypeVar("Tree")
 def make_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> jax.sharding.Mesh:
     """Returns the mesh of all devices.
 
+    Slices of TPUs are connected by a slower network, so they lie along ``data`` only.
+
     Args:
       devices: the devices to use; None for all.
       fsdp: number of devices over which a parameter is sharded.
 
     Raises:
-      InputError: ``fsdp`` does not divide the number of devices.
+      InputError: ``fsdp`` does not divide the number of devices of a slice.
     """
     devices = devices or jax.devices()
-    if len(devices) % fsdp:
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    each = len(devices) // slices
+    if each % fsdp:
+        of_slice = f" of each of {slices} slices" if slices > 1 else ""
         raise InputError(
-            f"config.train.fsdp is {fsdp}; expected a divisor of the {len(devices)} devices"
+            f"config.train.fsdp is {fsdp}; expected a divisor of the {each} devices{of_slice}"
         )
     # Auto: Explicit sharding rejects products of batches.
     kinds = (jax.sharding.AxisType.Auto,) * 2
-    return jax.make_mesh((len(devices) // fsdp, fsdp), AXES, axis_types=kinds, devices=devices)
+    shape = each // fsdp, fsdp
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    ordered = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), devices)
+    return jax.sharding.Mesh(ordered, AXES, axis_types=kinds)
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> jax.NamedSharding:
