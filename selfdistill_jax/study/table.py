@@ -89,6 +89,8 @@ class Table:
         with self._locked():
             self.results = Table(self._path).results | {result.key: result}
             self._write()
+            # As rounded in the file, so that a resumed study or choice sees the same numbers.
+            self.results = Table(self._path).results
 
     @contextlib.contextmanager
     def _locked(self) -> Generator[None]:
