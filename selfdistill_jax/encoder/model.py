@@ -114,13 +114,15 @@ class Attention(nn.Module):
         if layer.frequencies is not None:
             qkv = turn(qkv, positions_T, layer.frequencies, heads=c.num_heads)
 
-        def drop_some(weights_RxHxLxL: jax.Array) -> jax.Array:
+        drop = None
+        if tokens.seeds is not None and self.dropout.attention:
             seeds = at(tokens.seeds, "attention", layer.number)
-            flat = weights_RxHxLxL.reshape(-1, *weights_RxHxLxL.shape[2:])
-            rate = self.dropout.attention
-            return drop_weights(flat, seeds, positions_T, rate).reshape(weights_RxHxLxL.shape)
 
-        drops = tokens.seeds is not None and self.dropout.attention > 0
+            def drop(weights_RxHxLxL: jax.Array) -> jax.Array:
+                flat = weights_RxHxLxL.reshape(-1, *weights_RxHxLxL.shape[2:])
+                dropped = drop_weights(flat, seeds, positions_T, self.dropout.attention)
+                return dropped.reshape(weights_RxHxLxL.shape)
+
         mixed = attend(
             qkv,
             tokens.segments,
@@ -128,7 +130,7 @@ class Attention(nn.Module):
             layer.window,
             heads=c.num_heads,
             implementation=self.implementation,
-            drop=drop_some if drops else None,
+            drop=drop,
         )
         mixed = checkpoint_name(mixed, _PRODUCT)
         return _dense(mixed, c.hidden_size, c.biases, "output")

@@ -222,10 +222,11 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
     if attention not in ("auto", "own"):
         check_attention(
             attention,
+            pretrained.config,
             backend=config.encoder.backend,
             dtype=dtype,
             dropout=dropout,
-            head_size=pretrained.config.head_size,
+            longest=max(config.data.query_length, config.data.document_length),
         )
     options: dict[str, Any] = {
         "pooling": pretrained.pooling,

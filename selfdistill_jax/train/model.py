@@ -11,7 +11,10 @@ import numpy as np
 from selfdistill_jax.checkpoints.layout import DOCUMENT_ENCODER
 from selfdistill_jax.checkpoints.model_folder import Pretrained, document_encoder, read_folder
 from selfdistill_jax.checkpoints.peft import write_lora
+from selfdistill_jax.data.packing import accelerator_row_length
+from selfdistill_jax.encoder import row_attention
 from selfdistill_jax.encoder.apply import Encode, Params
+from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.dense_head import identity_layer
 from selfdistill_jax.encoder.dropout import Dropout
 from selfdistill_jax.encoder.lora import TARGETS, apply_lora, init_lora
@@ -128,14 +131,22 @@ def check_adapter_targets(targets: Sequence[str]) -> None:
 
 
 def check_attention(
-    attention: str, *, backend: str, dtype: str, dropout: Dropout, head_size: int
+    attention: str,
+    config: EncoderConfig,
+    *,
+    backend: str,
+    dtype: str,
+    dropout: Dropout,
+    longest: int,
 ) -> None:
     """Checks that an implementation of attention can compute an encoder's.
 
     Args:
       attention: "pallas", "xla" or "cudnn".
+      config: the encoder's sizes.
       backend, dtype: ``config.encoder.backend``, and the type of matrix products.
-      dropout, head_size: the encoder's dropout and the size of its attention heads.
+      dropout: the encoder's dropout.
+      longest: number of tokens of the longest text.
 
     Raises:
       InputError: a setting, the device or the encoder rules it out.
@@ -151,18 +162,33 @@ def check_attention(
             f"{key}, which does not support the encoder's attention dropout; set "
             "config.train.attention='auto' or config.encoder.dropout='none'"
         )
-    if attention != "cudnn":
-        return
-    for wrong, found in (
-        (jax.default_backend() != "gpu", f"the devices are of type {jax.default_backend()!r}"),
-        (dtype != "bfloat16", f"config.train.dtype is {dtype!r}"),
-        (head_size % 8 or head_size > 128, f"the size of an attention head is {head_size}"),
-    ):
+    device, heads, size = jax.default_backend(), config.num_heads, config.head_size
+    length = accelerator_row_length(longest)
+    fits = row_attention.supports(length=length, heads=heads, head_size=size)
+    needs, problems = {
+        "xla": ("", ()),
+        "pallas": (
+            "the kernel needs a TPU, texts of up to 512 tokens, and heads of 32, 64, 128 or 256 "
+            "that fill tiles of 128",
+            (
+                (device != "tpu", f"the devices are of type {device!r}"),
+                (not fits, f"there are {heads} heads of {size} and texts of up to {longest}"),
+            ),
+        ),
+        "cudnn": (
+            "cuDNN needs an NVIDIA GPU, config.train.dtype='bfloat16' and a head size that is a "
+            "multiple of 8 up to 128",
+            (
+                (device != "gpu", f"the devices are of type {device!r}"),
+                (dtype != "bfloat16", f"config.train.dtype is {dtype!r}"),
+                (size % 8 or size > 128, f"the size of an attention head is {size}"),
+            ),
+        ),
+    }[attention]
+    for wrong, found in problems:
         if wrong:
             raise InputError(
-                f"{key}, but {found}; cuDNN needs an NVIDIA GPU, config.train.dtype='bfloat16' and "
-                "a head size that is a multiple of 8 up to 128; otherwise set "
-                "config.train.attention='auto'"
+                f"{key}, but {found}; {needs}; otherwise set config.train.attention='auto'"
             )
 
 

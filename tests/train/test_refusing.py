@@ -75,6 +75,7 @@ def test_nothing_is_made_for_wrong_input(tiny, tmp_path):
         {"train__remat": "all"},
         {"train__attention": "flash"},
         {"train__attention": "cudnn"},  # on a CPU
+        {"train__attention": "pallas"},
         {"train__attention": "xla", "encoder__dropout": "source"},
         {"encoder__dropout": "some"},
         {"encoder__pooling": "first"},
