@@ -2,9 +2,8 @@
 
 The start encoder has the first three layers of all-MiniLM-L6-v2, without further training
 (`python -m studies.cut_encoder sentence-transformers/all-MiniLM-L6-v2 data/minilm-3 --layers=3`).
-Its rankings are poor, as those of a masked language model are, which is what the paper starts from.
-100 steps of 64 examples with random negatives; the learning rate is tuned for each loss and
-collection by dev.
+It ranks poorly, like the masked language model that the paper starts from. 100 steps of 64 examples
+with random negatives; the learning rate is tuned for each loss and collection by dev.
 """
 
 SETTINGS = {

@@ -72,7 +72,7 @@ def accelerator_row_length(limit: int) -> int:
     """Returns the row length on accelerators, for texts of up to ``limit`` tokens.
 
     A TPU computes 128 lanes at once, so it pads other lengths in memory, and the kernels of
-    `encoder.row_attention` need multiples of 128. XLA for GPUs finds no tiles for some others.
+    `encoder.tpu.row_attention` need multiples of 128. XLA for GPUs finds no tiles for some others.
 
     >>> accelerator_row_length(96), accelerator_row_length(200)
     (128, 256)

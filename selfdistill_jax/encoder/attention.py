@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from selfdistill_jax.encoder.precision import precision
-from selfdistill_jax.encoder.row_attention import row_attention, supports
+from selfdistill_jax.encoder.tpu.row_attention import row_attention, supports
 
 # auto: "pallas" on TPUs if it supports the shapes, otherwise "own". own: the reference, below.
 # pallas: the TPU kernel, which other devices interpret (slowly). xla, cudnn: implementations of

@@ -12,12 +12,12 @@ from selfdistill_jax.checkpoints.layout import DOCUMENT_ENCODER
 from selfdistill_jax.checkpoints.model_folder import Pretrained, document_encoder, read_folder
 from selfdistill_jax.checkpoints.peft import write_lora
 from selfdistill_jax.data.packing import accelerator_row_length
-from selfdistill_jax.encoder import row_attention
 from selfdistill_jax.encoder.apply import Encode, Params
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.encoder.dense_head import identity_layer
 from selfdistill_jax.encoder.dropout import Dropout
 from selfdistill_jax.encoder.lora import TARGETS, apply_lora, init_lora
+from selfdistill_jax.encoder.tpu import row_attention
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.train.evaluation.encode_table import TableEncoder
 

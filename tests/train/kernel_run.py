@@ -1,4 +1,4 @@
-"""Trains a tiny run on one device with rows for accelerators; a program of its own.
+"""Trains a tiny run on one device, with row lengths for accelerators.
 
     python -m tests.train.kernel_run ATTENTION ENCODER DATASET WORKDIR
 

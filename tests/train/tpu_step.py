@@ -24,7 +24,7 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_LOG_DIR": "disabled",
-    # The compile-only client cannot read what it writes there.
+    # A client that only compiles cannot read back the entries that it writes.
     "JAX_ENABLE_COMPILATION_CACHE": "false",
 }
 TRIPLETS, SIZE, HEADS, LAYERS = 64, 128, 4, 2
@@ -35,7 +35,7 @@ def is_installed() -> bool:
 
 
 def run(topology: str, slices: int = 1, attention: str = "auto") -> dict:
-    """Returns the facts, from a process of its own."""
+    """Compiles in a new process, and returns the facts."""
     environment = {**os.environ, **_ENVIRONMENT}
     environment["PYTHONPATH"] = os.pathsep.join((os.environ["PYTHONPATH"], str(FOLDER)))
     command = [sys.executable, "-m", "tests.train.tpu_step", topology, str(slices), attention]
@@ -95,7 +95,7 @@ def main(topology: str, slices: int, attention: str) -> None:
     optimizer = optax.adamw(1e-3)
     step = make_step(encode, losses.distributed_margin, optimizer, mesh)
     state = TrainState(params, jax.eval_shape(optimizer.init, params))
-    # This process stands for all of the topology's, so its batch is the global one.
+    # One process compiles for all hosts, so its batch is the global batch.
     shapes = jax.tree.map(
         lambda x, whole: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole.sharding),
         batch,

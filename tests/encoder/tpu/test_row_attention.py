@@ -9,7 +9,7 @@ from selfdistill_jax.data.packing import lay_out, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.encoder.row_attention import row_attention, supports
+from selfdistill_jax.encoder.tpu.row_attention import row_attention, supports
 
 
 def plain(qkv, segments, bias, window, heads):
