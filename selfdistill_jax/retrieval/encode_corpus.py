@@ -166,7 +166,7 @@ def encode_tokens(
     if not lengths.any():  # no text has a token, so there are no rows to lay out
         return out
     if on_accelerator():
-        kinds = (accelerator_row_length(min(int(lengths.max()), limit)),)
+        kinds = (accelerator_row_length(int(lengths.max())),)
     else:
         kinds = row_lengths(_reach(lengths, limit))
     order = np.argsort(-lengths, kind="stable")

@@ -96,7 +96,8 @@ def run_trial(
     steps = [record for record in records if record["kind"] == "train"]
     step_seconds = [config.train.batch_size / record["triplets_per_second"] for record in steps]
     numbers |= {"train_seconds": sum(step_seconds), "step_seconds": float(np.median(step_seconds))}
-    texts["dtype"] = str(config.train.dtype)
+    # As the run recorded it: the config may have "auto".
+    texts["dtype"] = read_json(folder / "config.json")["train"]["dtype"]
     texts["commit"] = str(read_json(folder / ENVIRONMENT).get("commit"))[:12]
     values = np.zeros(0)
     if finished:

@@ -64,6 +64,7 @@ def test_a_study_tunes_on_dev_and_tests_each_seed(tiny, study, tmp_path, monkeyp
 def test_the_first_seed_is_the_tuned_run_evaluated_on_test(tiny, study, tmp_path, monkeypatch):
     options = {"data": tiny.collection.parent, "work": tmp_path / "work"}
     study = study._replace(methods={"softmax": study.methods["softmax"]}, seeds=(0,))
+    study.settings["train.dtype"] = "auto"
     resumed, alone = Table(tmp_path / "1" / RUNS), Table(tmp_path / "2" / RUNS)
     assert execute(study, resumed, make_config, **options)
     for result in resumed.results.values():
@@ -77,6 +78,7 @@ def test_the_first_seed_is_the_tuned_run_evaluated_on_test(tiny, study, tmp_path
     assert execute(study, alone, make_config, **options)
     assert trained == [False]  # the tuned run's folder is gone, so the run is made again
     key = next(key for key in alone.results if key[2] == "test")
+    assert {r.texts["dtype"] for r in resumed.results.values()} <= {"float32", "bfloat16"}
     a, b = resumed.results[key], alone.results[key]
     assert a.numbers["dev"] == b.numbers["dev"]
     np.testing.assert_array_equal(a.values, b.values)
