@@ -2,8 +2,9 @@
 
 The start encoder has the first three layers of all-MiniLM-L6-v2, without further training
 (`python -m studies.cut_encoder sentence-transformers/all-MiniLM-L6-v2 data/minilm-3 --layers=3`).
-It ranks poorly, like the masked language model that the paper starts from. 100 steps of 64 examples
-with random negatives; the learning rate is tuned for each loss and collection by dev.
+The cut encoder ranks poorly, like the masked language model at the start of the paper's runs. 100
+steps of 64 examples with random negatives; the learning rate is tuned for each loss and collection
+by dev.
 """
 
 SETTINGS = {

@@ -28,7 +28,7 @@ def attend(
     implementation: str,
     drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """Returns ``[T, D]``: each token's softmax attention to its own text's tokens.
+    """Computes softmax attention of each token over the tokens of its text, ``[T, D]``.
 
     Args:
       qkv_Tx3D: queries, keys and values side by side; softmax is float32.

@@ -49,7 +49,7 @@ def row_attention(
     heads: int,
     elsewhere: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
-    """Returns ``[T, D]``: each token's softmax attention to the tokens of its own text.
+    """Computes softmax attention of each token over the tokens of its text, ``[T, D]``.
 
     Args:
       qkv_Tx3D: queries, keys and values side by side, float32 or bfloat16; softmax is float32.
