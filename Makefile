@@ -10,7 +10,7 @@ PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers tpu test test-flags soak soak-damage real-accuracy real-encoders real-onnx lint format lock clean
+.PHONY: help demo setup weights peers tpu gpu test test-flags soak soak-damage real-accuracy real-encoders real-onnx lint format lock clean
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -43,6 +43,11 @@ $(VENV)/tpu: $(VENV)/installed
 	@# In a folder of its own: if it were in the environment, JAX would look for a TPU.
 	$(UV) --no-deps --target $(VENV)/tpu.part "libtpu==0.0.42.*"
 	@mv $(VENV)/tpu.part $@
+
+gpu: $(VENV)/gpu  ## Install the compiler for CUDA (Linux x86-64, 600 MB), for tests without a GPU.
+$(VENV)/gpu: $(VENV)/installed
+	$(UV) --no-deps --target $(VENV)/gpu.part "jax-cuda12-plugin==0.10.*" "jax-cuda12-pjrt==0.10.*" nvidia-cuda-nvcc-cu12
+	@mv $(VENV)/gpu.part $@
 
 test: setup weights  ## Run the tests, in two processes of 3 GB.
 	$(PYTEST)

@@ -49,7 +49,7 @@ def block_tokens() -> int:
 def on_accelerator() -> bool:
     """Returns whether the default device is an accelerator.
 
-    Its batches have rows of one length, in one block if that fits: see `_capacity` here, and
+    Its batches have rows of one length, in one block if that fits: see `choose_capacity` here, and
     `data.batch_shape.choose_shape` for training.
     """
     return jax.default_backend() != "cpu"
@@ -77,11 +77,12 @@ def _streams(mesh: jax.sharding.Mesh) -> int:
 
 
 class Capacity(NamedTuple):
-    """Shape of a batch on one device: N blocks of T tokens, M texts."""
+    """Shape of a batch on one device: N blocks of T tokens, M texts, and possible row lengths."""
 
     blocks: int
     block: int
     texts: int
+    row_lengths: tuple[int, ...]
 
 
 def open_tokenizer(encoder: Pretrained) -> Tokenizer:
@@ -165,12 +166,10 @@ def encode_tokens(
     lengths = tokens.lengths(limit)
     if not lengths.any():  # no text has a token, so there are no rows to lay out
         return out
-    if on_accelerator():
-        kinds = (accelerator_row_length(int(lengths.max())),)
-    else:
-        kinds = row_lengths(_reach(lengths, limit))
+    capacity, parts = choose_capacity(
+        lengths, limit=limit, parts=devices * streams, accelerator=on_accelerator()
+    )
     order = np.argsort(-lengths, kind="stable")
-    capacity, parts = _capacity(lengths, kinds, devices * streams)
     waiting: deque[tuple[list[np.ndarray], Future]] = deque()
     one_at_a_time = threading.Lock()
 
@@ -190,7 +189,7 @@ def encode_tokens(
         try:
             for start in range(0, min(parts, len(order)), devices):
                 groups = [order[i::parts] for i in range(start, start + devices)]
-                batch = _pack(tokens, lengths, groups, capacity=capacity, kinds=kinds, limit=limit)
+                batch = pack(tokens, lengths, groups, capacity=capacity, limit=limit)
                 waiting.append((groups, pool.submit(vectors_of, batch)))
                 if len(waiting) > streams + _AHEAD:
                     fetch(bar)
@@ -212,16 +211,24 @@ def _reach(lengths: np.ndarray, limit: int) -> int:
     return min(limit, max(_COMMON_LIMIT, 1 << (longest - 1).bit_length()))
 
 
-def _pack(
+def pack(
     tokens: TokenTable,
     lengths: np.ndarray,
     groups: list[np.ndarray],
     *,
     capacity: Capacity,
-    kinds: tuple[int, ...],
     limit: int,
 ) -> PackedTexts:
-    """Packs one batch: one group of texts per device, stacked on a leading axis."""
+    """Packs one batch: one group of texts per device, stacked on a leading axis.
+
+    Args:
+      tokens: all texts.
+      lengths: ``[rows]`` number of tokens of each text, at most the limit.
+      groups: the rows of each device's texts.
+      capacity: the batches' shape, from `choose_capacity`.
+      limit: number of tokens that each text is truncated to.
+    """
+    kinds = capacity.row_lengths
     layouts = [lay_out(lengths[rows], block=capacity.block, row_lengths=kinds) for rows in groups]
     # More blocks than the capacity are needed only for unusual distributions of lengths.
     needed = max(len(layout.rows) for layout in layouts)
@@ -240,23 +247,35 @@ def _pack(
     return jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
 
 
-def _capacity(lengths: np.ndarray, kinds: tuple[int, ...], devices: int) -> tuple[Capacity, int]:
-    """Returns the batches' shape and the number of parts, which is a multiple of the devices."""
-    if not len(lengths):
-        return Capacity(1, 1, 1), 0
+def choose_capacity(
+    lengths: np.ndarray, *, limit: int, parts: int, accelerator: bool
+) -> tuple[Capacity, int]:
+    """Returns the batches' shape and the number of parts that the texts are split into.
+
+    Args:
+      lengths: ``[rows]`` number of tokens of each text, some above 0.
+      limit: number of tokens that each text is truncated to.
+      parts: the number of parts is a multiple of this: devices times batches at once.
+      accelerator: whether to use the layout for accelerators, see `on_accelerator`.
+    """
+    if accelerator:
+        kinds = (accelerator_row_length(int(lengths.max())),)
+    else:
+        kinds = row_lengths(_reach(lengths, limit))
     unit = math.lcm(*kinds)
-    block = block_of(min(block_tokens(), _CAPACITIES[0]), kinds)
-    total = float(lengths.sum()) * 1.08 / devices
-    if total <= unit and len(lengths) <= unit // 2 * devices:
-        return Capacity(1, unit, unit // 2), devices
+    most = MOST_TOKENS if accelerator else CPU_BLOCK
+    block = block_of(min(most, _CAPACITIES[0]), kinds)
+    total = float(lengths.sum()) * 1.08 / parts
+    if total <= unit and len(lengths) <= unit // 2 * parts:
+        return Capacity(1, unit, unit // 2, kinds), parts
     # One block of each row length may stay partly empty.
     spare = len(kinds) - 1
     counts = [math.ceil(tokens / block) + spare for tokens in _CAPACITIES]
     blocks = next((n for n in counts if total <= (n - spare) * block), counts[-1])
     texts = blocks * block // _TOKENS_A_TEXT
     rounds = max(
-        math.ceil(total / ((blocks - spare) * block)), math.ceil(len(lengths) / (texts * devices))
+        math.ceil(total / ((blocks - spare) * block)), math.ceil(len(lengths) / (texts * parts))
     )
-    if on_accelerator() and blocks * block * unit <= MOST_PAIRS:
-        return Capacity(1, blocks * block, texts), rounds * devices
-    return Capacity(blocks, block, texts), rounds * devices
+    if accelerator and blocks * block * unit <= MOST_PAIRS:
+        return Capacity(1, blocks * block, texts, kinds), rounds * parts
+    return Capacity(blocks, block, texts, kinds), rounds * parts

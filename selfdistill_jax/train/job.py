@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.collection import Source
 from selfdistill_jax.data.sources.registry import open_source
@@ -36,8 +38,8 @@ from selfdistill_jax.train.model import (
     check_adapter_targets,
     check_attention,
     lora_params,
-    read_encoder,
     with_head,
+    with_settings,
 )
 from selfdistill_jax.train.monitoring.hardware import fastest_dtype
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
@@ -69,7 +71,8 @@ class Job(NamedTuple):
       target_encoder: whether targets come from an encoder other than the trained one.
       target_decay: share of that encoder's parameters that each step retains.
       dtype: type of matrix products.
-      load_model: reads the start encoder, and checks the settings that depend on it.
+      load_model: reads the start encoder, or takes the given one, and checks the settings that
+        depend on it.
     """
 
     settings: dict[str, Any]
@@ -83,7 +86,7 @@ class Job(NamedTuple):
     patience: int
     evaluation: EvaluationSettings
     dtype: jnp.dtype
-    load_model: Callable[[], Model]
+    load_model: Callable[..., Model]
 
 
 def split_devices(config: ml_collections.ConfigDict) -> None:
@@ -91,20 +94,27 @@ def split_devices(config: ml_collections.ConfigDict) -> None:
     split_cpu_into_devices(config.train.batch_size // max(config.train.micro_batches, 1))
 
 
-def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
+def make_job(
+    config: ml_collections.ConfigDict,
+    *,
+    dtype: str = "",
+    devices: Sequence[jax.Device] | None = None,
+) -> Job:
     """Checks a config and returns the parts of its run.
 
     Args:
       config: a config like that of ``configs/base.py``.
       dtype: the type recorded by a run that is resumed, for ``config.train.dtype="auto"``; empty to
         choose the faster one.
+      devices: the devices to train on; None for all.
 
     Raises:
       InputError: a setting is wrong, or the data set it names does not exist.
     """
-    check_settings(flatten(config.to_dict()), devices=jax.device_count())
+    devices = devices or jax.devices()
+    check_settings(flatten(config.to_dict()), devices=len(devices))
     check_adapter_targets(_names(config.encoder.adapter_targets))
-    mesh = make_mesh(fsdp=config.train.fsdp)
+    mesh = make_mesh(devices, fsdp=config.train.fsdp)
     train, data, cache = config.train, config.data, cache_folder(config.data.cache)
     if train.dtype != "auto":
         dtype = train.dtype
@@ -175,7 +185,7 @@ def make_job(config: ml_collections.ConfigDict, *, dtype: str = "") -> Job:
             retention_documents=config.evaluation.retention_documents,
         ),
         dtype=DTYPES[dtype],
-        load_model=lambda: _load_model(config, dtype),
+        load_model=partial(_load_model, config, dtype, devices[0].platform),
     )
 
 
@@ -194,15 +204,23 @@ def _fastest_dtype(cache: Path) -> str:
     return names[int(broadcast_from_first(index, (1,))[0])]
 
 
-def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
+def _load_model(
+    config: ml_collections.ConfigDict, dtype: str, platform: str, given: Pretrained | None = None
+) -> Model:
     """Reads the start encoder and builds the functions that compute it.
+
+    Args:
+      config: the run's config.
+      dtype: name of the type of matrix products.
+      platform: type of the devices, such as "tpu".
+      given: an encoder to use instead of ``config.encoder.init``.
 
     Raises:
       InputError: the encoder cannot be found or read, or a setting does not fit it.
     """
-    pretrained = read_encoder(
+    pretrained = with_settings(
+        given or read_folder(config.encoder.init, pooling=config.encoder.pooling),
         config.encoder.init,
-        pooling=config.encoder.pooling,
         max_length=config.encoder.max_length,
         prompts={
             "query": config.encoder.query_prompt,
@@ -223,16 +241,18 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
         check_attention(
             attention,
             pretrained.config,
+            platform=platform,
             backend=config.encoder.backend,
             dtype=dtype,
             dropout=dropout,
             longest=max(config.data.query_length, config.data.document_length),
         )
+    backend = config.encoder.backend
     options: dict[str, Any] = {
         "pooling": pretrained.pooling,
         "dense": pretrained.dense,
         "dtype": DTYPES[dtype],
-        "backend": config.encoder.backend,
+        "backend": "plain" if backend == "auto" and platform != "cpu" else backend,
     }
     encode = make_encode(
         pretrained.config, dropout=dropout, remat=config.train.remat, attention=attention, **options
@@ -240,9 +260,9 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
     encode_table = TableEncoder(make_encode(pretrained.config, **options), pretrained.dimensions)
     if config.encoder.adapter == "lora":
         keys = ("pooling", "max_length", "query_prompt", "document_prompt")
-        given = {key: config.encoder[key] for key in keys}
+        recorded = {key: config.encoder[key] for key in keys}
         if config.train.side == "query":
-            given["side"] = config.train.side
+            recorded["side"] = config.train.side
         trained = lora_params(
             pretrained,
             name=config.encoder.init,
@@ -250,7 +270,7 @@ def _load_model(config: ml_collections.ConfigDict, dtype: str) -> Model:
             alpha=config.encoder.adapter_alpha,
             targets=_names(config.encoder.adapter_targets),
             seed=config.seed,
-            settings={key: value for key, value in given.items() if value not in ("source", 0)},
+            settings={key: value for key, value in recorded.items() if value not in ("source", 0)},
         )
     return Model(config.encoder.init, pretrained, encode, encode_table, trained)
 

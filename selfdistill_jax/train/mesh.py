@@ -104,11 +104,17 @@ def put_batch(batch: Tree, mesh: jax.sharding.Mesh) -> Tree:
 
 
 def batch_shapes(batch: Tree, mesh: jax.sharding.Mesh) -> Tree:
-    """Returns the shapes, types and shardings of the result of `put_batch`."""
-    sharding, processes = batch_sharding(mesh), len({d.process_index for d in mesh.devices.flat})
+    """Returns the shapes, types and shardings of the result of `put_batch`.
+
+    Args:
+      batch: this process's part of a batch, or its shapes and types; the whole batch if this
+        process compiles for devices that are not there.
+      mesh: a mesh from `make_mesh`.
+    """
+    sharding = batch_sharding(mesh)
 
     def whole(x: Any) -> jax.ShapeDtypeStruct:
-        shape = (x.shape[0] * processes, *x.shape[1:])
+        shape = (x.shape[0] * jax.process_count(), *x.shape[1:])
         return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(whole, batch)

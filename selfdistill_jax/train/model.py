@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from selfdistill_jax.checkpoints.layout import DOCUMENT_ENCODER
-from selfdistill_jax.checkpoints.model_folder import Pretrained, document_encoder, read_folder
+from selfdistill_jax.checkpoints.model_folder import Pretrained, document_encoder
 from selfdistill_jax.checkpoints.peft import write_lora
 from selfdistill_jax.data.packing import accelerator_row_length
 from selfdistill_jax.encoder.apply import Encode, Params
@@ -66,27 +66,26 @@ class Model(NamedTuple):
     trained: TrainableParams
 
 
-def read_encoder(
+def with_settings(
+    encoder: Pretrained,
     name: str,
     *,
-    pooling: str,
     max_length: int,
     prompts: Mapping[str, str],
     lengths: Mapping[str, int],
 ) -> Pretrained:
-    """Reads a start encoder and applies a run's pooling, prompts and maximum length.
+    """Applies a run's prompts and maximum length to a start encoder.
 
     Args:
-      name: folder or hub id.
-      pooling: see `read_folder`.
+      encoder: the start encoder, with the run's pooling.
+      name: its folder or hub id.
       max_length: tokens read per text outside training; 0 keeps the source's value.
       prompts: prompts of queries and documents; "source" keeps the source's.
       lengths: tokens that queries and documents are truncated to in training.
 
     Raises:
-      InputError: the encoder cannot be found or read, or a length exceeds its maximum.
+      InputError: the encoder encodes only queries, or a length exceeds its maximum.
     """
-    encoder = read_folder(name, pooling=pooling)
     if document_encoder(encoder) is not None:
         raise InputError(
             f"config.encoder.init: {name} encodes only queries; start from a model that encodes "
@@ -134,6 +133,7 @@ def check_attention(
     attention: str,
     config: EncoderConfig,
     *,
+    platform: str,
     backend: str,
     dtype: str,
     dropout: Dropout,
@@ -144,6 +144,7 @@ def check_attention(
     Args:
       attention: "pallas", "xla" or "cudnn".
       config: the encoder's sizes.
+      platform: type of the devices, such as "tpu".
       backend, dtype: ``config.encoder.backend``, and the type of matrix products.
       dropout: the encoder's dropout.
       longest: number of tokens of the longest text.
@@ -162,7 +163,7 @@ def check_attention(
             f"{key}, which does not support the encoder's attention dropout; set "
             "config.train.attention='auto' or config.encoder.dropout='none'"
         )
-    device, heads, size = jax.default_backend(), config.num_heads, config.head_size
+    heads, size = config.num_heads, config.head_size
     length = accelerator_row_length(longest)
     fits = row_attention.supports(length=length, heads=heads, head_size=size)
     needs, problems = {
@@ -171,7 +172,7 @@ def check_attention(
             "the kernel needs a TPU, texts of up to 512 tokens, and heads of 32, 64, 128 or 256 "
             "that fill tiles of 128",
             (
-                (device != "tpu", f"the devices are of type {device!r}"),
+                (platform != "tpu", f"the devices are of type {platform!r}"),
                 (not fits, f"there are {heads} heads of {size} and texts of up to {longest}"),
             ),
         ),
@@ -179,7 +180,7 @@ def check_attention(
             "cuDNN needs an NVIDIA GPU, config.train.dtype='bfloat16' and a head size that is a "
             "multiple of 8 up to 128",
             (
-                (device != "gpu", f"the devices are of type {device!r}"),
+                (platform != "gpu", f"the devices are of type {platform!r}"),
                 (dtype != "bfloat16", f"config.train.dtype is {dtype!r}"),
                 (size % 8 or size > 128, f"the size of an attention head is {size}"),
             ),

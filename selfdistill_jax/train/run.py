@@ -1,6 +1,6 @@
 """Runs a training run from start to end: its folder, parts, steps and evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.encoder.flops import training_flops
 from selfdistill_jax.io import write_json
 from selfdistill_jax.progress import LOG
@@ -215,8 +216,14 @@ def _evaluate_end(
     return True
 
 
-def _compile(job: Job, model, shapes) -> AheadOfTimeStep:
+def _compile(job: Job, model: Model, shapes: Sequence[TripletBatch]) -> AheadOfTimeStep:
     """Starts compiling the step for the given shapes of batches."""
+    step, state = run_step(job, model)
+    return AheadOfTimeStep(step, job.mesh, state, shapes, put_state(model.trained.base, job.mesh))
+
+
+def run_step(job: Job, model: Model) -> tuple[Any, TrainState]:
+    """Returns the jitted step of a run, and the shapes and types of its state."""
     trained = model.trained
     step = make_step(
         model.encode,
@@ -231,8 +238,7 @@ def _compile(job: Job, model, shapes) -> AheadOfTimeStep:
         target = params if job.target_encoder else None
         return TrainState(params, job.optimizer.init(params), target)
 
-    state = jax.eval_shape(start, trained.start)
-    return AheadOfTimeStep(step, job.mesh, state, shapes, put_state(trained.base, job.mesh))
+    return step, jax.eval_shape(start, trained.start)
 
 
 def _log_stats(stats: RunStats, workdir: Path, job: Job, last_step: int) -> None:

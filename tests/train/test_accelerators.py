@@ -76,13 +76,13 @@ def test_many_texts_have_the_same_vectors(tiny, merging, monkeypatch, blocks):
     texts = [" ".join(words[: 1 + i % 8]) for i in range(300)]
     monkeypatch.setattr(encode_corpus, "_CAPACITIES", (64, 128))
     if blocks > 1:
-        whole = encode_corpus._capacity
+        whole = encode_corpus.choose_capacity
 
-        def too_small(lengths, kinds, devices):
-            capacity, parts = whole(lengths, kinds, devices)
-            return capacity._replace(block=kinds[-1]), parts
+        def too_small(lengths, **options):
+            capacity, parts = whole(lengths, **options)
+            return capacity._replace(block=capacity.row_lengths[-1]), parts
 
-        monkeypatch.setattr(encode_corpus, "_capacity", too_small)
+        monkeypatch.setattr(encode_corpus, "choose_capacity", too_small)
     found = model.encode(texts)
     monkeypatch.undo()
     np.testing.assert_allclose(found, BiEncoder.load(tiny.encoder).encode(texts), atol=1e-6)

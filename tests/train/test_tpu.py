@@ -1,13 +1,18 @@
-"""Tests the step as the TPU compiler makes it, without a TPU; `make tpu` installs the compiler."""
+"""Tests the step as compilers for TPUs and GPUs make it; `make tpu gpu` installs them."""
 
 import jax
 import pytest
 
 from selfdistill_jax.train import mesh
-from tests.train.tpu_step import SIZE, TRIPLETS, is_installed, run
+from tests.train.tpu_step import KINDS, LAYERS, SIZE, TRIPLETS, is_installed, run
 
 needs_compiler = pytest.mark.skipif(
-    not is_installed(), reason="libtpu is not installed (make tpu; Linux x86-64 only)"
+    not is_installed("libtpu", "tpu"),
+    reason="libtpu is not installed (make tpu; Linux x86-64 only)",
+)
+needs_cuda = pytest.mark.skipif(
+    not is_installed("jax_cuda12_plugin", "gpu"),
+    reason="JAX's plugin for CUDA is not installed (make gpu; Linux x86-64 only)",
 )
 
 
@@ -15,9 +20,22 @@ needs_compiler = pytest.mark.skipif(
 @pytest.mark.parametrize(("topology", "devices"), [("v5e:2x2", 4), ("v5e:4x4", 16)])
 def test_a_step_has_no_host_calls_and_only_the_exchanges_that_the_docs_promise(topology, devices):
     facts = run(topology)
-    assert facts["devices"] == devices
-    assert facts["transfers"] == 0
+    assert (facts["devices"], facts["hosts"]) == (devices, devices // 4)
+    assert facts["slice_bytes"] == 0
+    assert facts["kernels"] == 2  # in the loops over layers, forwards and backwards
+    assert facts["arrays_of_scores"] == 0
     check(facts)
+
+
+@needs_cuda
+def test_a_step_on_gpus_has_no_host_calls_and_the_same_exchanges():
+    facts = run("h100:4")
+    assert facts["devices"] == 4
+    check(facts)
+
+
+def check(facts):
+    assert (facts["conditionals"], facts["loops"], facts["host"]) == (0, [LAYERS, LAYERS], 0)
     # The gradient once; the loss, the metrics and the share of the vectors' gradient are small.
     vectors, small = 4 * TRIPLETS * SIZE, 16 * 4 * TRIPLETS
     gradient = facts["parameter_bytes"]
@@ -31,17 +49,13 @@ def test_a_step_has_no_host_calls_and_only_the_exchanges_that_the_docs_promise(t
 def test_slices_exchange_through_their_hosts():
     facts = run("v5e:2x2", slices=2)
     assert facts["devices"] == 8
-    assert facts["transfers"] > 0
-    check(facts)
-    # The gradient is summed within each slice in parts, and the parts between the slices.
-    exchanged = sum(sum(v) for v in facts.values() if isinstance(v, list))
-    assert facts["parameter_bytes"] < exchanged < 2 * facts["parameter_bytes"]
-
-
-def check(facts):
-    assert facts["kernels"] == 2  # in the loops over layers, forwards and backwards
-    assert facts["arrays_of_scores"] == 0
-    assert (facts["conditionals"], facts["loops"], facts["host"]) == (0, 2, 0)
+    assert facts["kernels"] == 2
+    assert (facts["conditionals"], facts["loops"], facts["host"]) == (0, [LAYERS, LAYERS], 0)
+    # The gradient is summed within each slice in parts, and the parts between the slices: each
+    # chip of 4 sends a quarter, and small arrays.
+    gradient = facts["parameter_bytes"]
+    assert gradient < sum(sum(facts[kind]) for kind in KINDS) < 2 * gradient
+    assert gradient / 4 < facts["slice_bytes"] < gradient / 2
 
 
 @needs_compiler

@@ -1,6 +1,7 @@
 """Builds the batches of a run."""
 
 from functools import partial
+from typing import Any
 
 import jax
 
@@ -39,8 +40,10 @@ def load_data(
             "tokenizers; give all machines the same files and the same package versions"
         )
     start_vectors = StartVectors(model, tables, cache=settings.cache, dtype=settings.dtype)
-    parts = jax.device_count() * settings.micro_batches
-    share = parts // jax.process_count()
+    options = batch_options(
+        settings, devices=jax.device_count(), block=block_tokens(), single_block=on_accelerator()
+    )
+    share = options["parts"] // jax.process_count()
     batches = TrainingBatches(
         tables.queries,
         tables.documents,
@@ -48,16 +51,31 @@ def load_data(
         known=tables.known,
         pool=tables.collection.training_pool,
         candidates=find_candidates(settings, tables, model, start_vectors),
-        negatives=settings.negatives_per_query,
-        seed=settings.seed,
-        batch_size=settings.batch_size,
-        query_length=settings.query_length,
-        document_length=settings.document_length,
-        parts=parts,
         local_parts=slice(jax.process_index() * share, (jax.process_index() + 1) * share),
-        block=block_tokens(),
-        single_block=on_accelerator(),
-        dropout=settings.dropout,
         vectors=start_vectors.all("Documents") if settings.frozen_documents else None,
+        **options,
     )
     return tables, batches, start_vectors
+
+
+def batch_options(
+    settings: DataSettings, *, devices: int, block: int, single_block: bool
+) -> dict[str, Any]:
+    """Returns the arguments of `TrainingBatches` that settings and devices determine.
+
+    Args:
+      settings: the run's data settings.
+      devices: number of devices of all processes.
+      block, single_block: see `TrainingBatches`.
+    """
+    return {
+        "negatives": settings.negatives_per_query,
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "query_length": settings.query_length,
+        "document_length": settings.document_length,
+        "parts": devices * settings.micro_batches,
+        "block": block,
+        "single_block": single_block,
+        "dropout": settings.dropout,
+    }

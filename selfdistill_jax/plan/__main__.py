@@ -1,0 +1,124 @@
+"""Compiles a run for a TPU slice or GPUs that are not there, and says what it needs.
+
+    python -m selfdistill_jax.plan --config=configs/distributed.py --topology=v5e:2x4
+    python -m selfdistill_jax.plan --config=configs/distributed.py --gpu=h100:8
+
+The compiler for the machine runs here. Its output shows whether the run fits into the memory, what
+the devices exchange, and whether a step calls the host: these are facts. Times are estimates with
+two bounds: the least time by the chip's peak rates, and the compiler's own estimate (for GPUs 30 %
+of the peak rates), without anything at the same time. If the run does not fit, other settings are
+compiled until one fits. The data are those of the config; with --encoder and --lengths, nothing is
+read or downloaded.
+"""
+
+import copy
+import json
+from typing import Any
+
+from absl import flags
+
+from selfdistill_jax.cli import config_flag, options
+from selfdistill_jax.cli.run import run_command
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.plan.compile import (
+    Compiled,
+    DoesNotFitError,
+    Plan,
+    compile_encoding,
+    make_plan,
+)
+from selfdistill_jax.plan.encoders import ENCODERS, shapes_of
+from selfdistill_jax.plan.fit import Trial, compile_until_it_fits
+from selfdistill_jax.plan.machines import GPUS, SHAPES, Machine, open_gpus, open_tpu, prepare
+from selfdistill_jax.plan.text import as_text, as_values
+from selfdistill_jax.progress import LOG, show_log
+
+_FLAGS = flags.FLAGS
+
+
+def _define() -> None:
+    config_flag.define()
+    flags.DEFINE_string(
+        "topology", "", f"TPU slice: one of {', '.join(SHAPES)} with a shape or a size, as v5e:2x4 "
+        "or v5e-8.",
+    )  # fmt: skip
+    flags.DEFINE_integer("slices", 1, "Number of such slices.", lower_bound=1)
+    flags.DEFINE_string("gpu", "", f"GPUs: one of {', '.join(GPUS)} with their number, as h100:8.")
+    flags.DEFINE_string(
+        "encoder", "", f"Sizes to use instead of config.encoder.init: {', '.join(ENCODERS)}."
+    )
+    flags.DEFINE_list(
+        "lengths", [], "Mean tokens of queries and documents, as 8,70, instead of the config's "
+        "collection.",
+    )  # fmt: skip
+    flags.DEFINE_integer("passages", 0, "Number of documents to encode; 0 skips it.", lower_bound=0)
+    flags.DEFINE_float("price", None, "Dollars for an hour of a chip or GPU.", lower_bound=0.0)
+    flags.DEFINE_bool("json", False, "Print one JSON object.")
+
+
+def main(argv: list[str]) -> int | None:
+    options.refuse_rest(argv)
+    show_log()
+    prepare()
+    machine = _machine()
+    lengths = _lengths(_FLAGS.lengths)
+    encoder = shapes_of(_FLAGS.encoder) if _FLAGS.encoder else None
+    config = copy.deepcopy(_FLAGS.config)
+    if encoder is not None:
+        config.encoder.init = _FLAGS.encoder
+    if lengths is not None:
+        config.data.dataset, config.data.triplets = "pydocs", ""  # not read, but checked
+
+    def make(changes: dict[str, Any]) -> Plan:
+        changed = copy.deepcopy(config)
+        changed.update_from_flattened_dict(changes)
+        return make_plan(changed, machine, encoder=encoder, lengths=lengths)
+
+    LOG.info("Compiling the training step for %s", machine.name)
+    trials = compile_until_it_fits(make, machine, tried=_report)
+    plan = make(trials[-1].changes)
+    encoding: tuple[Compiled, float] | None = None
+    if _FLAGS.passages:
+        LOG.info("Compiling the encoding of documents")
+        try:
+            encoding = compile_encoding(plan, machine)
+        except DoesNotFitError as error:
+            raise InputError(
+                f"encoding does not fit into the memory of {machine.name} ({error}); lower "
+                "config.encoder.max_length"
+            ) from None
+    found = as_values(machine, plan, trials, encoding, passages=_FLAGS.passages, price=_FLAGS.price)
+    print(json.dumps(found) if _FLAGS.json else as_text(found, plan))
+    return None if trials[-1].compiled else 1
+
+
+def _machine() -> Machine:
+    if bool(_FLAGS.topology) == bool(_FLAGS.gpu):
+        raise InputError("give either --topology, as v5e:2x4, or --gpu, as h100:8")
+    if _FLAGS.gpu:
+        return open_gpus(_FLAGS.gpu)
+    return open_tpu(_FLAGS.topology, slices=_FLAGS.slices)
+
+
+def _lengths(given: list[str]) -> tuple[float, float] | None:
+    if not given:
+        return None
+    try:
+        query, document = map(float, given)
+    except ValueError:
+        query = document = 0.0
+    if not (3 <= query < 1e5 and 3 <= document < 1e5):
+        raise InputError(
+            f"--lengths={','.join(given)}: expected two numbers of tokens, 3 or more, as 8,70"
+        )
+    return query, document
+
+
+def _report(trial: Trial) -> None:
+    changes: Any = ", ".join(f"{k} = {v}" for k, v in trial.changes.items()) or "this config"
+    LOG.info("%s: %s", changes, "fits" if trial.compiled else "does not fit")
+
+
+if __name__ == "__main__":
+    _define()
+    run_command(main, parse=config_flag.parse)

@@ -1,0 +1,324 @@
+"""Compiles a run's step, and the encoding of a collection, for a machine that is not there."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.stages import Lowered
+
+from selfdistill_jax.checkpoints.model_folder import Pretrained
+from selfdistill_jax.data.batches import TrainingBatches
+from selfdistill_jax.data.negatives import KnownPositives
+from selfdistill_jax.data.packing import MOST_TOKENS
+from selfdistill_jax.data.store import Examples
+from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.encoder.apply import make_encode
+from selfdistill_jax.encoder.flops import forward_flops, training_flops
+from selfdistill_jax.plan.estimate import Estimate, estimate
+from selfdistill_jax.plan.hlo import Program, read_program
+from selfdistill_jax.plan.machines import Machine
+from selfdistill_jax.retrieval.encode_corpus import AXIS, choose_capacity, on_mesh, pack
+from selfdistill_jax.train.data.dataset import batch_options
+from selfdistill_jax.train.data.tokenized_collection import DataSettings, open_tokenized
+from selfdistill_jax.train.job import Job, make_job
+from selfdistill_jax.train.mesh import batch_shapes, state_shapes
+from selfdistill_jax.train.model import Model
+from selfdistill_jax.train.run import run_step
+
+# Share of a GPU's memory that programs may use; the compiler for TPUs refuses larger programs.
+_GPU_MEMORY = 0.92
+_SPREAD = 0.5  # of drawn lengths: standard deviation of their logarithm
+_MOST_ENCODED = 20_000  # texts that the shape of encoded batches is chosen by
+_TOKEN = 5  # any token id: what is compiled does not depend on them
+
+
+class DoesNotFitError(Exception):
+    """Raised if a program needs more memory than a device has."""
+
+    def __init__(self, needed: float | None, available: float | None):
+        super().__init__(needed, available)
+        self.needed, self.available = needed, available  # bytes; None: unknown
+
+
+class Memory(NamedTuple):
+    """Holds the bytes that a program needs on a device."""
+
+    arguments: int  # parameters, optimizer state and the batch
+    temporaries: int
+    code: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+class Compiled(NamedTuple):
+    """Holds facts about a compiled program.
+
+    Attributes:
+      text: the compiled program (HLO).
+      program: see `read_program`.
+      memory: what it needs on each device.
+      estimate: its estimated time; None if the chip's figures are not known.
+      seconds: time of tracing and compiling.
+      rows: number of rows on each device, of ``row_length`` tokens.
+      useful_tokens: tokens on each device that are not padding, in one batch.
+      useful_flops: operations on each device for these tokens.
+    """
+
+    text: str
+    program: Program
+    memory: Memory
+    estimate: Estimate | None
+    seconds: float
+    rows: int
+    row_length: int
+    useful_tokens: float
+    useful_flops: float
+
+
+class Texts(NamedTuple):
+    """Holds the lengths of a collection's texts and its examples.
+
+    Attributes:
+      queries, documents: tokens, cut nowhere.
+      examples: the training examples.
+      known: see `TrainingBatches`.
+      pool: document rows that random negatives are drawn from.
+    """
+
+    queries: TokenTable
+    documents: TokenTable
+    examples: Examples
+    known: KnownPositives
+    pool: range
+
+
+def collection_texts(settings: DataSettings, encoder: Pretrained) -> Texts:
+    """Returns the texts of a run's collection.
+
+    Raises:
+      InputError: the data are faulty, or there is nothing to train on.
+    """
+    found = open_tokenized(settings, encoder)
+    pool = found.collection.training_pool
+    return Texts(found.queries, found.documents, found.examples, found.known, pool)
+
+
+def drawn_texts(settings: DataSettings, *, query: float, document: float) -> Texts:
+    """Returns texts of random lengths with the given means.
+
+    Args:
+      settings: the run's data settings.
+      query, document: mean number of tokens of queries and documents, prompts included.
+    """
+    rng = np.random.default_rng(0)
+    count = max(2 * settings.batch_size, _MOST_ENCODED // 2)
+
+    def table(rows: int, mean: float) -> TokenTable:
+        drawn = rng.lognormal(np.log(mean) - _SPREAD**2 / 2, _SPREAD, rows)
+        offsets = np.concatenate([[0], np.cumsum(np.maximum(np.rint(drawn), 3))]).astype(np.int64)
+        return TokenTable(np.full(offsets[-1], _TOKEN, np.int32), offsets)
+
+    queries, documents = table(count, query), table(2 * count, document)
+    rows, pool = np.arange(count, dtype=np.int32), range(2 * count)
+    size = settings.negatives_per_query
+    examples = Examples(
+        rows, rows, np.full((count, size), -1, np.int32), np.zeros((count, 1 + size), np.float32)
+    )
+    return Texts(queries, documents, examples, KnownPositives(rows, rows, pool, size), pool)
+
+
+class Plan(NamedTuple):
+    """Holds a run's parts for a machine.
+
+    Attributes:
+      job: the run's parts, with the machine's devices.
+      model: its encoder.
+      texts: its texts.
+    """
+
+    job: Job
+    model: Model
+    texts: Texts
+
+
+def make_plan(
+    config: Any,
+    machine: Machine,
+    *,
+    encoder: Pretrained | None = None,
+    lengths: tuple[float, float] | None = None,
+) -> Plan:
+    """Checks a config for a machine and returns the run's parts.
+
+    Args:
+      config: a config like that of ``configs/base.py``.
+      machine: the machine.
+      encoder: an encoder to use instead of ``config.encoder.init``.
+      lengths: mean tokens of queries and documents, to use instead of the config's collection.
+
+    Raises:
+      InputError: a setting is wrong for this machine, or the data cannot be used.
+    """
+    job = make_job(config, dtype="bfloat16", devices=machine.devices)
+    model = job.load_model(encoder)
+    if lengths is None:
+        return Plan(job, model, collection_texts(job.data, model.pretrained))
+    return Plan(job, model, drawn_texts(job.data, query=lengths[0], document=lengths[1]))
+
+
+def compile_step(plan: Plan, machine: Machine) -> Compiled:
+    """Compiles a run's training step for the largest of the usual batches.
+
+    Raises:
+      DoesNotFitError: the program needs more memory than a device has.
+    """
+    job, model, texts = plan
+    settings, encoder = job.data, model.pretrained
+    devices = len(machine.devices)
+    vectors = None
+    if settings.frozen_documents:
+        vectors = np.zeros((len(texts.documents), encoder.dimensions), np.float32)
+    batches = TrainingBatches(
+        texts.queries,
+        texts.documents,
+        texts.examples,
+        known=texts.known,
+        pool=texts.pool,
+        candidates=None,
+        vectors=vectors,
+        **batch_options(settings, devices=devices, block=MOST_TOKENS, single_block=True),
+    )
+    first, *_, largest = batches.shapes()
+    step, state = run_step(job, model)
+    base = model.trained.base
+    arguments = (
+        state_shapes(state, job.mesh),
+        batch_shapes(largest, job.mesh),
+        None if base is None else state_shapes(base, job.mesh),
+    )
+    (length,) = first.inputs.row_lengths
+    rows = largest.inputs.ids.size // length // devices
+    kinds = {
+        "frozen": base is not None,
+        "backward": model.trained.through_layers,
+        "target": job.target_encoder,
+    }
+    computed = np.full(rows, length)
+    flops = training_flops(encoder.config, computed, **kinds)
+    # Micro-batches, and saving only the layers' inputs, each cost one more forward pass.
+    again = (settings.micro_batches > 1) + (job.settings["train"]["remat"] == "inputs")
+    flops += again * forward_flops(encoder.config, computed)
+    used = batches[0].inputs.lengths.reshape(-1)
+    return _compile(
+        lambda: step.lower(*arguments),
+        machine,
+        flops=flops,
+        width=encoder.config.hidden_size,
+        rows=rows,
+        row_length=length,
+        useful_tokens=float(used.sum()) / devices,
+        useful_flops=training_flops(encoder.config, used, **kinds) / devices,
+    )
+
+
+def compile_encoding(plan: Plan, machine: Machine) -> tuple[Compiled, float]:
+    """Compiles the encoding of a batch of documents on one device.
+
+    Returns:
+      Facts about the program, and the number of documents in a batch.
+
+    Raises:
+      DoesNotFitError: the program needs more memory than a device has.
+    """
+    encoder = plan.model.pretrained
+    documents = plan.texts.documents
+    picked = np.random.default_rng(0).integers(len(documents), size=_MOST_ENCODED)
+    tokens = documents.take(picked)
+    lengths = tokens.lengths(encoder.max_length)
+    capacity, parts = choose_capacity(lengths, limit=encoder.max_length, parts=1, accelerator=True)
+    group = np.argsort(-lengths, kind="stable")[::parts]
+    batch = pack(tokens, lengths, [group], capacity=capacity, limit=encoder.max_length)
+    encode = make_encode(
+        encoder.config,
+        pooling=encoder.pooling,
+        dense=encoder.dense,
+        dtype=plan.job.dtype,
+        backend="plain",
+    )
+    kinds = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((1,), (AXIS,), axis_types=kinds, devices=machine.devices[:1])
+
+    def placed(tree: Any, spec: jax.P) -> Any:
+        sharding = jax.NamedSharding(mesh, spec)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+    program: Any = on_mesh(encode, mesh)
+    (length,) = batch.row_lengths
+    rows = batch.ids.size // length
+    compiled = _compile(
+        lambda: program.lower(placed(encoder.params, jax.P()), placed(batch, jax.P(AXIS))),
+        machine,
+        flops=forward_flops(encoder.config, np.full(rows, length)),
+        width=encoder.config.hidden_size,
+        rows=rows,
+        row_length=length,
+        useful_tokens=float(batch.lengths.sum()),
+        useful_flops=forward_flops(encoder.config, batch.lengths.reshape(-1)),
+    )
+    return compiled, len(group)
+
+
+def _compile(
+    lower: Callable[[], Lowered], machine: Machine, *, flops: float, width: int, **facts: Any
+) -> Compiled:
+    began = time.monotonic()
+    lowered = lower()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise _too_large(str(error)) from None
+    seconds = time.monotonic() - began
+    found: Any = compiled.memory_analysis()
+    memory = Memory(
+        found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes,
+        found.temp_size_in_bytes,
+        found.generated_code_size_in_bytes,
+    )
+    if machine.platform == "gpu" and machine.chip is not None:
+        available = _GPU_MEMORY * machine.chip.memory
+        if memory.total > available:
+            raise DoesNotFitError(memory.total, available)
+    text = compiled.as_text() or ""
+    program = read_program(text)
+    return Compiled(
+        text,
+        program,
+        memory,
+        estimate(program, machine, flops=flops, width=width),
+        seconds,
+        **facts,
+    )
+
+
+def _too_large(message: str) -> DoesNotFitError:
+    """Reads the sizes from either of the TPU compiler's messages.
+
+    >>> _too_large("Used 29.77G of 15.75G hbm. Exceeded").available / 2**30
+    15.75
+    >>> _too_large("for HLO temporaries (23.30G) exceeds available HBM (15.75G).").needed / 2**30
+    23.3
+    """
+    for pattern in (r"Used ([\d.]+)G of ([\d.]+)G hbm", r"\(([\d.]+)G\) exceeds .*\(([\d.]+)G\)"):
+        if found := re.search(pattern, message):
+            needed, available = (float(size) * 2**30 for size in found.groups())
+            return DoesNotFitError(needed, available)
+    return DoesNotFitError(None, None)
