@@ -28,7 +28,7 @@ MOST_TOKENS, MOST_PAIRS = 2**16, 2**25
 LANES = 128
 # In rows of this length, a token's attention costs as much as its other products (BERT-base on v5e,
 # by the compiler's schedule of the kernels).
-_ACCELERATOR_ATTENTION = 1600
+ACCELERATOR_ATTENTION = 1600
 # A text starts a shorter row only if it fills more than this share of it; each share is tried.
 _SHARES = (0.5, 0.625, 0.75, 0.875)
 
@@ -86,7 +86,7 @@ def accelerator_row_length(limit: int) -> int:
 
     def cost(length: int) -> float:
         filled = length // limit * limit / length
-        return (1 + length / _ACCELERATOR_ATTENTION) / filled
+        return (1 + length / ACCELERATOR_ATTENTION) / filled
 
     return min(range(shortest, max(shortest, 512) + 1, LANES), key=cost)
 

@@ -16,7 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from selfdistill_jax.encoder.activations import ACTIVATIONS
 from selfdistill_jax.encoder.attention import attend
@@ -146,7 +148,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x_TxD: jax.Array, tokens: Tokens, layer: PerLayer):
-        c = self.config
+        c, x_TxD = self.config, _row_major(x_TxD)
         attention = Attention(c, self.dtype, self.dropout, self.attention, name="attention")
         norms = _norm(c, "attention_norm"), _norm(c, "output_norm")
 
@@ -230,6 +232,19 @@ def per_layer(c: EncoderConfig) -> PerLayer:
         frequencies=frequencies(c.head_size, c.rotary) if c.rotary else None,
         window=np.array([w or everything for w in c.windows], np.int32) if c.windows else None,
     )
+
+
+def _row_major(x_TxD: jax.Array) -> jax.Array:
+    """Makes TPUs store each token's values side by side.
+
+    Without this, XLA stores the layers' inputs transposed, and products write and read them slower:
+    a step of BERT-base on v5e takes 96 ms by the compiler's schedule instead of 88.
+    """
+
+    def constrain(x: jax.Array) -> jax.Array:
+        return with_layout_constraint(x, Layout((0, 1)))
+
+    return lax.platform_dependent(x_TxD, tpu=constrain, default=lambda x: x)
 
 
 def _dense(x_TxN: jax.Array, features: int, bias: bool, name: str) -> jax.Array:

@@ -77,11 +77,11 @@ def main(argv: list[str]) -> int | None:
     LOG.info("Compiling the training step for %s", machine.name)
     trials = compile_until_it_fits(make, machine, tried=_report)
     plan = make(trials[-1].changes)
-    encoding: tuple[Compiled, float] | None = None
+    encoding: tuple[Compiled, int] | None = None
     if _FLAGS.passages:
         LOG.info("Compiling the encoding of documents")
         try:
-            encoding = compile_encoding(plan, machine)
+            encoding = compile_encoding(plan, machine, passages=_FLAGS.passages)
         except DoesNotFitError as error:
             raise InputError(
                 f"encoding does not fit into the memory of {machine.name} ({error}); lower "

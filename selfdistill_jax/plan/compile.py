@@ -20,7 +20,13 @@ from selfdistill_jax.encoder.flops import forward_flops, training_flops
 from selfdistill_jax.plan.estimate import Estimate, estimate
 from selfdistill_jax.plan.hlo import Program, read_program
 from selfdistill_jax.plan.machines import Machine
-from selfdistill_jax.retrieval.encode_corpus import AXIS, choose_capacity, on_mesh, pack
+from selfdistill_jax.retrieval.encode_corpus import (
+    AXIS,
+    choose_capacity,
+    on_mesh,
+    pack,
+    split_by_length,
+)
 from selfdistill_jax.train.data.dataset import batch_options
 from selfdistill_jax.train.data.tokenized_collection import DataSettings, open_tokenized
 from selfdistill_jax.train.job import Job, make_job
@@ -226,8 +232,16 @@ def compile_step(plan: Plan, machine: Machine) -> Compiled:
     )
 
 
-def compile_encoding(plan: Plan, machine: Machine) -> tuple[Compiled, float]:
+def compile_encoding(plan: Plan, machine: Machine, *, passages: int) -> tuple[Compiled, int]:
     """Compiles the encoding of a batch of documents on one device.
+
+    If documents are split by their lengths (`split_by_length`), the batch is of the part with most
+    tokens.
+
+    Args:
+      plan: the run's parts.
+      machine: the machine.
+      passages: number of documents of the collection.
 
     Returns:
       Facts about the program, and the number of documents in a batch.
@@ -240,8 +254,12 @@ def compile_encoding(plan: Plan, machine: Machine) -> tuple[Compiled, float]:
     picked = np.random.default_rng(0).integers(len(documents), size=_MOST_ENCODED)
     tokens = documents.take(picked)
     lengths = tokens.lengths(encoder.max_length)
-    capacity, parts = choose_capacity(lengths, limit=encoder.max_length, parts=1, accelerator=True)
-    group = np.argsort(-lengths, kind="stable")[::parts]
+    split = split_by_length(lengths, copies=passages / len(lengths) / len(machine.devices))
+    rows = max(split, key=lambda rows: lengths[rows].sum())
+    capacity, parts = choose_capacity(
+        lengths[rows], limit=encoder.max_length, parts=1, accelerator=True
+    )
+    group = rows[np.argsort(-lengths[rows], kind="stable")][::parts]
     batch = pack(tokens, lengths, [group], capacity=capacity, limit=encoder.max_length)
     encode = make_encode(
         encoder.config,

@@ -18,6 +18,7 @@ _FREE = {
     "copy-done", "slice-done", "async-done", "all-gather-done", "all-reduce-done", "send-done",
     "recv-done", "opt-barrier", "slice-start",
 }  # fmt: skip
+_FREE_CALLS = re.compile(r'custom_call_target="(?:AllocateBuffer|AssumeGather\w*|ConcatBitcast)"')
 _IN_CHIP = "S("  # layout of an array in a memory of the chip, not in the device's main memory
 
 
@@ -62,7 +63,9 @@ class Program(NamedTuple):
     traffic: float
 
 
-class _Instruction(NamedTuple):
+class Instruction(NamedTuple):
+    """Holds one instruction; ``type`` is the text of its result's type, ``line`` the whole line."""
+
     name: str
     kind: str
     type: str
@@ -71,7 +74,23 @@ class _Instruction(NamedTuple):
     is_root: bool
 
 
-_Computation = dict[str, _Instruction]
+class Executed(NamedTuple):
+    """Describes how often an instruction runs in a program.
+
+    Attributes:
+      instruction: the instruction.
+      times: how often it runs.
+      cycles: the compiler's estimate of one run; 0 if it has none.
+      traffic: bytes of the device's memory that one run reads and writes.
+    """
+
+    instruction: Instruction
+    times: int
+    cycles: float
+    traffic: float
+
+
+_Computation = dict[str, Instruction]
 
 
 def read_program(text: str) -> Program:
@@ -81,13 +100,12 @@ def read_program(text: str) -> Program:
       text: the result of ``compiled.as_text()``.
     """
     computations, entry = _parse(text)
-    exchanges, kernels, loops = [], [], []
+    exchanges, kernels = [], []
     cycles = traffic = 0.0
     slice_bytes = 0
-    for instruction, times, where in _executed(computations, entry):
-        if instruction.kind == "while":
-            loops.append(_rounds(computations, instruction))
-            continue
+    for instruction, times, its_cycles, its_traffic in _executed(computations, entry):
+        cycles += times * its_cycles
+        traffic += times * its_traffic
         if exchange := _EXCHANGE.match(instruction.kind):
             size = sum(array_bytes(_last_part(instruction)))
             exchanges.append(Exchange(exchange[1], size, times))
@@ -95,13 +113,10 @@ def read_program(text: str) -> Program:
             slice_bytes += times * sum(array_bytes(instruction.type))
         if kernel := _kernel(instruction, times):
             kernels.append(kernel)
-        if found := re.search(r'estimated_cycles":"(\d+)"', instruction.line):
-            cycles += times * int(found[1])
-        if instruction.kind not in _FREE:
-            traffic += times * _traffic(computations, where, instruction)
+    loops = [i for body in computations.values() for i in body.values() if i.kind == "while"]
     return Program(
         tuple(exchanges),
-        tuple(loops),
+        tuple(_rounds(computations, loop) for loop in loops),
         len(re.findall(r" conditional\(", text)),
         len(re.findall(r" (?:infeed|outfeed)\(|callback", text)),
         slice_bytes,
@@ -109,6 +124,15 @@ def read_program(text: str) -> Program:
         cycles,
         traffic,
     )
+
+
+def executed(text: str) -> Iterator[Executed]:
+    """Yields each instruction that runs in a compiled program; for a loop, those of its body.
+
+    Args:
+      text: the result of ``compiled.as_text()``.
+    """
+    yield from _executed(*_parse(text))
 
 
 def array_sizes(text: str) -> list[int]:
@@ -147,7 +171,7 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
             if call := re.match(r"([\w-]+)\(", rest):
                 end = _closing(rest, call.end() - 1)
                 operands = tuple(re.findall(r"%([\w.-]+)", rest[call.end() : end]))
-                current[found[2]] = _Instruction(
+                current[found[2]] = Instruction(
                     found[2], call[1], kind_of_result, operands, line, bool(found[1])
                 )
     return computations, entry
@@ -174,25 +198,30 @@ def _closing(text: str, start: int) -> int:
 
 def _executed(
     computations: dict[str, _Computation], name: str, times: int = 1
-) -> Iterator[tuple[_Instruction, int, _Computation]]:
-    """Yields each instruction that runs, how often it does, and its computation."""
-    for instruction in computations[name].values():
-        yield instruction, times, computations[name]
+) -> Iterator[Executed]:
+    where = computations[name]
+    for instruction in where.values():
         if instruction.kind == "while":
             rounds = _rounds(computations, instruction) or 1
             yield from _executed(computations, _named(instruction, "body"), times * rounds)
-        elif instruction.kind in ("call", "async-start"):
+            continue
+        if instruction.kind in ("call", "async-start"):
             called = _named(instruction, "to_apply") or _named(instruction, "calls")
             if called in computations:
                 yield from _executed(computations, called, times)
+                continue
+        cycles = re.search(r'estimated_cycles":"(\d+)"', instruction.line)
+        free = instruction.kind in _FREE or _FREE_CALLS.search(instruction.line)
+        traffic = 0.0 if free else _traffic(computations, where, instruction)
+        yield Executed(instruction, times, float(cycles[1]) if cycles else 0.0, traffic)
 
 
-def _named(instruction: _Instruction, attribute: str) -> str:
+def _named(instruction: Instruction, attribute: str) -> str:
     found = re.search(rf"\b{attribute}=%?([\w.-]+)", instruction.line)
     return found[1] if found else ""
 
 
-def _rounds(computations: dict[str, _Computation], loop: _Instruction) -> int | None:
+def _rounds(computations: dict[str, _Computation], loop: Instruction) -> int | None:
     if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.line):
         return int(known[1])
     # On TPUs, the condition compares the counter, which starts at 0, with a constant.
@@ -202,7 +231,7 @@ def _rounds(computations: dict[str, _Computation], loop: _Instruction) -> int | 
     return found[0] if len(found) == 1 else None
 
 
-def _last_part(instruction: _Instruction) -> str:
+def _last_part(instruction: Instruction) -> str:
     """Returns the type of the results; a started exchange lists its operands before them."""
     if not instruction.kind.endswith("-start") or instruction.kind == "all-reduce-start":
         return instruction.type
@@ -211,7 +240,7 @@ def _last_part(instruction: _Instruction) -> str:
     return " ".join(half[len(half) // 2 :])
 
 
-def _kernel(instruction: _Instruction, times: int) -> Kernel | None:
+def _kernel(instruction: Instruction, times: int) -> Kernel | None:
     if "tpu_custom_call" not in instruction.line:
         return None
     name = re.search(r"row_attention(_backward)?", instruction.name + instruction.line)
@@ -222,13 +251,15 @@ def _kernel(instruction: _Instruction, times: int) -> Kernel | None:
 
 
 def _traffic(
-    computations: dict[str, _Computation], where: _Computation, instruction: _Instruction
+    computations: dict[str, _Computation], where: _Computation, instruction: Instruction
 ) -> float:
     """Returns the bytes that an instruction reads from and writes to the device's memory."""
     fused = computations.get(_named(instruction, "calls"))
     written = _written(computations, fused) if fused else array_bytes(instruction.type)
     results = zip(written, _ARRAY.findall(instruction.type), strict=False)
     total = sum(size for size, (_, _, layout) in results if _IN_CHIP not in layout)
+    if instruction.kind.endswith("-start"):
+        return total  # the type lists the operands, too
     if instruction.kind == "dynamic-slice":
         return 2 * total
     if instruction.kind == "dynamic-update-slice":
@@ -276,7 +307,7 @@ def _written(computations: dict[str, _Computation], fused: _Computation) -> list
     """Returns the bytes that a fused computation writes of each result: of an update, only it."""
     (root,) = (i for i in fused.values() if i.is_root)
 
-    def of(instruction: _Instruction) -> list[int]:
+    def of(instruction: Instruction) -> list[int]:
         while instruction.kind == "bitcast" and instruction.operands[0] in fused:
             instruction = fused[instruction.operands[0]]
         if instruction.kind == "dynamic-update-slice":

@@ -14,7 +14,7 @@ def as_values(
     machine: Machine,
     plan: Plan,
     trials: list[Trial],
-    encoding: tuple[Compiled, float] | None,
+    encoding: tuple[Compiled, int] | None,
     *,
     passages: int,
     price: float | None,

@@ -4,7 +4,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -15,10 +15,11 @@ from jax import P
 from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.checkpoints.sentence_transformers import lowers
 from selfdistill_jax.data.packing import (
+    ACCELERATOR_ATTENTION,
     CPU_BLOCK,
+    LANES,
     MOST_PAIRS,
     MOST_TOKENS,
-    accelerator_row_length,
     block_of,
     lay_out,
     row_lengths,
@@ -36,6 +37,9 @@ AXIS = "data"
 _CAPACITIES = (4096, 32768)  # tokens per batch and device: for few texts, for many texts
 _TOKENS_A_TEXT = 8  # lowest mean text length a batch is sized for; shorter texts need more batches
 _COMMON_LIMIT = 512
+# For `split_by_length`: the first limit, and the tokens that BERT-base encodes on a v5e in the time
+# of compiling a program, half a minute.
+_SHORT, _COMPILING = 256, 1.3e7
 # Batches prepared ahead, besides those being computed, so that no device waits for numpy.
 _AHEAD = 2
 _MOST_STREAMS = 4  # each stream holds a batch in memory
@@ -146,7 +150,8 @@ def encode_tokens(
     """Encodes every row of a token table.
 
     Every batch gets texts of all lengths. So short texts fill the rows of long ones, all batches
-    have one shape, and a batch that does not fit in memory fails at the start.
+    have one shape, and a batch that does not fit in memory fails at the start. On accelerators,
+    many short texts have batches of their own, see `split_by_length`.
 
     Args:
       encode: function from `on_mesh`.
@@ -166,10 +171,6 @@ def encode_tokens(
     lengths = tokens.lengths(limit)
     if not lengths.any():  # no text has a token, so there are no rows to lay out
         return out
-    capacity, parts = choose_capacity(
-        lengths, limit=limit, parts=devices * streams, accelerator=on_accelerator()
-    )
-    order = np.argsort(-lengths, kind="stable")
     waiting: deque[tuple[list[np.ndarray], Future]] = deque()
     one_at_a_time = threading.Lock()
 
@@ -184,11 +185,10 @@ def encode_tokens(
             out[rows] = found[: len(rows)]
         bar.update(sum(map(len, groups)))
 
-    with Progress.going_on(progress, len(order), unit="texts") as bar:
+    with Progress.going_on(progress, len(tokens), unit="texts") as bar:
         pool = ThreadPoolExecutor(streams)
         try:
-            for start in range(0, min(parts, len(order)), devices):
-                groups = [order[i::parts] for i in range(start, start + devices)]
+            for groups, capacity in _batches(lengths, limit, devices, streams):
                 batch = pack(tokens, lengths, groups, capacity=capacity, limit=limit)
                 waiting.append((groups, pool.submit(vectors_of, batch)))
                 if len(waiting) > streams + _AHEAD:
@@ -198,6 +198,46 @@ def encode_tokens(
         finally:
             pool.shutdown(cancel_futures=True)
     return out
+
+
+def _batches(
+    lengths: np.ndarray, limit: int, devices: int, streams: int
+) -> Iterator[tuple[list[np.ndarray], Capacity]]:
+    """Yields the rows of each device's texts, batch by batch, and the batch's shape."""
+    accelerator = on_accelerator()
+    for rows in split_by_length(lengths) if accelerator else [np.arange(len(lengths))]:
+        capacity, parts = choose_capacity(
+            lengths[rows], limit=limit, parts=devices * streams, accelerator=accelerator
+        )
+        order = rows[np.argsort(-lengths[rows], kind="stable")]
+        for start in range(0, min(parts, len(order)), devices):
+            yield [order[i::parts] for i in range(start, start + devices)], capacity
+
+
+def split_by_length(lengths: np.ndarray, *, copies: float = 1.0) -> list[np.ndarray]:
+    """Splits texts for accelerators, so that short texts do not lie in the rows of long ones.
+
+    A token's attention costs in proportion to the length of its row. The first part has texts of up
+    to 256 tokens, the others up to 512, 1,024 and so on. Each part needs another compiled program,
+    so a part that saves less time than that takes is joined to the next.
+
+    Args:
+      lengths: ``[rows]`` number of tokens of each text.
+      copies: how many texts each length stands for, if the lengths are a sample.
+
+    Returns:
+      The rows of each part, ascending; every row is in one of them.
+    """
+    parts, longest = [], int(lengths.max(initial=0))
+    shorter, limit = -1, _SHORT  # texts of up to `shorter` tokens are in a part already
+    while shorter < longest:
+        picked = (lengths > shorter) & (lengths <= limit)
+        saved = copies * lengths[picked].sum() * (longest - limit) / ACCELERATOR_ATTENTION
+        if limit >= longest or saved >= _COMPILING:
+            parts.append(np.flatnonzero(picked))
+            shorter = limit
+        limit *= 2
+    return parts
 
 
 def _reach(lengths: np.ndarray, limit: int) -> int:
@@ -247,6 +287,23 @@ def pack(
     return jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
 
 
+def _best_rows(lengths: np.ndarray) -> tuple[int, float]:
+    """Returns the row length that costs least on accelerators, and the share that texts fill of it.
+
+    A batch's worth of the texts is packed into rows of each length that is a multiple of 128 up to
+    512, or only of the longest text's length rounded up, if that is more. 1 % stays for batches
+    that fill worse.
+    """
+    shortest = LANES * math.ceil(int(lengths.max()) / LANES)
+    sample = np.sort(lengths)[:: -math.ceil(int(lengths.sum()) / _CAPACITIES[-1])]
+    best = math.inf, 0, 0.0
+    for length in range(shortest, max(shortest, 512) + 1, LANES):
+        rows = len(lay_out(sample, block=length, row_lengths=(length,)).rows)
+        filled = 0.99 * float(sample.sum()) / (rows * length)
+        best = min(best, ((1 + length / ACCELERATOR_ATTENTION) / filled, length, filled))
+    return best[1:]
+
+
 def choose_capacity(
     lengths: np.ndarray, *, limit: int, parts: int, accelerator: bool
 ) -> tuple[Capacity, int]:
@@ -258,14 +315,16 @@ def choose_capacity(
       parts: the number of parts is a multiple of this: devices times batches at once.
       accelerator: whether to use the layout for accelerators, see `on_accelerator`.
     """
+    filled = 1 / 1.08
     if accelerator:
-        kinds = (accelerator_row_length(int(lengths.max())),)
+        length, filled = _best_rows(lengths)
+        kinds = (length,)
     else:
         kinds = row_lengths(_reach(lengths, limit))
     unit = math.lcm(*kinds)
     most = MOST_TOKENS if accelerator else CPU_BLOCK
     block = block_of(min(most, _CAPACITIES[0]), kinds)
-    total = float(lengths.sum()) * 1.08 / parts
+    total = float(lengths.sum()) / filled / parts
     if total <= unit and len(lengths) <= unit // 2 * parts:
         return Capacity(1, unit, unit // 2, kinds), parts
     # One block of each row length may stay partly empty.

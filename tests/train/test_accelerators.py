@@ -13,6 +13,7 @@ import pytest
 
 from selfdistill_jax import losses
 from selfdistill_jax.checkpoints.model_folder import read_folder
+from selfdistill_jax.data.packing import ACCELERATOR_ATTENTION, lay_out
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.retrieval import encode_corpus
 from selfdistill_jax.train.data import dataset
@@ -83,6 +84,63 @@ def test_many_texts_have_the_same_vectors(tiny, merging, monkeypatch, blocks):
             return capacity._replace(block=capacity.row_lengths[-1]), parts
 
         monkeypatch.setattr(encode_corpus, "choose_capacity", too_small)
+    found = model.encode(texts)
+    monkeypatch.undo()
+    np.testing.assert_allclose(found, BiEncoder.load(tiny.encoder).encode(texts), atol=1e-6)
+
+
+def test_texts_are_split_by_length_where_that_saves_more_than_compiling(monkeypatch):
+    lengths = np.array([0, 5, 300, 100, 600, 256, 512])
+
+    def split(compiling):
+        monkeypatch.setattr(encode_corpus, "_COMPILING", compiling)
+        return [rows.tolist() for rows in encode_corpus.split_by_length(lengths)]
+
+    # 361 tokens are in rows that are 600 - 256 shorter, then 812 in rows 600 - 512 shorter.
+    first, second = (
+        tokens * saved / ACCELERATOR_ATTENTION for tokens, saved in ((361, 344), (812, 88))
+    )
+    assert second < first
+    assert split(second) == [[0, 1, 3, 5], [2, 6], [4]]
+    assert split(first) == [[0, 1, 3, 5], [2, 4, 6]]
+    assert split(1.01 * first) == [[0, 1, 2, 3, 4, 5, 6]]
+    assert [len(x) for x in encode_corpus.split_by_length(np.zeros(3, int))] == [3]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: np.minimum(rng.lognormal(4.2, 0.5, 40_000).astype(int) + 3, 512),
+        lambda rng: np.minimum(rng.lognormal(2.0, 0.4, 200_000).astype(int) + 3, 32),
+        lambda rng: rng.integers(3, 200, 30_000),
+        lambda rng: np.full(20_000, 100),
+        lambda rng: np.where(rng.random(20_000) < 0.5, 20, 480),
+    ],
+    ids=["passages", "queries", "uniform", "equal", "two lengths"],
+)
+def test_batches_for_accelerators_are_filled_and_none_needs_a_second_block(draw):
+    """A batch that does not fit would be computed with twice the rows, by another program."""
+    lengths = draw(np.random.default_rng(0))
+    capacity, parts = encode_corpus.choose_capacity(lengths, limit=512, parts=4, accelerator=True)
+    order = np.argsort(-lengths, kind="stable")
+    (row,) = capacity.row_lengths
+    for i in range(0, parts, max(parts // 16, 1)):
+        layout = lay_out(lengths[order[i::parts]], block=row, row_lengths=(row,))
+        assert len(layout.rows) * row <= capacity.blocks * capacity.block
+    useful = lengths.sum() / parts / (capacity.blocks * capacity.block)
+    best = 0.78 if lengths.min() == lengths.max() else 0.9  # rows of 512 hold five texts of 100
+    assert useful > best
+
+
+@pytest.mark.parametrize("compiling", [0, 1e9])
+def test_a_split_collection_has_the_same_vectors(tiny, merging, monkeypatch, compiling):
+    from selfdistill_jax import BiEncoder
+
+    model = BiEncoder.load(tiny.encoder)
+    words = ["hasit", "vokel", "jurad", "gimon", "mabo", "the", "of", "and"]
+    texts = [" ".join(words[: 1 + 5 * i % 8]) for i in range(60)]
+    monkeypatch.setattr(encode_corpus, "_SHORT", 4)
+    monkeypatch.setattr(encode_corpus, "_COMPILING", compiling)
     found = model.encode(texts)
     monkeypatch.undo()
     np.testing.assert_allclose(found, BiEncoder.load(tiny.encoder).encode(texts), atol=1e-6)
