@@ -10,7 +10,7 @@ PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers tpu gpu test test-flags soak soak-damage real-accuracy real-encoders real-onnx lint format lock clean
+.PHONY: help demo setup weights peers tpu gpu test test-flags soak soak-damage real-accuracy real-encoders real-onnx tpu-compile gpu-compile lint format lock clean
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -72,6 +72,12 @@ real-encoders: peers weights  ## Compare two real encoders with torch and senten
 
 real-onnx: setup weights  ## Compare onnxruntime's vectors of our model with ours (fetches torch, 3 GB).
 	$(RUN) -m tests.real.onnx
+
+tpu-compile: tpu  ## Compile real steps for TPUs that are not there, and print a table (20 min).
+	$(RUN) -m benchmarks.plans tpu --again
+
+gpu-compile: gpu  ## The same for GPUs (3 min).
+	$(RUN) -m benchmarks.plans gpu --again
 
 lint: setup  ## Check style and types.
 	$(RUN) -m ruff check .
