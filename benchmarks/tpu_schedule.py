@@ -100,12 +100,12 @@ def by_part(text: str, codes: dict[str, Code], chip: Any) -> dict[str, dict[str,
       codes: the result of `read_dump`.
       chip: figures of the chip.
     """
-    from selfdistill_jax.plan.hlo import Instruction, executed
+    from selfdistill_jax.plan.hlo import Instruction, executed, parse
 
     def shape(instruction: Instruction, cycles: float) -> tuple[str, float, str]:
         return instruction.kind, cycles, re.sub(r"\{[^}]*\}", "", instruction.type)
 
-    rows = list(executed(text))
+    rows = list(executed(parse(text)))
     # Equal fusions are compiled once.
     equal = {
         shape(instruction, cycles): codes[instruction.name]
@@ -151,9 +151,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LIBTPU_INIT_ARGS"] = _DUMP.format(folder)
         from configs import base
-        from selfdistill_jax.plan.compile import compile_encoding, compile_step, make_plan
+        from selfdistill_jax.plan.compile import compile_encoding, compile_step
         from selfdistill_jax.plan.encoders import shapes_of
         from selfdistill_jax.plan.machines import open_tpu, prepare
+        from selfdistill_jax.plan.workload import make_plan
 
         prepare()
         machine = open_tpu(options.topology)

@@ -23,14 +23,13 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.plan.compile import (
     Compiled,
     DoesNotFitError,
-    Plan,
     compile_encoding,
-    make_plan,
 )
 from selfdistill_jax.plan.encoders import ENCODERS, shapes_of
 from selfdistill_jax.plan.fit import Trial, compile_until_it_fits
 from selfdistill_jax.plan.machines import GPUS, SHAPES, Machine, open_gpus, open_tpu, prepare
 from selfdistill_jax.plan.text import as_text, as_values
+from selfdistill_jax.plan.workload import Plan, make_plan
 from selfdistill_jax.progress import LOG, show_log
 
 _FLAGS = flags.FLAGS

@@ -9,36 +9,23 @@ import jax
 import numpy as np
 from jax.stages import Lowered
 
-from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.data.batches import TrainingBatches
-from selfdistill_jax.data.negatives import KnownPositives
 from selfdistill_jax.data.packing import MOST_TOKENS
-from selfdistill_jax.data.store import Examples
-from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.encoder.flops import forward_flops, training_flops
 from selfdistill_jax.plan.estimate import Estimate, estimate
-from selfdistill_jax.plan.hlo import Program, read_program
 from selfdistill_jax.plan.machines import Machine
-from selfdistill_jax.retrieval.encode_corpus import (
-    AXIS,
-    choose_capacity,
-    on_mesh,
-    pack,
-    split_by_length,
-)
+from selfdistill_jax.plan.program import Program, read_program
+from selfdistill_jax.plan.workload import Plan
+from selfdistill_jax.retrieval.encode_batches import choose_capacity, pack, split_by_length
+from selfdistill_jax.retrieval.encode_corpus import AXIS, on_mesh
 from selfdistill_jax.train.data.dataset import batch_options
-from selfdistill_jax.train.data.tokenized_collection import DataSettings, open_tokenized
-from selfdistill_jax.train.job import Job, make_job
 from selfdistill_jax.train.mesh import batch_shapes, state_shapes
-from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.run import run_step
 
 # Share of a GPU's memory that programs may use; the compiler for TPUs refuses larger programs.
 _GPU_MEMORY = 0.92
-_SPREAD = 0.5  # of drawn lengths: standard deviation of their logarithm
-_MOST_ENCODED = 20_000  # texts that the shape of encoded batches is chosen by
-_TOKEN = 5  # any token id: what is compiled does not depend on them
+_ENCODED = 20_000  # texts that the shape of encoded batches is chosen by
 
 
 class DoesNotFitError(Exception):
@@ -84,97 +71,6 @@ class Compiled(NamedTuple):
     row_length: int
     useful_tokens: float
     useful_flops: float
-
-
-class Texts(NamedTuple):
-    """Holds the lengths of a collection's texts and its examples.
-
-    Attributes:
-      queries, documents: tokens, cut nowhere.
-      examples: the training examples.
-      known: see `TrainingBatches`.
-      pool: document rows that random negatives are drawn from.
-    """
-
-    queries: TokenTable
-    documents: TokenTable
-    examples: Examples
-    known: KnownPositives
-    pool: range
-
-
-def collection_texts(settings: DataSettings, encoder: Pretrained) -> Texts:
-    """Returns the texts of a run's collection.
-
-    Raises:
-      InputError: the data are faulty, or there is nothing to train on.
-    """
-    found = open_tokenized(settings, encoder)
-    pool = found.collection.training_pool
-    return Texts(found.queries, found.documents, found.examples, found.known, pool)
-
-
-def drawn_texts(settings: DataSettings, *, query: float, document: float) -> Texts:
-    """Returns texts of random lengths with the given means.
-
-    Args:
-      settings: the run's data settings.
-      query, document: mean number of tokens of queries and documents, prompts included.
-    """
-    rng = np.random.default_rng(0)
-    count = max(2 * settings.batch_size, _MOST_ENCODED // 2)
-
-    def table(rows: int, mean: float) -> TokenTable:
-        drawn = rng.lognormal(np.log(mean) - _SPREAD**2 / 2, _SPREAD, rows)
-        offsets = np.concatenate([[0], np.cumsum(np.maximum(np.rint(drawn), 3))]).astype(np.int64)
-        return TokenTable(np.full(offsets[-1], _TOKEN, np.int32), offsets)
-
-    queries, documents = table(count, query), table(2 * count, document)
-    rows, pool = np.arange(count, dtype=np.int32), range(2 * count)
-    size = settings.negatives_per_query
-    examples = Examples(
-        rows, rows, np.full((count, size), -1, np.int32), np.zeros((count, 1 + size), np.float32)
-    )
-    return Texts(queries, documents, examples, KnownPositives(rows, rows, pool, size), pool)
-
-
-class Plan(NamedTuple):
-    """Holds a run's parts for a machine.
-
-    Attributes:
-      job: the run's parts, with the machine's devices.
-      model: its encoder.
-      texts: its texts.
-    """
-
-    job: Job
-    model: Model
-    texts: Texts
-
-
-def make_plan(
-    config: Any,
-    machine: Machine,
-    *,
-    encoder: Pretrained | None = None,
-    lengths: tuple[float, float] | None = None,
-) -> Plan:
-    """Checks a config for a machine and returns the run's parts.
-
-    Args:
-      config: a config like that of ``configs/base.py``.
-      machine: the machine.
-      encoder: an encoder to use instead of ``config.encoder.init``.
-      lengths: mean tokens of queries and documents, to use instead of the config's collection.
-
-    Raises:
-      InputError: a setting is wrong for this machine, or the data cannot be used.
-    """
-    job = make_job(config, dtype="bfloat16", devices=machine.devices)
-    model = job.load_model(encoder)
-    if lengths is None:
-        return Plan(job, model, collection_texts(job.data, model.pretrained))
-    return Plan(job, model, drawn_texts(job.data, query=lengths[0], document=lengths[1]))
 
 
 def compile_step(plan: Plan, machine: Machine) -> Compiled:
@@ -251,7 +147,7 @@ def compile_encoding(plan: Plan, machine: Machine, *, passages: int) -> tuple[Co
     """
     encoder = plan.model.pretrained
     documents = plan.texts.documents
-    picked = np.random.default_rng(0).integers(len(documents), size=_MOST_ENCODED)
+    picked = np.random.default_rng(0).integers(len(documents), size=_ENCODED)
     tokens = documents.take(picked)
     lengths = tokens.lengths(encoder.max_length)
     split = split_by_length(lengths, copies=passages / len(lengths) / len(machine.devices))

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selfdistill_jax.plan.hlo import Program
 from selfdistill_jax.plan.machines import SLICE_BANDWIDTH, Machine
+from selfdistill_jax.plan.program import Program
 
 # Cycles of the attention kernels on v5e for a row with 12 heads of 64, by the compiler's schedule
 # of the final code: length, forwards, backwards (docs/accelerators.md).

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from selfdistill_jax.plan.compile import Compiled, DoesNotFitError, Plan, compile_step
+from selfdistill_jax.plan.compile import Compiled, DoesNotFitError, compile_step
 from selfdistill_jax.plan.machines import Machine
+from selfdistill_jax.plan.workload import Plan
 
 
 class Trial(NamedTuple):

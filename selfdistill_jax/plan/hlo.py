@@ -1,4 +1,4 @@
-"""Reads facts from the text of a compiled program (HLO): exchanges, host calls, memory traffic."""
+"""Reads the text of a compiled program (HLO): its instructions, their number, their traffic."""
 
 import math
 import re
@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
-_ARRAY = re.compile(r"\b(pred|bf16|f16|f32|f64|[su]\d+)\[([\d,]*)\](?:\{([^}]*)\})?")
+ARRAY = re.compile(r"\b(pred|bf16|f16|f32|f64|[su]\d+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (.*)$")
-_EXCHANGE = re.compile(
-    r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?$"
-)
 # These instructions move no data themselves.
 _FREE = {
     "parameter", "get-tuple-element", "tuple", "constant", "bitcast", "partition-id", "after-all",
@@ -20,47 +17,6 @@ _FREE = {
 }  # fmt: skip
 _FREE_CALLS = re.compile(r'custom_call_target="(?:AllocateBuffer|AssumeGather\w*|ConcatBitcast)"')
 _IN_CHIP = "S("  # layout of an array in a memory of the chip, not in the device's main memory
-
-
-class Exchange(NamedTuple):
-    """Describes one exchange between devices."""
-
-    kind: str
-    bytes: int  # of its results
-    times: int  # in a step
-
-
-class Kernel(NamedTuple):
-    """Describes one call of a kernel of `encoder.tpu.row_attention`."""
-
-    name: str
-    rows: int
-    length: int
-    times: int
-
-
-class Program(NamedTuple):
-    """Holds facts about one run of a compiled program, on one device.
-
-    Attributes:
-      exchanges: exchanges between devices.
-      loops: number of rounds of each loop; None if it is not a constant.
-      conditionals: number of branches that depend on data.
-      host_calls: number of calls of the host.
-      slice_bytes: bytes sent to another slice of TPUs.
-      kernels: Pallas kernels for attention.
-      cycles: the compiler's estimate of clock cycles, without kernels and exchanges; 0 on GPUs.
-      traffic: bytes read from and written to the device's memory.
-    """
-
-    exchanges: tuple[Exchange, ...]
-    loops: tuple[int | None, ...]
-    conditionals: int
-    host_calls: int
-    slice_bytes: int
-    kernels: tuple[Kernel, ...]
-    cycles: float
-    traffic: float
 
 
 class Instruction(NamedTuple):
@@ -93,46 +49,22 @@ class Executed(NamedTuple):
 _Computation = dict[str, Instruction]
 
 
-def read_program(text: str) -> Program:
-    """Returns facts about a compiled program.
+class Module(NamedTuple):
+    """Holds the computations of a program, by their names, and the name of the first."""
 
-    Args:
-      text: the result of ``compiled.as_text()``.
-    """
-    computations, entry = _parse(text)
-    exchanges, kernels = [], []
-    cycles = traffic = 0.0
-    slice_bytes = 0
-    for instruction, times, its_cycles, its_traffic in _executed(computations, entry):
-        cycles += times * its_cycles
-        traffic += times * its_traffic
-        if exchange := _EXCHANGE.match(instruction.kind):
-            size = sum(array_bytes(_last_part(instruction)))
-            exchanges.append(Exchange(exchange[1], size, times))
-        elif instruction.kind == "send":
-            slice_bytes += times * sum(array_bytes(instruction.type))
-        if kernel := _kernel(instruction, times):
-            kernels.append(kernel)
-    loops = [i for body in computations.values() for i in body.values() if i.kind == "while"]
-    return Program(
-        tuple(exchanges),
-        tuple(_rounds(computations, loop) for loop in loops),
-        len(re.findall(r" conditional\(", text)),
-        len(re.findall(r" (?:infeed|outfeed)\(|callback", text)),
-        slice_bytes,
-        tuple(kernels),
-        cycles,
-        traffic,
-    )
+    computations: dict[str, _Computation]
+    entry: str
 
 
-def executed(text: str) -> Iterator[Executed]:
-    """Yields each instruction that runs in a compiled program; for a loop, those of its body.
+def executed(module: Module) -> Iterator[Executed]:
+    """Yields each instruction that runs in a compiled program; for a loop, those of its body."""
+    yield from _executed(*module)
 
-    Args:
-      text: the result of ``compiled.as_text()``.
-    """
-    yield from _executed(*_parse(text))
+
+def loop_rounds(module: Module) -> tuple[int | None, ...]:
+    """Returns the number of rounds of each loop; None if it is not a constant."""
+    loops = (i for body in module.computations.values() for i in body.values())
+    return tuple(_rounds(module.computations, i) for i in loops if i.kind == "while")
 
 
 def array_sizes(text: str) -> list[int]:
@@ -141,7 +73,7 @@ def array_sizes(text: str) -> list[int]:
     >>> array_sizes("(f32[2,3]{1,0}, bf16[4])")
     [6, 4]
     """
-    return [_elements(shape) for _, shape, _ in _ARRAY.findall(text)]
+    return [_elements(shape) for _, shape, _ in ARRAY.findall(text)]
 
 
 def array_bytes(text: str) -> list[int]:
@@ -150,14 +82,15 @@ def array_bytes(text: str) -> list[int]:
     >>> array_bytes("(f32[2,3]{1,0}, bf16[4])")
     [24, 8]
     """
-    return [_BYTES.get(kind, 4) * _elements(shape) for kind, shape, _ in _ARRAY.findall(text)]
+    return [_BYTES.get(kind, 4) * _elements(shape) for kind, shape, _ in ARRAY.findall(text)]
 
 
 def _elements(shape: str) -> int:
     return math.prod(map(int, filter(None, shape.split(","))))
 
 
-def _parse(text: str) -> tuple[dict[str, _Computation], str]:
+def parse(text: str) -> Module:
+    """Returns the computations in the result of ``compiled.as_text()``."""
     computations: dict[str, _Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -174,7 +107,7 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
                 current[found[2]] = Instruction(
                     found[2], call[1], kind_of_result, operands, line, bool(found[1])
                 )
-    return computations, entry
+    return Module(computations, entry)
 
 
 def _split_type(text: str) -> tuple[str, str]:
@@ -231,32 +164,13 @@ def _rounds(computations: dict[str, _Computation], loop: Instruction) -> int | N
     return found[0] if len(found) == 1 else None
 
 
-def _last_part(instruction: Instruction) -> str:
-    """Returns the type of the results; a started exchange lists its operands before them."""
-    if not instruction.kind.endswith("-start") or instruction.kind == "all-reduce-start":
-        return instruction.type
-    arrays = list(_ARRAY.finditer(instruction.type))
-    half = [a[0] for a in arrays if a[2]]  # without counters
-    return " ".join(half[len(half) // 2 :])
-
-
-def _kernel(instruction: Instruction, times: int) -> Kernel | None:
-    if "tpu_custom_call" not in instruction.line:
-        return None
-    name = re.search(r"row_attention(_backward)?", instruction.name + instruction.line)
-    rows = re.search(r"s32\[(\d+),1,(\d+)\]", instruction.line)
-    if not name or not rows:
-        return None
-    return Kernel(name[0], int(rows[1]), int(rows[2]), times)
-
-
 def _traffic(
     computations: dict[str, _Computation], where: _Computation, instruction: Instruction
 ) -> float:
     """Returns the bytes that an instruction reads from and writes to the device's memory."""
     fused = computations.get(_named(instruction, "calls"))
     written = _written(computations, fused) if fused else array_bytes(instruction.type)
-    results = zip(written, _ARRAY.findall(instruction.type), strict=False)
+    results = zip(written, ARRAY.findall(instruction.type), strict=False)
     total = sum(size for size, (_, _, layout) in results if _IN_CHIP not in layout)
     if instruction.kind.endswith("-start"):
         return total  # the type lists the operands, too
@@ -273,7 +187,7 @@ def _traffic(
 def _in_memory(where: _Computation, name: str) -> list[int]:
     if name not in where:
         return []
-    arrays = zip(array_bytes(where[name].type), _ARRAY.findall(where[name].type), strict=True)
+    arrays = zip(array_bytes(where[name].type), ARRAY.findall(where[name].type), strict=True)
     return [size for size, (_, _, layout) in arrays if _IN_CHIP not in layout]
 
 

@@ -3,9 +3,10 @@
 from collections import Counter
 from typing import Any
 
-from selfdistill_jax.plan.compile import Compiled, Plan
+from selfdistill_jax.plan.compile import Compiled
 from selfdistill_jax.plan.fit import Trial
 from selfdistill_jax.plan.machines import Machine
+from selfdistill_jax.plan.workload import Plan
 
 _GIB = 2**30
 

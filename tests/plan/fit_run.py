@@ -6,10 +6,10 @@ python -m tests.plan.fit_run
 import json
 
 from configs import base
-from selfdistill_jax.plan.compile import make_plan
 from selfdistill_jax.plan.encoders import ENCODERS, without_weights
 from selfdistill_jax.plan.fit import compile_until_it_fits
 from selfdistill_jax.plan.machines import open_tpu, prepare
+from selfdistill_jax.plan.workload import make_plan
 
 if __name__ == "__main__":
     prepare()

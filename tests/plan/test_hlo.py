@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from selfdistill_jax.plan.hlo import Exchange, Kernel, read_program
+from selfdistill_jax.plan.program import Exchange, Kernel, read_program
 
 TPU = Path(__file__).with_name("loop.hlo").read_text()
 

@@ -11,11 +11,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from selfdistill_jax.plan import fit
-from selfdistill_jax.plan.compile import DoesNotFitError, drawn_texts
+from selfdistill_jax.plan.compile import DoesNotFitError
 from selfdistill_jax.plan.encoders import ENCODERS, shapes_of
 from selfdistill_jax.plan.estimate import estimate
-from selfdistill_jax.plan.hlo import Exchange, Kernel, Program
 from selfdistill_jax.plan.machines import Chip, Machine
+from selfdistill_jax.plan.program import Exchange, Kernel, Program
+from selfdistill_jax.plan.workload import drawn_texts
 from selfdistill_jax.train.job import make_job
 from tests.train.test_tpu import needs_compiler, needs_cuda
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from configs import base
 from selfdistill_jax.data.packing import LANES
-from selfdistill_jax.plan.compile import compile_step, make_plan
+from selfdistill_jax.plan.compile import compile_step
 from selfdistill_jax.plan.encoders import ENCODERS, without_weights
 from selfdistill_jax.plan.hlo import array_sizes
 from selfdistill_jax.plan.machines import open_gpus, open_tpu, prepare
+from selfdistill_jax.plan.workload import make_plan
 
 TRIPLETS, SIZE, HEADS, LAYERS = 64, 128, 4, 2
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")

@@ -1,0 +1,163 @@
+"""Chooses the shapes of the batches in which many texts are encoded, and packs them."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from selfdistill_jax.data.packing import (
+    ACCELERATOR_ATTENTION,
+    CPU_BLOCK,
+    LANES,
+    MOST_PAIRS,
+    MOST_TOKENS,
+    block_of,
+    lay_out,
+    row_lengths,
+    write_tokens,
+)
+from selfdistill_jax.data.tokens import TokenTable
+from selfdistill_jax.packed import PackedTexts
+
+_CAPACITIES = (4096, 32768)  # tokens per batch and device: for few texts, for many texts
+_TOKENS_A_TEXT = 8  # lowest mean text length a batch is sized for; shorter texts need more batches
+_COMMON_LIMIT = 512
+# For `split_by_length`: the first limit, and the tokens that BERT-base encodes on a v5e in the time
+# of compiling a program, half a minute.
+_SHORT, _COMPILING = 256, 1.3e7
+
+
+class Capacity(NamedTuple):
+    """Shape of a batch on one device: N blocks of T tokens, M texts, and possible row lengths."""
+
+    blocks: int
+    block: int
+    texts: int
+    row_lengths: tuple[int, ...]
+
+
+def split_by_length(lengths: np.ndarray, *, copies: float = 1.0) -> list[np.ndarray]:
+    """Splits texts for accelerators, so that short texts do not lie in the rows of long ones.
+
+    A token's attention costs in proportion to the length of its row. The first part has texts of up
+    to 256 tokens, the others up to 512, 1,024 and so on. Each part needs another compiled program,
+    so a part that saves less time than that takes is joined to the next.
+
+    Args:
+      lengths: ``[rows]`` number of tokens of each text.
+      copies: how many texts each length stands for, if the lengths are a sample.
+
+    Returns:
+      The rows of each part, ascending; every row is in one of them.
+    """
+    parts, longest = [], int(lengths.max(initial=0))
+    shorter, limit = -1, _SHORT  # texts of up to `shorter` tokens are in a part already
+    while shorter < longest:
+        picked = (lengths > shorter) & (lengths <= limit)
+        saved = copies * lengths[picked].sum() * (longest - limit) / ACCELERATOR_ATTENTION
+        if limit >= longest or saved >= _COMPILING:
+            parts.append(np.flatnonzero(picked))
+            shorter = limit
+        limit *= 2
+    return parts
+
+
+def _reach(lengths: np.ndarray, limit: int) -> int:
+    """Returns the length of the longest text that rows must fit.
+
+    It is at least BERT's 512, so that most collections share a compiled program, and at most the
+    limit. For longer texts it is the power of two that fits them, not the limit itself, because
+    attention's squares of a row of 8,192 tokens take 268 MB per head.
+    """
+    longest = int(lengths.max(initial=1))
+    return min(limit, max(_COMMON_LIMIT, 1 << (longest - 1).bit_length()))
+
+
+def pack(
+    tokens: TokenTable,
+    lengths: np.ndarray,
+    groups: list[np.ndarray],
+    *,
+    capacity: Capacity,
+    limit: int,
+) -> PackedTexts:
+    """Packs one batch: one group of texts per device, stacked on a leading axis.
+
+    Args:
+      tokens: all texts.
+      lengths: ``[rows]`` number of tokens of each text, at most the limit.
+      groups: the rows of each device's texts.
+      capacity: the batches' shape, from `choose_capacity`.
+      limit: number of tokens that each text is truncated to.
+    """
+    kinds = capacity.row_lengths
+    layouts = [lay_out(lengths[rows], block=capacity.block, row_lengths=kinds) for rows in groups]
+    # More blocks than the capacity are needed only for unusual distributions of lengths.
+    needed = max(len(layout.rows) for layout in layouts)
+    blocks = capacity.blocks * -(-needed // capacity.blocks)
+    packed = [
+        write_tokens(
+            layout,
+            [(tokens, rows, limit)],
+            blocks=blocks,
+            block=capacity.block,
+            row_lengths=kinds,
+            texts=capacity.texts,
+        )
+        for layout, rows in zip(layouts, groups, strict=True)
+    ]
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
+
+
+def _best_rows(lengths: np.ndarray) -> tuple[int, float]:
+    """Returns the row length that costs least on accelerators, and the share that texts fill of it.
+
+    A batch's worth of the texts is packed into rows of each length that is a multiple of 128 up to
+    512, or only of the longest text's length rounded up, if that is more. 1 % stays for batches
+    that fill worse.
+    """
+    shortest = LANES * math.ceil(int(lengths.max()) / LANES)
+    sample = np.sort(lengths)[:: -math.ceil(int(lengths.sum()) / _CAPACITIES[-1])]
+    best = math.inf, 0, 0.0
+    for length in range(shortest, max(shortest, 512) + 1, LANES):
+        rows = len(lay_out(sample, block=length, row_lengths=(length,)).rows)
+        filled = 0.99 * float(sample.sum()) / (rows * length)
+        best = min(best, ((1 + length / ACCELERATOR_ATTENTION) / filled, length, filled))
+    return best[1:]
+
+
+def choose_capacity(
+    lengths: np.ndarray, *, limit: int, parts: int, accelerator: bool
+) -> tuple[Capacity, int]:
+    """Returns the batches' shape and the number of parts that the texts are split into.
+
+    Args:
+      lengths: ``[rows]`` number of tokens of each text, some above 0.
+      limit: number of tokens that each text is truncated to.
+      parts: the number of parts is a multiple of this: devices times batches at once.
+      accelerator: whether to use the layout for accelerators, see `on_accelerator`.
+    """
+    filled = 1 / 1.08
+    if accelerator:
+        length, filled = _best_rows(lengths)
+        kinds = (length,)
+    else:
+        kinds = row_lengths(_reach(lengths, limit))
+    unit = math.lcm(*kinds)
+    most = MOST_TOKENS if accelerator else CPU_BLOCK
+    block = block_of(min(most, _CAPACITIES[0]), kinds)
+    total = float(lengths.sum()) / filled / parts
+    if total <= unit and len(lengths) <= unit // 2 * parts:
+        return Capacity(1, unit, unit // 2, kinds), parts
+    # One block of each row length may stay partly empty.
+    spare = len(kinds) - 1
+    counts = [math.ceil(tokens / block) + spare for tokens in _CAPACITIES]
+    blocks = next((n for n in counts if total <= (n - spare) * block), counts[-1])
+    texts = blocks * block // _TOKENS_A_TEXT
+    rounds = max(
+        math.ceil(total / ((blocks - spare) * block)), math.ceil(len(lengths) / (texts * parts))
+    )
+    if accelerator and blocks * block * unit <= MOST_PAIRS:
+        return Capacity(1, blocks * block, texts, kinds), rounds * parts
+    return Capacity(blocks, block, texts, kinds), rounds * parts
