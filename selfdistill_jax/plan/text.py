@@ -239,8 +239,12 @@ def _encoding_lines(encoding: dict[str, Any]) -> list[str]:
 
 
 def _range_of(values: list[float]) -> str:
-    low, high = values
-    return f"{low:,.0f} to {high:,.0f}"
+    """Returns two numbers with two digits each, since they are estimates.
+
+    >>> _range_of([1234.5, 56789.0])
+    '1,200 to 57,000'
+    """
+    return " to ".join(f"{float(f'{value:.2g}'):,.0f}" for value in values)
 
 
 def _shares(program: dict[str, Any]) -> str:

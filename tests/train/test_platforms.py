@@ -1,6 +1,7 @@
 """Tests the step for accelerators that are not present, by lowering it without running it."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,12 @@ def test_branches_that_help_a_cpu_are_for_it_alone(platform):
 def test_the_plain_encoder_has_no_branches_and_a_loop_over_layers_each_way(platform):
     """A branch or a loop bound that depends on data would wait for the host."""
     text = lowered("plain", platform)
-    assert text.count("stablehlo.case") == 0
+    # The platform is known when a program is compiled, so XLA removes branches by its constant
+    # index (tests/train/test_tpu.py finds none in compiled programs).
+    constants = set(re.findall(r"(%\S+) = stablehlo\.constant dense<\d+> : tensor<i32>", text))
+    branches = re.findall(r'"stablehlo\.case"\((%\S+)\)', text)
+    assert len(branches) == text.count("stablehlo.case")
+    assert set(branches) <= constants
     assert text.count("stablehlo.while") == 2
 
 

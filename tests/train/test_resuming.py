@@ -9,7 +9,7 @@ import pytest
 from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
 from selfdistill_jax.checkpoints.sentence_transformers import Prompts
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.train import job, model
+from selfdistill_jax.train import job
 from selfdistill_jax.train.evaluation import final_test
 from tests.tiny import content, metrics, train
 from tests.train.runs import (
@@ -78,7 +78,7 @@ def test_a_run_goes_on_in_the_type_that_it_began_in(tiny, tmp_path, monkeypatch)
 
 
 def test_finished_run_is_told_not_repeated(tiny, finished, monkeypatch):
-    monkeypatch.setattr(model, "read_folder", None)  # nothing is even loaded
+    monkeypatch.setattr(job, "read_folder", None)  # nothing is even loaded
     before = content(finished)
     assert train(tiny.config(), finished) == (finished / "result.txt").read_text()
     assert content(finished) == before
