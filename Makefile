@@ -73,7 +73,7 @@ real-encoders: peers weights  ## Compare two real encoders with torch and senten
 real-onnx: setup weights  ## Compare onnxruntime's vectors of our model with ours (fetches torch, 3 GB).
 	$(RUN) -m tests.real.onnx
 
-tpu-compile: tpu  ## Compile real steps for TPUs that are not there, and print a table (20 min).
+tpu-compile: tpu  ## Compile steps of real encoders for TPUs, without a TPU, and print a table (20 min).
 	$(RUN) -m benchmarks.plans tpu --again
 
 gpu-compile: gpu  ## The same for GPUs (3 min).

@@ -1,10 +1,10 @@
-"""Plans real runs for TPUs and GPUs that are not there, and writes the tables of the docs.
+"""Plans real runs for TPUs and GPUs, without having them, and prints the tables of the docs.
 
     python -m benchmarks.plans tpu      # or: gpu, sizing; make tpu-compile gpu-compile
 
-Every case is one call of `selfdistill_jax.plan`. Its result is added at once to
-benchmarks/results/plans.json, and cases that are there are not compiled again (--again compiles
-all). All times are estimates with two bounds, see docs/accelerators.md.
+Each case runs `selfdistill_jax.plan` once and adds its result to benchmarks/results/plans.json.
+Cases that are already in that file are skipped, unless --again is given. All times are estimates
+with two bounds, see docs/accelerators.md.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def _machine_flag(machine: str) -> str:
 
 
 def plan(flags: tuple[str, ...]) -> dict[str, Any]:
-    """Runs one plan and returns what it prints."""
+    """Runs the command and returns its JSON, with its flags, the date and the version of JAX."""
     command = [sys.executable, "-m", "selfdistill_jax.plan", "--json", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if not done.stdout:

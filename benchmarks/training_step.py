@@ -9,12 +9,12 @@ import optax
 
 from selfdistill_jax.data.batches import TripletBatch
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.data.packing import block_of, lay_out, row_lengths, write_tokens
+from selfdistill_jax.data.packing import block_limit, block_of, lay_out, row_lengths, write_tokens
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import init_params, make_encode
 from selfdistill_jax.encoder.config import EncoderConfig
 from selfdistill_jax.losses import distributed_margin
-from selfdistill_jax.retrieval.encode_corpus import block_tokens
+from selfdistill_jax.retrieval.encode_corpus import on_accelerator
 from selfdistill_jax.train.mesh import make_mesh, put_batch, put_state, split_cpu_into_devices
 from selfdistill_jax.train.step import TrainState, make_step
 
@@ -35,7 +35,10 @@ def batch(
             tables.append((table, np.arange(size // parts), length))
         lengths = np.concatenate([table.lengths(n) for table, _, n in tables])
         kinds = row_lengths(document_length)
-        shape = {"block": block_of(block_tokens(), kinds), "row_lengths": kinds}
+        shape = {
+            "block": block_of(block_limit(accelerator=on_accelerator()), kinds),
+            "row_lengths": kinds,
+        }
         layout = lay_out(lengths, **shape)
         texts.append(write_tokens(layout, tables, blocks=len(layout.rows), **shape))
     every = jax.tree.map(lambda *arrays: np.stack(arrays), *texts)

@@ -28,7 +28,7 @@ MOST_TOKENS, MOST_PAIRS = 2**16, 2**25
 LANES = 128
 # In rows of this length, a token's attention costs as much as its other products (BERT-base on v5e,
 # by the compiler's schedule of the kernels).
-ACCELERATOR_ATTENTION = 1600
+_ACCELERATOR_ATTENTION = 1600
 # A text starts a shorter row only if it fills more than this share of it; each share is tried.
 _SHARES = (0.5, 0.625, 0.75, 0.875)
 
@@ -85,10 +85,27 @@ def accelerator_row_length(limit: int) -> int:
     shortest = LANES * math.ceil(limit / LANES)
 
     def cost(length: int) -> float:
-        filled = length // limit * limit / length
-        return (1 + length / ACCELERATOR_ATTENTION) / filled
+        return row_cost(length, filled=length // limit * limit / length)
 
     return min(range(shortest, max(shortest, 512) + 1, LANES), key=cost)
+
+
+def block_limit(*, accelerator: bool) -> int:
+    """Returns the number of tokens that a layer should process at once, at most."""
+    return MOST_TOKENS if accelerator else CPU_BLOCK
+
+
+def row_cost(length: int, filled: float = 1.0) -> float:
+    """Returns the time that an accelerator needs for a token, in rows of a length.
+
+    Args:
+      length: number of tokens of a row.
+      filled: share of the rows that texts fill.
+
+    Returns:
+      The time relative to a token in very short rows without padding.
+    """
+    return (1 + length / _ACCELERATOR_ATTENTION) / filled
 
 
 def block_of(tokens: int, row_lengths: Sequence[int]) -> int:

@@ -1,4 +1,4 @@
-"""Compiles a run's step, and the encoding of a collection, for a machine that is not there."""
+"""Compiles a run's step, and the encoding of documents, for a machine that is not at hand."""
 
 import re
 import time
@@ -10,22 +10,21 @@ import numpy as np
 from jax.stages import Lowered
 
 from selfdistill_jax.data.batches import TrainingBatches
-from selfdistill_jax.data.packing import MOST_TOKENS
+from selfdistill_jax.data.encoding_batches import choose_capacity, pack, split_by_length
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.encoder.flops import forward_flops, training_flops
 from selfdistill_jax.plan.estimate import Estimate, estimate
 from selfdistill_jax.plan.machines import Machine
 from selfdistill_jax.plan.program import Program, read_program
 from selfdistill_jax.plan.workload import Plan
-from selfdistill_jax.retrieval.encode_batches import choose_capacity, pack, split_by_length
 from selfdistill_jax.retrieval.encode_corpus import AXIS, on_mesh
 from selfdistill_jax.train.data.dataset import batch_options
 from selfdistill_jax.train.mesh import batch_shapes, state_shapes
 from selfdistill_jax.train.run import run_step
 
-# Share of a GPU's memory that programs may use; the compiler for TPUs refuses larger programs.
+# Share of a GPU's memory that programs may use. For TPUs the compiler itself checks the size.
 _GPU_MEMORY = 0.92
-_ENCODED = 20_000  # texts that the shape of encoded batches is chosen by
+_ENCODED = 20_000  # size of the sample of documents whose encoding is compiled
 
 
 class DoesNotFitError(Exception):
@@ -54,8 +53,8 @@ class Compiled(NamedTuple):
     Attributes:
       text: the compiled program (HLO).
       program: see `read_program`.
-      memory: what it needs on each device.
-      estimate: its estimated time; None if the chip's figures are not known.
+      memory: the memory that it needs on each device.
+      estimate: its estimated time; None if `Machine.chip` is None.
       seconds: time of tracing and compiling.
       rows: number of rows on each device, of ``row_length`` tokens.
       useful_tokens: tokens on each device that are not padding, in one batch.
@@ -93,7 +92,7 @@ def compile_step(plan: Plan, machine: Machine) -> Compiled:
         pool=texts.pool,
         candidates=None,
         vectors=vectors,
-        **batch_options(settings, devices=devices, block=MOST_TOKENS, single_block=True),
+        **batch_options(settings, devices=devices, accelerator=True),
     )
     first, *_, largest = batches.shapes()
     step, state = run_step(job, model)
@@ -131,8 +130,8 @@ def compile_step(plan: Plan, machine: Machine) -> Compiled:
 def compile_encoding(plan: Plan, machine: Machine, *, passages: int) -> tuple[Compiled, int]:
     """Compiles the encoding of a batch of documents on one device.
 
-    If documents are split by their lengths (`split_by_length`), the batch is of the part with most
-    tokens.
+    If the documents are split by their lengths (`split_by_length`), it compiles for the part that
+    has the most tokens.
 
     Args:
       plan: the run's parts.
@@ -151,11 +150,11 @@ def compile_encoding(plan: Plan, machine: Machine, *, passages: int) -> tuple[Co
     tokens = documents.take(picked)
     lengths = tokens.lengths(encoder.max_length)
     split = split_by_length(lengths, copies=passages / len(lengths) / len(machine.devices))
-    rows = max(split, key=lambda rows: lengths[rows].sum())
+    largest = max(split, key=lambda part: lengths[part].sum())
     capacity, parts = choose_capacity(
-        lengths[rows], limit=encoder.max_length, parts=1, accelerator=True
+        lengths[largest], limit=encoder.max_length, parts=1, accelerator=True
     )
-    group = rows[np.argsort(-lengths[rows], kind="stable")][::parts]
+    group = largest[np.argsort(-lengths[largest], kind="stable")][::parts]
     batch = pack(tokens, lengths, [group], capacity=capacity, limit=encoder.max_length)
     encode = make_encode(
         encoder.config,

@@ -12,29 +12,31 @@ from selfdistill_jax.plan.program import Program
 _LENGTHS = (128, 256, 512)
 _CYCLES = {"row_attention": (1910, 5123, 17357), "row_attention_backward": (3396, 9683, 36272)}
 _WIDTH = 768
-# Share of its peak that a GPU reaches at least: an assumption, there is no estimate by XLA.
+# XLA has no estimate for GPUs. This assumes that a GPU reaches at least this share of its peak.
 _GPU_SHARE = 0.3
 
 
 class Estimate(NamedTuple):
-    """Holds a range of seconds for one run of a program.
+    """Holds a range for the seconds that a program takes.
 
     Attributes:
-      least: the chip's peak rates allow no less, for products or for the traffic of its memory.
-      most: by the compiler's cycles, if nothing runs at the same time; None if it has none.
-      products, traffic: seconds of products alone and of memory traffic alone, at peak rates.
-      exchanges: seconds of exchanges between devices alone, estimated.
+      least: the longer of ``products`` and ``traffic``.
+      most: the time by the compiler's cycles plus ``exchanges``, as if nothing ran in parallel; for
+        GPUs ``least`` at `_GPU_SHARE` of the peak plus ``exchanges``.
+      products: time of the matrix products at the chip's peak.
+      traffic: time of the memory traffic at the chip's bandwidth.
+      exchanges: time of the exchanges between devices.
     """
 
     least: float
-    most: float | None
+    most: float
     products: float
     traffic: float
     exchanges: float
 
 
 def estimate(program: Program, machine: Machine, *, flops: float, width: int) -> Estimate | None:
-    """Returns the estimated time of a program, or None if the chip's figures are not known.
+    """Returns the estimated time of a program, or None if `Machine.chip` is None.
 
     Args:
       program: facts about the program of one device.
@@ -73,7 +75,7 @@ def _exchange_seconds(program: Program, machine: Machine) -> float:
     assert chip is not None
     seconds = program.slice_bytes / SLICE_BANDWIDTH
     for exchange in program.exchanges:
-        # A ring passes each byte of a sum on twice.
+        # In a ring, each byte of a sum is sent twice, and each byte of a gather once.
         passes = 2 if exchange.kind == "all-reduce" else 1
         seconds += exchange.times * passes * exchange.bytes * others / chip.ring
     return seconds

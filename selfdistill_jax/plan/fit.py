@@ -13,74 +13,73 @@ class Trial(NamedTuple):
 
     Attributes:
       changes: settings that differ from the config, by their names.
+      plan: the run's parts with these settings.
       compiled: facts about the step; None if it does not fit.
-      needed, available: bytes on a device, if it does not fit; None: unknown.
+      needed, available: bytes of a device's memory, if the step does not fit and they are known.
     """
 
     changes: dict[str, Any]
+    plan: Plan
     compiled: Compiled | None
     needed: float | None = None
     available: float | None = None
 
 
 def compile_until_it_fits(
-    make: Callable[[dict[str, Any]], Plan],
+    make: Callable[[dict[str, Any], Plan | None], Plan],
     machine: Machine,
     *,
     tried: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
-    """Compiles the step of a run; if it does not fit, with other settings until one does.
+    """Compiles the step of a run, and, if it does not fit, compiles it with other settings.
 
-    A compilation that fails for lack of memory takes seconds, a successful one a minute, so the
-    search ends with the first that fits.
+    It stops at the first settings that fit: compiling takes a minute then, but only seconds if the
+    memory is too small.
 
     Args:
-      make: returns the run's parts with changed settings, as ``{"train.micro_batches": 2}``.
+      make: returns the run's parts, given changed settings such as ``{"train.micro_batches": 2}``
+        and the plan without changes; that is None at the first call.
       machine: the machine.
       tried: called after each attempt.
 
     Returns:
       All attempts, the one that fits last if there is one.
     """
-    plan = make({})
-    trials = [_try(plan, {}, machine)]
+    first = make({}, None)
+    trials = [_try({}, first, machine)]
     tried(trials[-1])
-    for changes in _changes(plan.job.settings["train"], machine):
+    for changes in _changes(first.job.settings["train"], machine):
         if trials[-1].compiled:
             break
-        trials.append(_try(make(changes), changes, machine))
+        trials.append(_try(changes, make(changes, first), machine))
         tried(trials[-1])
     return trials
 
 
-def _try(plan: Plan, changes: dict[str, Any], machine: Machine) -> Trial:
+def _try(changes: dict[str, Any], plan: Plan, machine: Machine) -> Trial:
     try:
-        return Trial(changes, compile_step(plan, machine))
+        return Trial(changes, plan, compile_step(plan, machine))
     except DoesNotFitError as error:
-        return Trial(changes, None, error.needed, error.available)
+        return Trial(changes, plan, None, error.needed, error.available)
 
 
 def _changes(train: dict[str, Any], machine: Machine) -> Iterator[dict[str, Any]]:
-    """Yields settings that need less memory, those that cost least time first."""
+    """Yields settings that need less memory, those that cost the least time first."""
     devices = len(machine.devices)
     each = devices // machine.slices
-    parts = [
-        n
+    micro_batches: list[dict[str, Any]] = [
+        {"train.micro_batches": n}
         for n in (2, 4, 8, 16)
         if n > train["micro_batches"] and train["batch_size"] % (n * devices) == 0
     ]
     inputs = {"train.remat": "inputs"} if train["remat"] != "inputs" else {}
     sharded = {"train.fsdp": each} if train["fsdp"] < each else {}
-    for count in parts[:2]:
-        yield {"train.micro_batches": count}
-    if inputs:
-        yield inputs
-    for count in parts[2:]:
-        yield {"train.micro_batches": count}
-    most = {"train.micro_batches": parts[-1]} if parts else {}
-    if sharded:
-        yield sharded
-        if most:
-            yield sharded | most
-    if len(rest := sharded | most | inputs) > 1:
-        yield rest
+    most = micro_batches[-1] if micro_batches else {}
+    yielded: list[dict[str, Any]] = [{}]
+    for changes in (
+        *micro_batches[:2], inputs, *micro_batches[2:], sharded, sharded | most,
+        sharded | most | inputs,
+    ):  # fmt: skip
+        if changes not in yielded:
+            yielded.append(changes)
+            yield changes

@@ -1,11 +1,15 @@
-"""Reads the text of a compiled program (HLO): its instructions, their number, their traffic."""
+"""Reads the text of a compiled program (HLO): which instructions run, how often, at what cost."""
 
 import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
+# Bytes of an element; those of other types have four.
+_BYTES = {
+    "pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8,
+    "f64": 8,
+}  # fmt: skip
 ARRAY = re.compile(r"\b(pred|bf16|f16|f32|f64|[su]\d+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (.*)$")
@@ -16,7 +20,7 @@ _FREE = {
     "recv-done", "opt-barrier", "slice-start",
 }  # fmt: skip
 _FREE_CALLS = re.compile(r'custom_call_target="(?:AllocateBuffer|AssumeGather\w*|ConcatBitcast)"')
-_IN_CHIP = "S("  # layout of an array in a memory of the chip, not in the device's main memory
+_IN_CHIP = "S("  # part of the layout of arrays that lie in the chip, not in the main memory
 
 
 class Instruction(NamedTuple):

@@ -1,4 +1,4 @@
-"""Opens machines that are not there: the devices of a TPU slice or GPUs, for compiling only."""
+"""Opens the devices of TPU slices and GPUs that this machine does not have, to compile for them."""
 
 import contextlib
 import importlib.util
@@ -38,14 +38,14 @@ _ENVIRONMENT = {
 
 
 class Chip(NamedTuple):
-    """Holds the figures of a chip, from its maker's pages.
+    """Holds the figures of a chip, as its maker states them.
 
     Attributes:
-      flops: bfloat16 operations in a second.
-      bandwidth: bytes in a second to and from its memory.
-      ring: bytes in a second that it passes on in a ring of chips, estimated.
+      flops: peak of bfloat16 operations per second.
+      bandwidth: bytes per second to and from its memory.
+      ring: bytes per second that it sends to the next chip of a ring, an estimate.
       memory: bytes of its memory.
-      clock: cycles in a second that the compiler's estimates count; 0 if there are none.
+      clock: cycles per second of the compiler's estimates; 0 for GPUs, for which it has none.
       kernels: cycles of the attention kernels, relative to v5e.
     """
 
@@ -63,10 +63,10 @@ _TPU_CHIPS = {
     "TPU v5": Chip(459e12, 2.77e12, 180e9, 95 * _GIB, 1.75e9, 0.54),
     "TPU v6 lite": Chip(918e12, 1.64e12, 180e9, 32 * _GIB, 1.75e9, 0.78),
 }
-# Bytes in a second that a chip can send to another slice: an assumption, 100 Gbit/s a host of four.
+# Bytes per second that a chip sends to another slice. This assumes 100 Gbit/s for a host of four.
 SLICE_BANDWIDTH = 3e9
 
-# Properties of a GPU that XLA asks for, in the format of its `GpuTargetConfigProto`.
+# The properties of a GPU that XLA needs to know, in the format of its `GpuTargetConfigProto`.
 _H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024
@@ -101,11 +101,11 @@ class Machine(NamedTuple):
 
     Attributes:
       name: for messages.
-      kind: the kind of its chips, as "TPU v5 lite".
+      kind: JAX's name of its chips, such as "TPU v5 lite".
       devices: all devices.
-      chips: number of chips; some have two devices.
+      chips: number of chips; those of some TPUs have two devices.
       slices: number of TPU slices.
-      chip: figures of a chip; None if they are not known.
+      chip: figures of a chip; None if they are not listed here.
     """
 
     name: str
@@ -142,10 +142,10 @@ def _quiet() -> Generator[None]:
 
 
 def prepare() -> None:
-    """Sets the process up for compiling without the device; call it before JAX is used."""
+    """Prepares this process to compile for other devices; call it before JAX is used."""
     os.environ.update(_ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")
-    # An entry of the cache that a process without the device writes cannot be read back.
+    # A process without the device could write entries to JAX's cache, but not read them.
     jax.config.update("jax_enable_compilation_cache", val=False)
 
 
@@ -153,14 +153,14 @@ def open_tpu(name: str, *, slices: int = 1) -> Machine:
     """Opens the devices of a TPU slice, or several slices.
 
     Args:
-      name: a kind and its shape, as "v5e:2x4", or a size as Google Cloud has it, as "v5e-8".
+      name: a kind and a shape, such as "v5e:2x4", or Google Cloud's name, such as "v5e-8".
       slices: number of slices, connected by the network of the data center.
 
     Raises:
       InputError: the name is unknown, or libtpu is not installed.
     """
     kind, shape = _shape_of(name)
-    _find_compiler("libtpu", "tpu", "the TPU compiler", _needed("libtpu"))
+    _find_compiler("libtpu", "tpu", "the TPU compiler", [_required("libtpu")])
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if shape == "1x1":
         options["chips_per_host_bounds"] = [1, 1, 1]
@@ -175,23 +175,19 @@ def open_tpu(name: str, *, slices: int = 1) -> Machine:
         raise InputError(
             f"--topology={name}: the TPU compiler does not know it: {reason}"
         ) from None
-    devices = list(found.devices)
-    # A chip's devices have the same coordinates.
-    places = {(getattr(device, "slice_index", 0), *_coordinates(device)) for device in devices}
+    devices: list[Any] = list(found.devices)
+    # The devices of one chip have the same coordinates.
+    places = {(getattr(device, "slice_index", 0), *device.coords) for device in devices}
     title = f"{kind}:{shape}" if slices == 1 else f"{slices} slices of {kind}:{shape}"
     kind = devices[0].device_kind
     return Machine(title, kind, devices, len(places), slices, _TPU_CHIPS.get(kind))
-
-
-def _coordinates(device: Any) -> Sequence[int]:
-    return device.coords
 
 
 def open_gpus(name: str) -> Machine:
     """Opens GPUs.
 
     Args:
-      name: a model and their number, as "h100:8"; hosts have eight each.
+      name: a model and the number of GPUs, such as "h100:8"; a host has up to eight.
 
     Raises:
       InputError: the name is unknown, or the plugin for CUDA is not installed.
@@ -199,7 +195,7 @@ def open_gpus(name: str) -> Machine:
     model, _, given = name.partition(":")
     if model not in GPUS:
         raise InputError(
-            f"--gpu={name}: unknown GPU; expected one of {', '.join(GPUS)}, with a number as in "
+            f"--gpu={name}: unknown GPU; expected one of {', '.join(GPUS)} and a number, such as "
             f"h100:8{nearest(model, GPUS)}"
         )
     count = int(given or 1) if (given or "1").isdecimal() else 0
@@ -208,8 +204,9 @@ def open_gpus(name: str) -> Machine:
         raise InputError(
             f"--gpu={name}: expected 1 to {_GPUS_A_HOST} GPUs, or a multiple of {_GPUS_A_HOST}"
         )
-    plugin = "jax-cuda12-plugin"
-    _find_compiler("jax_cuda12_plugin", "gpu", "JAX's plugin for CUDA", _needed(plugin))
+    plugin = _required("jax-cuda12-plugin")
+    packages = [plugin, plugin.replace("plugin", "pjrt"), "nvidia-cuda-nvcc-cu12"]
+    _find_compiler("jax_cuda12_plugin", "gpu", "JAX's plugin for CUDA", packages)
     target, chip = GPUS[model]
     with _quiet():  # the plugin reports that this machine has no GPU
         found = topologies.get_topology_desc(
@@ -229,8 +226,8 @@ def _shape_of(name: str) -> tuple[str, str]:
     kind = found[1] if found else re.split(r"[:-]", name)[0]
     if kind not in SHAPES:
         raise InputError(
-            f"--topology={name}: unknown kind; expected one of {', '.join(SHAPES)} with a shape or "
-            f"a size, as v5e:2x4 or v5e-8{nearest(kind, SHAPES)}"
+            f"--topology={name}: unknown kind; expected one of {', '.join(SHAPES)} and a shape or "
+            f"size, such as v5e:2x4 or v5e-8{nearest(kind, SHAPES)}"
         )
     if found and found[2]:
         return kind, found[2]
@@ -238,28 +235,36 @@ def _shape_of(name: str) -> tuple[str, str]:
     sizes = {chips * cores: shape for chips, shape in SHAPES[kind].items()}
     if not found or int(found[3]) not in sizes:
         known = ", ".join(f"{kind}-{size}" for size in sizes)
-        raise InputError(f"--topology={name}: expected one of {known}, or a shape as v5e:2x4")
+        raise InputError(f"--topology={name}: expected one of {known}, or a shape, such as v5e:2x4")
     return kind, sizes[int(found[3])]
 
 
-def _needed(package: str) -> str:
-    """Returns the version of a package that the installed JAX needs, as pip takes it."""
+def _required(package: str) -> str:
+    """Returns a requirement for pip: a package in the version that the installed JAX needs."""
     found = (re.match(rf"({package}(?:\[.*?\])?)([^;]*)", line) for line in requires("jax") or ())
     versions = [match[2].strip() for match in found if match]
     return package + (versions[0] if versions else "")
 
 
-def _find_compiler(module: str, folder: str, title: str, needed: str) -> None:
-    """Makes a compiler importable from the environment or from its own folder there."""
-    if importlib.util.find_spec(module) is None:
-        path = Path(sys.prefix) / folder
-        if not (path / module).is_dir():
-            packages = [needed]
-            if folder == "gpu":
-                packages += [needed.replace("plugin", "pjrt"), "nvidia-cuda-nvcc-cu12"]
-            quoted = " ".join(f"'{package}'" for package in packages)
-            raise InputError(
-                f"this needs {title} (Linux x86-64); install it with: {sys.executable} -m pip "
-                f"install --no-deps --target {path} {quoted} (in a checkout: make {folder})"
-            )
-        sys.path.append(str(path))
+def _find_compiler(module: str, folder: str, title: str, packages: Sequence[str]) -> None:
+    """Makes a compiler importable.
+
+    Args:
+      module: the module to import.
+      folder: subfolder of the environment where it is, if it is not installed in the environment.
+      title: its name in the error message.
+      packages: requirements for pip that install it.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    path = Path(sys.prefix) / folder
+    if importlib.util.find_spec(module) is not None:
+        return
+    if not (path / module).is_dir():
+        quoted = " ".join(f"'{package}'" for package in packages)
+        raise InputError(
+            f"this needs {title} (Linux x86-64); install it with: {sys.executable} -m pip install "
+            f"--no-deps --target {path} {quoted} (in a checkout: make {folder})"
+        )
+    sys.path.append(str(path))

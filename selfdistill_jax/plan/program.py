@@ -43,7 +43,7 @@ class Program(NamedTuple):
       conditionals: number of branches that depend on data.
       host_calls: number of calls of the host.
       slice_bytes: bytes sent to another slice of TPUs.
-      kernels: Pallas kernels for attention.
+      kernels: calls of the Pallas kernels for attention.
       cycles: the compiler's estimate of clock cycles, without kernels and exchanges; 0 on GPUs.
       traffic: bytes read from and written to the device's memory.
     """
@@ -91,7 +91,7 @@ def read_program(text: str) -> Program:
 
 
 def _last_part(instruction: Instruction) -> str:
-    """Returns the type of the results; a started exchange lists its operands before them."""
+    """Returns the type of the results, without the operands that a started exchange lists first."""
     if not instruction.kind.endswith("-start") or instruction.kind == "all-reduce-start":
         return instruction.type
     arrays = list(ARRAY.finditer(instruction.type))

@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import Any
 
+import jax
+
 from selfdistill_jax.plan.compile import Compiled
 from selfdistill_jax.plan.fit import Trial
 from selfdistill_jax.plan.machines import Machine
@@ -13,22 +15,20 @@ _GIB = 2**30
 
 def as_values(
     machine: Machine,
-    plan: Plan,
     trials: list[Trial],
     encoding: tuple[Compiled, int] | None,
     *,
     passages: int,
     price: float | None,
 ) -> dict[str, Any]:
-    """Returns everything that is known, as plain values.
+    """Returns all facts and estimates as plain values.
 
     Args:
       machine: the machine.
-      plan: the run's parts.
-      trials: attempts to compile its step.
+      trials: attempts to compile the step, the last one with the settings of the plan.
       encoding: facts about the encoding of documents, and the number of documents in a batch.
       passages: number of documents to encode.
-      price: dollars for an hour of a chip; None if it is not known.
+      price: dollars for an hour of a chip; None if it was not given.
     """
     found = {
         "machine": {
@@ -42,19 +42,17 @@ def as_values(
         "step": None,
         "tried": [_trial(trial) for trial in trials],
     }
-    compiled, batch = trials[-1].compiled, plan.job.loop.batch_size
+    compiled, loop = trials[-1].compiled, trials[-1].plan.job.loop
     if compiled is not None:
+        batch, steps = loop.batch_size, loop.steps
         found["step"] = _program(compiled, machine) | {"batch_size": batch}
-        seconds = _range(compiled)
-        if seconds:
-            steps = plan.job.loop.steps
+        if seconds := _range(compiled):
             found["step"]["examples_per_second"] = [batch / s for s in reversed(seconds)]
             found["run"] = _total([s * steps for s in seconds], machine, price) | {"steps": steps}
     if encoding is not None:
         of_batch, documents = encoding
         found["encoding"] = _program(of_batch, machine) | {"documents": documents}
-        seconds = _range(of_batch)
-        if seconds:
+        if seconds := _range(of_batch):
             total = [s * passages / documents / len(machine.devices) for s in seconds]
             found["encoding"] |= _total(total, machine, price) | {"passages": passages}
             found["encoding"]["tokens_per_second_and_device"] = [
@@ -64,9 +62,9 @@ def as_values(
 
 
 def _range(compiled: Compiled) -> list[float] | None:
-    """Returns the estimated bounds of the seconds of a program."""
+    """Returns the bounds of a program's estimated seconds; None if there is no estimate."""
     found = compiled.estimate
-    return None if found is None or found.most is None else [found.least, found.most]
+    return None if found is None else [found.least, found.most]
 
 
 def _total(seconds: list[float], machine: Machine, price: float | None) -> dict[str, Any]:
@@ -85,7 +83,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
 
 
 def _program(compiled: Compiled, machine: Machine) -> dict[str, Any]:
-    program, seconds = compiled.program, _range(compiled)
+    program, tokens = compiled.program, compiled.rows * compiled.row_length
     found: dict[str, Any] = {
         "memory_bytes": compiled.memory._asdict() | {"total": compiled.memory.total},
         "exchanges": [exchange._asdict() for exchange in program.exchanges],
@@ -96,15 +94,15 @@ def _program(compiled: Compiled, machine: Machine) -> dict[str, Any]:
         "rows": compiled.rows,
         "row_length": compiled.row_length,
         "useful_tokens": compiled.useful_tokens,
+        "padding_share": 1 - compiled.useful_tokens / tokens,
         "useful_flops": compiled.useful_flops,
         "compile_seconds": compiled.seconds,
         "estimate": None if compiled.estimate is None else compiled.estimate._asdict(),
     }
-    if seconds and machine.chip:
-        each = machine.chip.flops / (len(machine.devices) / machine.chips)
-        found["estimated_share_of_peak"] = [
-            compiled.useful_flops / s / each for s in reversed(seconds)
-        ]
+    if machine.chip and (seconds := _range(compiled)):
+        useful = compiled.useful_flops / machine.chip.flops
+        found["memory_bytes"]["available"] = machine.chip.memory
+        found["estimated_share_of_peak"] = [useful / s for s in reversed(seconds)]
     return found
 
 
@@ -117,7 +115,7 @@ def as_text(found: dict[str, Any], plan: Plan) -> str:
     """
     machine, step = found["machine"], found["step"]
     encoder, dtype = plan.model.pretrained.config, plan.job.settings["train"]["dtype"]
-    parameters = sum(x.size for x in _leaves(plan.model.pretrained.params))
+    parameters = sum(x.size for x in jax.tree.leaves(plan.model.pretrained.params))
     lines = [
         f"Plan for {machine['name']}: {_count(machine['chips'], 'chip')} ({machine['chip']}), "
         f"{_count(machine['hosts'], 'host')}. Nothing was run there.",
@@ -130,23 +128,19 @@ def as_text(found: dict[str, Any], plan: Plan) -> str:
     ]
     lines += [_line("", _refusal(trial)) for trial in found["tried"] if not trial["fits"]]
     if step is None:
-        lines.append(_line("the step", "does not fit, with none of these settings"))
+        lines.append(_line("the step", "does not fit with any of these settings"))
     else:
         changes = found["tried"][-1]["changes"]
         if changes:
             given = " ".join(f"--config.{key}={value}" for key, value in changes.items())
             lines.append(_line("fits with", given))
-        lines += _step_lines(step, machine)
+        lines += _step_lines(step)
         if "run" in found:
             run = found["run"]
             lines.append(_line("the run", f"{run['steps']:,} steps: {_cost(run)} (estimate)"))
     if "encoding" in found:
         lines += ["", *_encoding_lines(found["encoding"])]
     return "\n".join(lines)
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return [x for v in tree.values() for x in _leaves(v)] if isinstance(tree, dict) else [tree]
 
 
 def _count(number: int, noun: str) -> str:
@@ -167,15 +161,23 @@ def _refusal(trial: dict[str, Any]) -> str:
 
 def _memory_line(program: dict[str, Any]) -> str:
     memory = {key: value / _GIB for key, value in program["memory_bytes"].items()}
+    available = f" of {memory['available']:.0f}" if "available" in memory else ""
     return _line(
-        "memory a device",
-        f"{memory['total']:.2f} GiB: {memory['arguments']:.2f} parameters, moments and batch, "
-        f"{memory['temporaries']:.2f} temporaries, {memory['code']:.2f} code",
+        "memory",
+        f"{memory['total']:.2f}{available} GiB on each device: {memory['arguments']:.2f} "
+        f"parameters, moments and batch, {memory['temporaries']:.2f} temporaries, "
+        f"{memory['code']:.2f} code",
     )
 
 
-def _step_lines(step: dict[str, Any], machine: dict[str, Any]) -> list[str]:
-    padding = 1 - step["useful_tokens"] / (step["rows"] * step["row_length"])
+def _rows(program: dict[str, Any]) -> str:
+    return (
+        f"{program['rows']} rows of {program['row_length']} tokens, "
+        f"{program['padding_share']:.0%} of them padding"
+    )
+
+
+def _step_lines(step: dict[str, Any]) -> list[str]:
     bytes_of, calls = Counter(), Counter()
     for exchange in step["exchanges"]:
         bytes_of[exchange["kind"]] += exchange["bytes"] * exchange["times"]
@@ -188,8 +190,7 @@ def _step_lines(step: dict[str, Any], machine: dict[str, Any]) -> list[str]:
     lines = [
         _line(
             "batch",
-            f"{step['batch_size']:,} examples; on a device {step['rows']} rows of "
-            f"{step['row_length']} tokens, {padding:.0%} of them padding",
+            f"{step['batch_size']:,} examples; on each device {_rows(step)}",
         ),
         _memory_line(step),
         _line("exchanges", exchanges or "none"),
@@ -210,19 +211,17 @@ def _step_lines(step: dict[str, Any], machine: dict[str, Any]) -> list[str]:
             )
         )
     else:
-        lines.append(_line("a step", "no estimate: figures of this chip are not known"))
+        lines.append(_line("a step", "no estimate: the figures of this chip are not listed"))
     return lines
 
 
 def _encoding_lines(encoding: dict[str, Any]) -> list[str]:
-    padding = 1 - encoding["useful_tokens"] / (encoding["rows"] * encoding["row_length"])
     lines = [
         "Encoding documents (on the devices; reading and tokenizing are not counted):",
         "",
         _line(
             "batch",
-            f"{encoding['documents']:,} documents in {encoding['rows']} rows of "
-            f"{encoding['row_length']} tokens, {padding:.0%} of them padding",
+            f"{encoding['documents']:,} documents in {_rows(encoding)}",
         ),
         _memory_line(encoding),
     ]
@@ -230,7 +229,7 @@ def _encoding_lines(encoding: dict[str, Any]) -> list[str]:
         lines += [
             _line(
                 "speed",
-                f"{_range_of(encoding['tokens_per_second_and_device'])} tokens/s on a device "
+                f"{_range_of(encoding['tokens_per_second_and_device'])} tokens/s on each device "
                 f"(estimate), {_shares(encoding)} of the peak",
             ),
             _line(f"{encoding['passages']:,}", f"{_cost(encoding)} (estimate)"),

@@ -13,16 +13,16 @@ from selfdistill_jax.train.data.tokenized_collection import DataSettings, open_t
 from selfdistill_jax.train.job import Job, make_job
 from selfdistill_jax.train.model import Model
 
-_SPREAD = 0.5  # of drawn lengths: standard deviation of their logarithm
-_LEAST = 10_000  # queries that are drawn at least
-_TOKEN = 5  # any token id: what is compiled does not depend on them
+_SPREAD = 0.5  # standard deviation of the logarithm of random lengths
+_LEAST = 10_000  # minimum number of queries of random lengths
+_TOKEN = 5  # compiled programs do not depend on the token ids, so all texts repeat this one
 
 
 class Texts(NamedTuple):
-    """Holds the lengths of a collection's texts and its examples.
+    """Holds the texts and the training examples that a run's batches are made of.
 
     Attributes:
-      queries, documents: tokens, cut nowhere.
+      queries, documents: tokens of all texts, not truncated.
       examples: the training examples.
       known: see `TrainingBatches`.
       pool: document rows that random negatives are drawn from.
@@ -90,6 +90,7 @@ def make_plan(
     *,
     encoder: Pretrained | None = None,
     lengths: tuple[float, float] | None = None,
+    texts: Texts | None = None,
 ) -> Plan:
     """Checks a config for a machine and returns the run's parts.
 
@@ -98,12 +99,16 @@ def make_plan(
       machine: the machine.
       encoder: an encoder to use instead of ``config.encoder.init``.
       lengths: mean tokens of queries and documents, to use instead of the config's collection.
+      texts: texts of an earlier plan with the same data settings, to use again.
 
     Raises:
       InputError: a setting is wrong for this machine, or the data cannot be used.
     """
     job = make_job(config, dtype="bfloat16", devices=machine.devices)
     model = job.load_model(encoder)
-    if lengths is None:
-        return Plan(job, model, collection_texts(job.data, model.pretrained))
-    return Plan(job, model, drawn_texts(job.data, query=lengths[0], document=lengths[1]))
+    if texts is not None:
+        return Plan(job, model, texts)
+    if lengths is not None:
+        query, document = lengths
+        return Plan(job, model, drawn_texts(job.data, query=query, document=document))
+    return Plan(job, model, collection_texts(job.data, model.pretrained))

@@ -12,7 +12,12 @@ from jax import P
 
 from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.checkpoints.sentence_transformers import lowers
-from selfdistill_jax.data.packing import CPU_BLOCK, MOST_TOKENS
+from selfdistill_jax.data.encoding_batches import (
+    Capacity,
+    choose_capacity,
+    pack,
+    split_by_length,
+)
 from selfdistill_jax.data.tokenizer import Tokenizer
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import Encode, Params
@@ -20,12 +25,6 @@ from selfdistill_jax.encoder.config import counts_positions_from_padding
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.packed import PackedTexts
 from selfdistill_jax.progress import Progress
-from selfdistill_jax.retrieval.encode_batches import (
-    Capacity,
-    choose_capacity,
-    pack,
-    split_by_length,
-)
 
 AXIS = "data"
 # Batches prepared ahead, besides those being computed, so that no device waits for numpy.
@@ -33,16 +32,11 @@ _AHEAD = 2
 _MOST_STREAMS = 4  # each stream holds a batch in memory
 
 
-def block_tokens() -> int:
-    """Returns how many tokens a layer should process at once on the default device."""
-    return MOST_TOKENS if on_accelerator() else CPU_BLOCK
-
-
 def on_accelerator() -> bool:
     """Returns whether the default device is an accelerator.
 
-    Its batches have rows of one length, in one block if that fits: see `encode_batches` here, and
-    `data.batch_shape.choose_shape` for training.
+    Batches for accelerators have rows of one length, in one block if that is not too large, see
+    `data.encoding_batches.choose_capacity` and, for training, `data.batch_shape.choose_shape`.
     """
     return jax.default_backend() != "cpu"
 

@@ -21,7 +21,7 @@ if __name__ == "__main__":
         "num_attention_heads": 4, "intermediate_size": 128,
     }  # fmt: skip
 
-    def make(changes):
+    def make(changes, first):
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(changes)
         return make_plan(changed, machine, encoder=without_weights(raw, "tiny"), lengths=(8, 40))

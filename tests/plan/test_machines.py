@@ -8,7 +8,7 @@ import pytest
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.plan import machines
-from tests.train.test_tpu import needs_compiler, needs_cuda
+from tests.compilers import needs_cuda, needs_libtpu
 
 OPEN = """
 import json
@@ -41,7 +41,7 @@ def output(code):
     return done
 
 
-@needs_compiler
+@needs_libtpu
 def test_the_compiler_knows_every_shape_with_as_many_chips():
     found = json.loads(output(OPEN).stdout)
     assert len(found) > 25

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from selfdistill_jax.plan import compile as compile_module
 from selfdistill_jax.plan import fit
 from selfdistill_jax.plan.compile import DoesNotFitError
 from selfdistill_jax.plan.encoders import ENCODERS, shapes_of
@@ -18,7 +19,7 @@ from selfdistill_jax.plan.machines import Chip, Machine
 from selfdistill_jax.plan.program import Exchange, Kernel, Program
 from selfdistill_jax.plan.workload import drawn_texts
 from selfdistill_jax.train.job import make_job
-from tests.train.test_tpu import needs_compiler, needs_cuda
+from tests.compilers import needs_cuda, needs_libtpu
 
 
 def plan(*arguments):
@@ -26,7 +27,7 @@ def plan(*arguments):
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 
-@needs_compiler
+@needs_libtpu
 def test_a_plan_has_memory_exchanges_estimates_and_money(tiny):
     done = plan(
         *tiny.flags(train__steps=1000), "--topology=v5e:2x2", "--passages=1000000", "--price=2",
@@ -65,8 +66,9 @@ def test_a_plan_for_gpus_is_readable(tiny):
     done = plan(*tiny.flags(), "--gpu=h100:2")
     assert done.returncode == 0, done.stderr
     for expected in (
+        " of 79 GiB on each device: ",
         "Plan for 2 × H100: 2 chips (NVIDIA H100 80GB HBM3), 1 host. Nothing was run there.",
-        "  batch           8 examples; on a device ",
+        "  batch           8 examples; on each device ",
         "  host            no calls, no conditionals",
         " ms (estimate), ",
     ):
@@ -77,8 +79,9 @@ def test_a_plan_for_gpus_is_readable(tiny):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "give either --topology, as v5e:2x4, or --gpu, as h100:8"),
+        ([], "give either --topology=v5e:2x4 (for example) or --gpu=h100:8"),
         (["--topology=v5e-8", "--gpu=h100"], "give either --topology"),
+        (["--gpu=h100:8", "--slices=2"], "--slices=2 is for TPUs"),
         (["--topology=v5e-8", "--lengths=8"], "--lengths=8: expected two numbers of tokens"),
         (["--topology=v5e-8", "--lengths=8,x"], "--lengths=8,x: expected two numbers"),
         (["--topology=v5e-8", "--lengths=8,nan"], "--lengths=8,nan: expected two numbers"),
@@ -91,7 +94,7 @@ def test_wrong_flags_are_refused_in_one_line(flags, message):
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
 
 
-@needs_compiler
+@needs_libtpu
 def test_settings_are_tried_until_the_step_fits():
     done = subprocess.run(
         [sys.executable, "-m", "tests.plan.fit_run"], capture_output=True, text=True, check=False
@@ -115,7 +118,7 @@ def test_cheap_settings_are_tried_first_and_only_those_that_the_batch_allows(mon
                 raise DoesNotFitError(2.0, 1.0)
             return "compiled"
 
-        def make(changes):
+        def make(changes, first):
             return SimpleNamespace(job=SimpleNamespace(settings={"train": train}), changes=changes)
 
         monkeypatch.setattr(fit, "compile_step", compile_step)
@@ -133,6 +136,10 @@ def test_cheap_settings_are_tried_first_and_only_those_that_the_batch_allows(mon
         {}, {micro: 2}, fsdp
     ]  # fmt: skip
     assert run(lambda changes: False, train | {"batch_size": 4, "fsdp": 2}) == [{}, inputs]
+    # No settings are tried twice.
+    assert run(lambda changes: False, train | {"batch_size": 16, "remat": "inputs"}) == [
+        {}, {micro: 2}, {micro: 4}, fsdp, fsdp | {micro: 4}
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -175,3 +182,30 @@ def test_estimates_follow_their_definitions():
     found = estimate(program(traffic=30.0), gpus, flops=10.0, width=1)
     np.testing.assert_allclose([found.least, found.most], [3.0, 10.0])
     assert estimate(program(), machine(chip=None), flops=1.0, width=1) is None
+
+
+def test_a_program_for_gpus_is_checked_against_their_memory():
+    """The compiler for GPUs accepts a program of any size."""
+    shape = jax.ShapeDtypeStruct((64, 64), np.float32)
+    lowered = jax.jit(lambda x: x @ x).lower(shape)
+    facts = {"rows": 1, "row_length": 1, "useful_tokens": 1.0, "useful_flops": 1.0}
+    gpus = machine(devices=[SimpleNamespace(platform="gpu", process_index=0)])
+    needed = 2 * 64 * 64 * 4  # argument and result, in 92 % of the memory
+    for memory, fits in ((needed / 0.92 + 1000, True), (needed / 0.92 - 1000, False)):
+        chip = gpus.chip._replace(memory=memory)
+        options = {"flops": 1.0, "width": 1, **facts}
+        if fits:
+            found = compile_module._compile(lambda: lowered, gpus._replace(chip=chip), **options)
+            assert found.memory.total == needed
+        else:
+            with pytest.raises(DoesNotFitError):
+                compile_module._compile(lambda: lowered, gpus._replace(chip=chip), **options)
+
+
+def test_other_errors_of_the_compiler_are_not_taken_for_a_lack_of_memory():
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: no tile sizes")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="tile sizes"):
+        compile_module._compile(Lowered, machine(), flops=1.0, width=1)

@@ -9,10 +9,11 @@ import pytest
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.checkpoints.hub import locate
 from selfdistill_jax.checkpoints.model_folder import read_folder, write_folder
+from selfdistill_jax.data import encoding_batches
 from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.encoder.pooling import POOLINGS
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.retrieval import encode_batches, encode_corpus
+from selfdistill_jax.retrieval import encode_corpus
 from selfdistill_jax.retrieval.quantize import quantize, ranges_of
 from tests.tiny import ASKED, SAID
 
@@ -72,7 +73,7 @@ def one_device(monkeypatch):
 def test_batches_at_once_give_the_same_vectors(tiny, one_device, monkeypatch, cores):
     """Computing several batches at a time on one CPU device does not change the vectors."""
     monkeypatch.setattr(encode_corpus, "cores", lambda: cores)
-    monkeypatch.setattr(encode_batches, "_CAPACITIES", (64, 128))
+    monkeypatch.setattr(encoding_batches, "_CAPACITIES", (64, 128))
     model = BiEncoder.load(tiny.encoder)
     words = " ".join(SAID).split()
     texts = [" ".join(words[i : i + 1 + i % 9]) for i in range(len(words) - 9)] * 8
@@ -82,7 +83,7 @@ def test_batches_at_once_give_the_same_vectors(tiny, one_device, monkeypatch, co
 
 
 def test_a_batch_that_fails_ends_the_rest(tiny, one_device, monkeypatch):
-    monkeypatch.setattr(encode_batches, "_CAPACITIES", (64, 128))
+    monkeypatch.setattr(encoding_batches, "_CAPACITIES", (64, 128))
     model = BiEncoder.load(tiny.encoder)
     calls = []
 

@@ -13,9 +13,10 @@ import pytest
 
 from selfdistill_jax import losses
 from selfdistill_jax.checkpoints.model_folder import read_folder
-from selfdistill_jax.data.packing import ACCELERATOR_ATTENTION, lay_out
+from selfdistill_jax.data import encoding_batches
+from selfdistill_jax.data.packing import lay_out, row_cost
 from selfdistill_jax.encoder.apply import make_encode
-from selfdistill_jax.retrieval import encode_batches, encode_corpus
+from selfdistill_jax.retrieval import encode_corpus
 from selfdistill_jax.train.data import dataset
 from selfdistill_jax.train.mesh import make_mesh, put_batch
 from selfdistill_jax.train.step import make_step, start_state
@@ -75,7 +76,7 @@ def test_many_texts_have_the_same_vectors(tiny, merging, monkeypatch, blocks):
     model = BiEncoder.load(tiny.encoder)
     words = ["hasit", "vokel", "jurad", "gimon", "mabo", "the", "of", "and"]
     texts = [" ".join(words[: 1 + i % 8]) for i in range(300)]
-    monkeypatch.setattr(encode_batches, "_CAPACITIES", (64, 128))
+    monkeypatch.setattr(encoding_batches, "_CAPACITIES", (64, 128))
     if blocks > 1:
         whole = encode_corpus.choose_capacity
 
@@ -93,18 +94,18 @@ def test_texts_are_split_by_length_where_that_saves_more_than_compiling(monkeypa
     lengths = np.array([0, 5, 300, 100, 600, 256, 512])
 
     def split(compiling):
-        monkeypatch.setattr(encode_batches, "_COMPILING", compiling)
-        return [rows.tolist() for rows in encode_batches.split_by_length(lengths)]
+        monkeypatch.setattr(encoding_batches, "_COMPILING", compiling)
+        return [rows.tolist() for rows in encoding_batches.split_by_length(lengths)]
 
-    # 361 tokens are in rows that are 600 - 256 shorter, then 812 in rows 600 - 512 shorter.
+    # 361 tokens gain rows of 256 instead of 600, and 812 tokens rows of 512.
     first, second = (
-        tokens * saved / ACCELERATOR_ATTENTION for tokens, saved in ((361, 344), (812, 88))
+        tokens * (row_cost(600) - row_cost(limit)) for tokens, limit in ((361, 256), (812, 512))
     )
     assert second < first
-    assert split(second) == [[0, 1, 3, 5], [2, 6], [4]]
-    assert split(first) == [[0, 1, 3, 5], [2, 4, 6]]
+    assert split(0.99 * second) == [[0, 1, 3, 5], [2, 6], [4]]
+    assert split(0.99 * first) == [[0, 1, 3, 5], [2, 4, 6]]
     assert split(1.01 * first) == [[0, 1, 2, 3, 4, 5, 6]]
-    assert [len(x) for x in encode_batches.split_by_length(np.zeros(3, int))] == [3]
+    assert [len(x) for x in encoding_batches.split_by_length(np.zeros(3, int))] == [3]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,9 @@ def test_texts_are_split_by_length_where_that_saves_more_than_compiling(monkeypa
 def test_batches_for_accelerators_are_filled_and_none_needs_a_second_block(draw):
     """A batch that does not fit would be computed with twice the rows, by another program."""
     lengths = draw(np.random.default_rng(0))
-    capacity, parts = encode_batches.choose_capacity(lengths, limit=512, parts=4, accelerator=True)
+    capacity, parts = encoding_batches.choose_capacity(
+        lengths, limit=512, parts=4, accelerator=True
+    )
     order = np.argsort(-lengths, kind="stable")
     (row,) = capacity.row_lengths
     for i in range(0, parts, max(parts // 16, 1)):
@@ -139,8 +142,8 @@ def test_a_split_collection_has_the_same_vectors(tiny, merging, monkeypatch, com
     model = BiEncoder.load(tiny.encoder)
     words = ["hasit", "vokel", "jurad", "gimon", "mabo", "the", "of", "and"]
     texts = [" ".join(words[: 1 + 5 * i % 8]) for i in range(60)]
-    monkeypatch.setattr(encode_batches, "_SHORT", 4)
-    monkeypatch.setattr(encode_batches, "_COMPILING", compiling)
+    monkeypatch.setattr(encoding_batches, "_SHORT", 4)
+    monkeypatch.setattr(encoding_batches, "_COMPILING", compiling)
     found = model.encode(texts)
     monkeypatch.undo()
     np.testing.assert_allclose(found, BiEncoder.load(tiny.encoder).encode(texts), atol=1e-6)

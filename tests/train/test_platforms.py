@@ -38,9 +38,9 @@ def test_branches_that_help_a_cpu_are_for_it_alone(platform):
 def test_the_plain_encoder_has_no_branches_and_a_loop_over_layers_each_way(platform):
     """A branch or a loop bound that depends on data would wait for the host."""
     text = lowered("plain", platform)
-    # What is computed on one platform only leaves branches by the number of the platform, which is
-    # a constant: a table of constants, and a choice with a single branch. The compilers remove
-    # them (tests/train/test_tpu.py finds none in compiled programs).
+    # Code for one platform is lowered as branches whose index is the platform, a constant. Such
+    # branches return constants, or there is only one. The compilers remove them: compiled programs
+    # have none (tests/train/test_compiled_step.py).
     cases = re.findall(r'"stablehlo\.case"\(.*?\}\) : \(tensor<i32>\) -> (\S+)', text, re.S)
     bodies = re.findall(r'"stablehlo\.case"\((.*?)\}\) : \(tensor<i32>\)', text, re.S)
     assert len(cases) == len(bodies) == text.count("stablehlo.case")

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 
 from selfdistill_jax.data.batches import TrainingBatches
+from selfdistill_jax.data.packing import block_limit
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.retrieval.encode_corpus import block_tokens, on_accelerator
+from selfdistill_jax.retrieval.encode_corpus import on_accelerator
 from selfdistill_jax.train.data.hard_negatives import find_candidates
 from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import (
@@ -40,9 +41,7 @@ def load_data(
             "tokenizers; give all machines the same files and the same package versions"
         )
     start_vectors = StartVectors(model, tables, cache=settings.cache, dtype=settings.dtype)
-    options = batch_options(
-        settings, devices=jax.device_count(), block=block_tokens(), single_block=on_accelerator()
-    )
+    options = batch_options(settings, devices=jax.device_count(), accelerator=on_accelerator())
     share = options["parts"] // jax.process_count()
     batches = TrainingBatches(
         tables.queries,
@@ -58,15 +57,13 @@ def load_data(
     return tables, batches, start_vectors
 
 
-def batch_options(
-    settings: DataSettings, *, devices: int, block: int, single_block: bool
-) -> dict[str, Any]:
-    """Returns the arguments of `TrainingBatches` that settings and devices determine.
+def batch_options(settings: DataSettings, *, devices: int, accelerator: bool) -> dict[str, Any]:
+    """Returns the arguments of `TrainingBatches` that depend only on the settings and devices.
 
     Args:
       settings: the run's data settings.
       devices: number of devices of all processes.
-      block, single_block: see `TrainingBatches`.
+      accelerator: whether the devices are accelerators, see `on_accelerator`.
     """
     return {
         "negatives": settings.negatives_per_query,
@@ -75,7 +72,7 @@ def batch_options(
         "query_length": settings.query_length,
         "document_length": settings.document_length,
         "parts": devices * settings.micro_batches,
-        "block": block,
-        "single_block": single_block,
+        "block": block_limit(accelerator=accelerator),
+        "single_block": accelerator,
         "dropout": settings.dropout,
     }

@@ -1,22 +1,14 @@
-"""Tests the step as compilers for TPUs and GPUs make it; `make tpu gpu` installs them."""
+"""Tests the step as the compilers for TPUs and GPUs compile it (`make tpu gpu` installs them)."""
 
 import jax
 import pytest
 
 from selfdistill_jax.train import mesh
-from tests.train.tpu_step import KINDS, LAYERS, SIZE, TRIPLETS, is_installed, run
-
-needs_compiler = pytest.mark.skipif(
-    not is_installed("libtpu", "tpu"),
-    reason="libtpu is not installed (make tpu; Linux x86-64 only)",
-)
-needs_cuda = pytest.mark.skipif(
-    not is_installed("jax_cuda12_plugin", "gpu"),
-    reason="JAX's plugin for CUDA is not installed (make gpu; Linux x86-64 only)",
-)
+from tests.compilers import needs_cuda, needs_libtpu
+from tests.train.compiled_step import KINDS, LAYERS, SIZE, TRIPLETS, run
 
 
-@needs_compiler
+@needs_libtpu
 @pytest.mark.parametrize(("topology", "devices"), [("v5e:2x2", 4), ("v5e:4x4", 16)])
 def test_a_step_has_no_host_calls_and_only_the_exchanges_that_the_docs_promise(topology, devices):
     facts = run(topology)
@@ -24,18 +16,23 @@ def test_a_step_has_no_host_calls_and_only_the_exchanges_that_the_docs_promise(t
     assert facts["slice_bytes"] == 0
     assert facts["kernels"] == 2  # in the loops over layers, forwards and backwards
     assert facts["arrays_of_scores"] == 0
-    check(facts)
+    check_control_flow(facts)
+    check_exchanges(facts)
 
 
 @needs_cuda
 def test_a_step_on_gpus_has_no_host_calls_and_the_same_exchanges():
     facts = run("h100:4")
     assert facts["devices"] == 4
-    check(facts)
+    check_control_flow(facts)
+    check_exchanges(facts)
 
 
-def check(facts):
+def check_control_flow(facts):
     assert (facts["conditionals"], facts["loops"], facts["host"]) == (0, [LAYERS, LAYERS], 0)
+
+
+def check_exchanges(facts):
     # The gradient once; the loss, the metrics and the share of the vectors' gradient are small.
     vectors, small = 4 * TRIPLETS * SIZE, 16 * 4 * TRIPLETS
     gradient = facts["parameter_bytes"]
@@ -45,12 +42,12 @@ def check(facts):
     assert not facts["all-to-all"] + facts["collective-permute"]
 
 
-@needs_compiler
+@needs_libtpu
 def test_slices_exchange_through_their_hosts():
     facts = run("v5e:2x2", slices=2)
     assert facts["devices"] == 8
     assert facts["kernels"] == 2
-    assert (facts["conditionals"], facts["loops"], facts["host"]) == (0, [LAYERS, LAYERS], 0)
+    check_control_flow(facts)
     # The gradient is summed within each slice in parts, and the parts between the slices: each
     # chip of 4 sends a quarter, and small arrays.
     gradient = facts["parameter_bytes"]
@@ -58,7 +55,7 @@ def test_slices_exchange_through_their_hosts():
     assert gradient / 4 < facts["slice_bytes"] < gradient / 2
 
 
-@needs_compiler
+@needs_libtpu
 def test_the_facts_show_scores_in_memory():
     """Plain attention has arrays of scores for each head; the test above would fail."""
     facts = run("v5e:2x2", attention="own")

@@ -7,13 +7,12 @@ import jax
 import numpy as np
 
 from selfdistill_jax.data.packing import (
-    ACCELERATOR_ATTENTION,
-    CPU_BLOCK,
     LANES,
     MOST_PAIRS,
-    MOST_TOKENS,
+    block_limit,
     block_of,
     lay_out,
+    row_cost,
     row_lengths,
     write_tokens,
 )
@@ -38,24 +37,24 @@ class Capacity(NamedTuple):
 
 
 def split_by_length(lengths: np.ndarray, *, copies: float = 1.0) -> list[np.ndarray]:
-    """Splits texts for accelerators, so that short texts do not lie in the rows of long ones.
+    """Splits texts for accelerators, so that short texts are not packed into long rows.
 
-    A token's attention costs in proportion to the length of its row. The first part has texts of up
-    to 256 tokens, the others up to 512, 1,024 and so on. Each part needs another compiled program,
-    so a part that saves less time than that takes is joined to the next.
+    Attention takes a token longer in a longer row. The limits of the parts are 256, 512, 1,024, …
+    tokens. Each part needs its own compiled program, so texts get a part of their own only if that
+    saves more time than compiling takes; otherwise they join the next part.
 
     Args:
       lengths: ``[rows]`` number of tokens of each text.
-      copies: how many texts each length stands for, if the lengths are a sample.
+      copies: number of texts that each length represents, if the lengths are a sample.
 
     Returns:
-      The rows of each part, ascending; every row is in one of them.
+      The rows of each part, in ascending order; every row is in exactly one part.
     """
     parts, longest = [], int(lengths.max(initial=0))
-    shorter, limit = -1, _SHORT  # texts of up to `shorter` tokens are in a part already
+    shorter, limit = -1, _SHORT  # texts of up to `shorter` tokens have their part
     while shorter < longest:
         picked = (lengths > shorter) & (lengths <= limit)
-        saved = copies * lengths[picked].sum() * (longest - limit) / ACCELERATOR_ATTENTION
+        saved = copies * lengths[picked].sum() * (row_cost(longest) - row_cost(limit))
         if limit >= longest or saved >= _COMPILING:
             parts.append(np.flatnonzero(picked))
             shorter = limit
@@ -113,9 +112,9 @@ def pack(
 def _best_rows(lengths: np.ndarray) -> tuple[int, float]:
     """Returns the row length that costs least on accelerators, and the share that texts fill of it.
 
-    A batch's worth of the texts is packed into rows of each length that is a multiple of 128 up to
-    512, or only of the longest text's length rounded up, if that is more. 1 % stays for batches
-    that fill worse.
+    It packs a sample as large as a batch into rows of every possible length: the multiples of 128
+    that hold the longest text, up to 512, or only the smallest of them if it is above 512. The
+    share is 1 % less than measured, because some batches fill their rows less well.
     """
     shortest = LANES * math.ceil(int(lengths.max()) / LANES)
     sample = np.sort(lengths)[:: -math.ceil(int(lengths.sum()) / _CAPACITIES[-1])]
@@ -123,7 +122,7 @@ def _best_rows(lengths: np.ndarray) -> tuple[int, float]:
     for length in range(shortest, max(shortest, 512) + 1, LANES):
         rows = len(lay_out(sample, block=length, row_lengths=(length,)).rows)
         filled = 0.99 * float(sample.sum()) / (rows * length)
-        best = min(best, ((1 + length / ACCELERATOR_ATTENTION) / filled, length, filled))
+        best = min(best, (row_cost(length, filled), length, filled))
     return best[1:]
 
 
@@ -145,8 +144,7 @@ def choose_capacity(
     else:
         kinds = row_lengths(_reach(lengths, limit))
     unit = math.lcm(*kinds)
-    most = MOST_TOKENS if accelerator else CPU_BLOCK
-    block = block_of(min(most, _CAPACITIES[0]), kinds)
+    block = block_of(min(block_limit(accelerator=accelerator), _CAPACITIES[0]), kinds)
     total = float(lengths.sum()) / filled / parts
     if total <= unit and len(lengths) <= unit // 2 * parts:
         return Capacity(1, unit, unit // 2, kinds), parts

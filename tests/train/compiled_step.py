@@ -1,14 +1,15 @@
-"""Compiles a tiny step for a machine that is not there, and prints facts about it as JSON.
+"""Compiles a tiny step for TPUs or GPUs that this machine does not have, and prints facts as JSON.
 
-python -m tests.train.tpu_step TOPOLOGY_OR_GPUS NUMBER_OF_SLICES ATTENTION
+    python -m tests.train.compiled_step TOPOLOGY_OR_GPUS NUMBER_OF_SLICES ATTENTION
+
+A process of its own is needed, because JAX must be set up for compiling before it is used.
 """
 
-import importlib.util
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
+
+import jax
 
 from configs import base
 from selfdistill_jax.data.packing import LANES
@@ -22,16 +23,10 @@ TRIPLETS, SIZE, HEADS, LAYERS = 64, 128, 4, 2
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
-def is_installed(module: str, folder: str) -> bool:
-    """Returns whether a compiler is in the environment, or where `make` installs it."""
-    own = Path(sys.prefix) / folder / module
-    return own.is_dir() or importlib.util.find_spec(module) is not None
-
-
 def run(machine: str, slices: int = 1, attention: str = "auto") -> dict:
     """Compiles in a new process, and returns the facts."""
-    command = [sys.executable, "-m", "tests.train.tpu_step", machine, str(slices), attention]
-    done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tests.train.compiled_step", machine, str(slices), attention]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -56,7 +51,7 @@ def main(name: str, slices: int, attention: str) -> None:
         "loops": step.program.loops,
         "host": step.program.host_calls,
         "slice_bytes": step.program.slice_bytes,
-        "parameter_bytes": 4 * sum(x.size for x in _leaves(plan.model.pretrained.params)),
+        "parameter_bytes": 4 * sum(x.size for x in jax.tree.leaves(plan.model.pretrained.params)),
         "row_length": step.row_length,
         "arrays_of_scores": array_sizes(step.text).count(
             step.rows * step.row_length * HEADS * LANES
@@ -65,10 +60,6 @@ def main(name: str, slices: int, attention: str) -> None:
     for kind in KINDS:
         facts[kind] = [e.bytes for e in step.program.exchanges if e.kind == kind]
     print(json.dumps(facts))
-
-
-def _leaves(tree) -> list:
-    return [x for v in tree.values() for x in _leaves(v)] if isinstance(tree, dict) else [tree]
 
 
 if __name__ == "__main__":
