@@ -26,7 +26,8 @@ from selfdistill_jax.cli import options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.collection import Document
 from selfdistill_jax.data.sources.beir import read_document
-from selfdistill_jax.data.sources.jsonl import check_id, digest, field, read_jsonl
+from selfdistill_jax.data.files.jsonl import check_id, field, read_jsonl
+from selfdistill_jax.data.files.text import digest
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress, show_log
 from selfdistill_jax.retrieval.quantize import PRECISIONS, RANGED, check_dimensions, read_ranges

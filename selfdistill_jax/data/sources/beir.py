@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill_jax.data.collection import SPLITS, Document, Example, Judgement, Query
-from selfdistill_jax.data.sources.jsonl import check_id, check_lookalikes, digest, field, read_jsonl
+from selfdistill_jax.data.files.jsonl import check_id, check_lookalikes, field, read_jsonl
+from selfdistill_jax.data.files.text import digest
 from selfdistill_jax.data.sources.qrels import read_qrels_lines
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from selfdistill_jax.data.sources.jsonl import read_lines
+from selfdistill_jax.data.files.text import read_lines
 from selfdistill_jax.errors import InputError
 
 _BEIR = "query-id, corpus-id and score, separated by tabs"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query
-from selfdistill_jax.data.sources.jsonl import digest
+from selfdistill_jax.data.files.text import digest
 from selfdistill_jax.data.sources.triplet_rows import TEXTS, check_file, read_rows
 from selfdistill_jax.errors import InputError
 

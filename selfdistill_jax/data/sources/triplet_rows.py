@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfdistill_jax.data.sources.jsonl import field, read_jsonl, read_lines
+from selfdistill_jax.data.files.jsonl import field, read_jsonl
+from selfdistill_jax.data.files.text import read_lines
 from selfdistill_jax.data.sources.triplet_columns import (
     IDS,
     LISTS,
@@ -17,7 +18,7 @@ from selfdistill_jax.data.sources.triplet_columns import (
     is_header,
     known_name,
 )
-from selfdistill_jax.data.sources.tsv import read_tsv
+from selfdistill_jax.data.files.tsv import read_tsv
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand, reason
 from selfdistill_jax.progress import LOG

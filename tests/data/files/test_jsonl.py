@@ -9,16 +9,19 @@ import re
 import threading
 from pathlib import Path
 
+import pyarrow
 import pytest
 
-from selfdistill_jax.data.sources.jsonl import (
-    check_lookalikes,
-    digest,
-    field,
-    read_jsonl,
-    read_lines,
-)
+from selfdistill_jax.data.files.jsonl import check_lookalikes, field, read_jsonl
+from selfdistill_jax.data.files.text import digest, read_lines
 from selfdistill_jax.errors import InputError
+
+
+def zstd(content: bytes) -> bytes:
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
+
+
+PACKERS = {".gz": gzip.compress, ".zst": zstd}
 
 
 def refusal(call, *args, **kwargs) -> str:
@@ -36,15 +39,21 @@ def test_numbers_count_blank_lines_and_both_line_ends(tmp_path):
     assert list(read_lines(path)) == [(1, "one"), (4, "fo\u2028ur")]
 
 
-def test_gzip_reads_like_plain(tmp_path):
-    plain, packed = tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"
+@pytest.mark.parametrize(("suffix", "pack"), PACKERS.items())
+def test_packed_files_read_like_plain_ones(tmp_path, suffix, pack):
+    plain, packed = tmp_path / "a.jsonl", tmp_path / f"b.jsonl{suffix}"
     plain.write_text('{"a": "ä"}\n\n{"a": "b"}\n', encoding="utf-8")
-    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    packed.write_bytes(pack(plain.read_bytes()))
     assert list(read_jsonl(packed)) == list(read_jsonl(plain)) == [(1, {"a": "ä"}), (3, {"a": "b"})]
     assert digest("v", packed) == digest("v", plain)
+    packed.write_bytes(pack(plain.read_bytes()) + pack(b'{"a": "d"}\n'))  # as `cat` joins files
+    assert [row["a"] for _, row in read_jsonl(packed)] == ["ä", "b", "d"]
+    packed.write_bytes(b"")
+    assert list(read_jsonl(packed)) == []
 
 
 PACKED = gzip.compress(b'{"a": "b"}\n' * 50, mtime=0)
+ZSTD = zstd(b'{"a": "b"}\n' * 50)
 
 
 @pytest.mark.parametrize(
@@ -55,10 +64,14 @@ PACKED = gzip.compress(b'{"a": "b"}\n' * 50, mtime=0)
         (b"plain text", "not a gzip file; remove .gz from its name"),
         (b"p", "not a gzip file"),
         (b"\x28\xb5\x2f\xfd", "not a gzip file"),
+        *((ZSTD[:keep], "not a whole zstd file") for keep in (5, 20, -1)),
+        (ZSTD[:9] + bytes([ZSTD[9] ^ 255]) + ZSTD[10:], "not a whole zstd file"),
+        (b"plain text", "not a zstd file; remove .zst from its name"),
+        (PACKED, "not a zstd file"),
     ],
 )
-def test_damaged_gzip_is_refused(tmp_path, content, message):
-    path = tmp_path / "a.jsonl.gz"
+def test_damaged_packed_file_is_refused(tmp_path, content, message):
+    path = tmp_path / f"a.jsonl{'.zst' if 'zstd' in message else '.gz'}"
     path.write_bytes(content)
     for read in (read_jsonl, lambda p: digest("v", p)):
         assert refusal(read, path).startswith(f"{path}: {message}")
@@ -89,12 +102,12 @@ def test_other_kinds_of_files_are_named(tmp_path, content, message):
     digest("v", path)  # accepts any content
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_pipe(tmp_path, suffix):
     path = tmp_path / f"pipe{suffix}"
     os.mkfifo(path)
     content = "".join(f"line {i}\n" for i in range(20_000)).encode()
-    written = gzip.compress(content, mtime=0) if suffix else content
+    written = PACKERS[suffix](content) if suffix else content
     writer = threading.Thread(target=path.write_bytes, args=[written])
     writer.start()
     assert [line for _, line in read_lines(path)] == content.decode().splitlines()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfdistill_jax.data.sources.tsv import read_tsv
+from selfdistill_jax.data.files.tsv import read_tsv
 from selfdistill_jax.errors import InputError
 
 # Few characters, so that special ones often meet. U+2028 ends a line for str only. "\r" occurs only

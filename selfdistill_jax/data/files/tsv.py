@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from selfdistill_jax.data.sources.jsonl import decoded_lines
+from selfdistill_jax.data.files.text import decoded_lines
 from selfdistill_jax.errors import InputError
 
 # CSV (RFC 4180): a field has no quotation mark, or begins and ends with one and doubles the others.

@@ -1,33 +1,14 @@
-"""Reads the lines of text and JSONL files; every error names the file and the line."""
+"""Reads JSONL files and checks their fields; every error names the file and the line."""
 
-import gzip
-import hashlib
-import io
 import json
 import math
-import zlib
-from collections.abc import Collection, Container, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from selfdistill_jax.data.files.text import read_lines
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.io import reason
 
-_GZIP = b"\x1f\x8b"
-_SAVE = "save it as UTF-8"
-# First bytes of files that are not UTF-8 text, the file's format, and advice. UTF-32's mark begins
-# with UTF-16's, so it comes first.
-_NOT_TEXT = (
-    (b"\xff\xfe\x00\x00", "UTF-32 text", _SAVE),
-    (b"\x00\x00\xfe\xff", "UTF-32 text", _SAVE),
-    (b"\xff\xfe", "UTF-16 text", _SAVE),
-    (b"\xfe\xff", "UTF-16 text", _SAVE),
-    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it"),
-    (b"PK\x03\x04", "a zip file", "unpack it"),
-    (b"\xfd7zXZ\x00", "an xz file", "unpack it"),
-    (b"BZh91AY&SY", "a bzip2 file", "unpack it"),
-)
 _JSON_NAMES: dict[type, str] = {
     str: "a string",
     bool: "true or false",
@@ -38,42 +19,6 @@ _JSON_NAMES: dict[type, str] = {
     type(None): "null",
 }
 _REQUIRED = object()
-
-
-def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields ``(line number, line with its line end)`` of a UTF-8 file; ``.gz`` is unpacked.
-
-    The file is read once and without seeking, so it may be a pipe.
-
-    Raises:
-      InputError: the file is missing, unreadable, not UTF-8 or a broken gzip file.
-    """
-    with _opened(path) as file:
-        _check_text(path, file.peek(16)[:16])
-        for number, raw in enumerate(file, 1):
-            try:
-                # A byte order mark is not part of the first field.
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start}); {_SAVE}"
-                ) from None
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields ``(line number, line)`` of the lines that are not blank, without their line ends.
-
-    Raises:
-      InputError: as for `decoded_lines`.
-
-    Example:
-      >>> list(read_lines(Path("queries.tsv")))  # doctest: +SKIP
-      [(1, 'q1\\tsort an array'), (3, 'q2\\topen a file')]
-    """
-    for number, line in decoded_lines(path):
-        line = line.rstrip("\r\n")
-        if line.strip():
-            yield number, line
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -208,58 +153,3 @@ def check_id(id_: str, seen: Container[str], *, path: Path, line: int) -> str:
     if id_ in seen:
         raise InputError(f"{path}:{line}: _id {id_!r} occurs twice; ids must be unique")
     return id_
-
-
-def digest(version: str, *paths: Path) -> str:
-    """Returns the SHA-256 of a reader's version and of the unpacked content of files.
-
-    Raises:
-      InputError: a file is missing, unreadable or a broken gzip file.
-
-    Example:
-      >>> len(digest("reader-1"))
-      64
-    """
-    total = hashlib.sha256(version.encode())
-    for path in paths:
-        with _opened(path) as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
-
-
-@contextmanager
-def _opened(path: Path) -> Generator[io.BufferedReader | gzip.GzipFile]:
-    """Opens a file for reading bytes, unpacked if its name ends in ``.gz``."""
-    try:
-        with path.open("rb") as file:
-            if path.suffix != ".gz":
-                yield file
-                return
-            head = file.peek(2)[:2]  # a pipe cannot go back to its start
-            if head and not _GZIP.startswith(head):
-                raise InputError(
-                    f"{path}: not a gzip file; remove .gz from its name, or pack it with gzip"
-                )
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                yield unpacked
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; expected a file") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a whole gzip file ({error}); pack it again") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({reason(error)})") from None
-
-
-def _check_text(path: Path, head: bytes) -> None:
-    """Refuses a file whose first bytes are not those of UTF-8 text, and says what it is."""
-    if head.startswith(_GZIP):
-        packed = path.suffix == ".gz"
-        advice = "unpack it once" if packed else f"rename it to {path.name}.gz"
-        raise InputError(f"{path}: a gzip file{' in a gzip file' * packed}; {advice}")
-    for start, kind, advice in _NOT_TEXT:
-        if head.startswith(start):
-            raise InputError(f"{path}: {kind}, not UTF-8; {advice}")
-    if b"\0" in head:  # UTF-16 without its mark, which would decode as UTF-8
-        raise InputError(f"{path}: UTF-16 or a binary file, not UTF-8 text; {_SAVE}")
