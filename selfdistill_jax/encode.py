@@ -17,6 +17,7 @@ pass that file as --ranges when encoding queries.
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -25,9 +26,9 @@ from selfdistill_jax import BiEncoder, io, locks
 from selfdistill_jax.cli import options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.collection import Document
-from selfdistill_jax.data.sources.beir import read_document
 from selfdistill_jax.data.files.jsonl import check_id, field, read_jsonl
 from selfdistill_jax.data.files.text import digest
+from selfdistill_jax.data.sources.beir import read_document
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress, show_log
 from selfdistill_jax.retrieval.quantize import PRECISIONS, RANGED, check_dimensions, read_ranges
@@ -142,7 +143,7 @@ def stream_texts(path: Path) -> Iterator[Document]:
     """
     seen: set[str] = set()
     for line, row in read_jsonl(path):
-        at = {"path": path, "line": line}
+        at: Any = {"path": path, "line": line}
         id_ = check_id(field(row, "_id", str, default=str(line), **at), seen, **at)
         seen.add(id_)
         yield read_document(id_, row, **at)

@@ -25,7 +25,7 @@ class FinishedRun(NamedTuple):
       records: records of ``metrics.jsonl``.
       collection: name of the collection that the run was trained and evaluated on.
       num_documents: number of documents searched.
-      split: evaluated split; empty if the collection has neither test nor dev.
+      split: evaluated split; empty if nothing was evaluated.
       ended: reason why training ended early; empty if it did not.
       diverged: whether it ended because a value was not finite.
       values: values of the evaluation; empty without a split.

@@ -10,6 +10,13 @@ from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.significance import PairedTest, paired_test
 from selfdistill_jax.retrieval.text_table import format_table, results_table
 
+# By config.evaluation.split.
+_NOT_EVALUATED = {
+    "none": "config.evaluation.split is none, so the result was not evaluated.",
+    "dev": "The collection has no dev split, so the result was not evaluated.",
+    "test": "The collection has neither a test nor a dev split: nothing was evaluated.",
+}
+
 
 def result_text(run: FinishedRun) -> str:
     """Returns the table of all systems, the test of trained against start, and remarks."""
@@ -29,7 +36,8 @@ def result_text(run: FinishedRun) -> str:
                 "There is no test split: these values are on dev, which also chose the best model."
             )
     else:
-        lines.append("The collection has neither a test nor a dev split: nothing was evaluated.")
+        wanted = run.config.get("evaluation", {}).get("split", "test")
+        lines.append(_NOT_EVALUATED[wanted])
     if run.ended:
         lines.append(f"Training was ended by a {run.ended}.")
     lines += describe_choice(run)

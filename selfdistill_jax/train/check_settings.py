@@ -41,7 +41,7 @@ _MINIMUM = {
     "evaluation.depth": 1,
     "evaluation.retention_documents": 0,
 }
-_SHARES = ("train.target_decay", "data.mined_ceiling")
+_SHARES = ("train.target_decay", "data.mined_ceiling", "data.positive_from")
 _NAMES = {
     "train.dtype": ("auto", *DTYPES),
     "train.side": ("both", "query"),

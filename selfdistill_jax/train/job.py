@@ -142,7 +142,11 @@ def make_job(
         mesh=mesh,
         data=DataSettings(
             source=open_source(
-                dataset=data.dataset, triplets=data.triplets, dev_queries=data.dev_queries
+                dataset=data.dataset,
+                triplets=data.triplets,
+                dev_queries=data.dev_queries,
+                columns=data.columns,
+                positive_from=data.positive_from,
             ),
             cache=cache,
             negatives=data.negatives,

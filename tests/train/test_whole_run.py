@@ -146,6 +146,12 @@ def test_collection_may_lack_splits(tiny, tmp_path, splits):
         assert ("There is no test split" in text) == (splits[1] == "dev")
 
 
+def test_result_names_the_setting_that_turns_off_the_evaluation(tiny, tmp_path):
+    text = train(tiny.config(evaluation__split="none", train__steps=1), tmp_path)
+    assert "config.evaluation.split is none" in text
+    assert "neither" not in text
+
+
 @pytest.mark.parametrize("evaluate_every", [4, 1])
 @pytest.mark.parametrize("splits", [("train", "dev", "test"), ("train", "test")])
 def test_a_run_that_diverges_ends_with_the_start_encoder(tiny, tmp_path, evaluate_every, splits):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Collection, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,14 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def field(
-    row: dict[str, Any], name: str, expected: type, *, path: Path, line: int, default=_REQUIRED
+    row: Mapping[str, Any],
+    name: str,
+    expected: type,
+    *,
+    path: Path,
+    line: int,
+    default=_REQUIRED,
+    noun: str = "field",
 ):
     """Returns a field of a row after checking it; a required string must not be empty.
 
@@ -62,6 +69,7 @@ def field(
       expected: expected type, ``str`` or ``float`` (which accepts whole numbers too).
       path: the row's file, for the message.
       line: the row's line, for the message.
+      noun: word for a part of the row, for the message.
       default: value to return if the field is missing or null; without it the field is required.
 
     Raises:
@@ -71,17 +79,18 @@ def field(
       >>> field({"title": "Arrays"}, "title", str, path=Path("corpus.jsonl"), line=1)
       'Arrays'
     """
-    where = f"{path}:{line}: field {name!r}"
+    where = f"{path}:{line}: {noun} {name!r}"
     if name not in row or (row[name] is None and default is not _REQUIRED):
         if default is not _REQUIRED:
             return default
         present = ", ".join(map(repr, row)) or "none"
-        raise InputError(f"{where} is missing; add it (fields present: {present})")
+        raise InputError(f"{where} is missing; add it ({noun}s present: {present})")
     value = row[name]
     fits = isinstance(value, (int, float) if expected is float else expected)
     # bool is a subclass of int, but true is not a number in JSON.
     if not fits or (expected is float and isinstance(value, bool)):
-        raise InputError(f"{where} is {_JSON_NAMES[type(value)]}; expected {_JSON_NAMES[expected]}")
+        kind = _JSON_NAMES.get(type(value), f"of type {type(value).__name__}")
+        raise InputError(f"{where} is {kind}; expected {_JSON_NAMES[expected]}")
     if expected is float and not math.isfinite(value):
         raise InputError(f"{where} is {value}; expected a finite number")
     if expected is str:

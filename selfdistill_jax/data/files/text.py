@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import reason
@@ -118,16 +119,13 @@ class _Zstd(io.RawIOBase):
     def __init__(self, file: io.BufferedReader):
         import pyarrow  # takes 0.1 s
 
-        if file.peek(1):
-            packed = pyarrow.PythonFile(file, mode="r")
-            self._unpacked = pyarrow.CompressedInputStream(packed, "zstd")
-        else:
-            self._unpacked = file  # pyarrow takes an empty file for a whole one; gzip does, too
+        packed = pyarrow.PythonFile(file, mode="r")
+        self._unpacked = pyarrow.CompressedInputStream(packed, "zstd")
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         try:
             found = self._unpacked.read(len(buffer))
         except OSError as error:

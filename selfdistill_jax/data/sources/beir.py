@@ -74,7 +74,7 @@ class BeirFolder:
     def documents(self) -> Iterator[Document]:
         rows: dict[str, int] = {}
         for line, row in read_jsonl(self._corpus):
-            at = {"path": self._corpus, "line": line}
+            at: Any = {"path": self._corpus, "line": line}
             id_ = check_id(field(row, "_id", str, **at), rows, **at)
             rows[id_] = len(rows)
             yield read_document(id_, row, **at)
@@ -85,7 +85,7 @@ class BeirFolder:
     def queries(self) -> Iterator[Query]:
         rows: dict[str, int] = {}
         for line, row in read_jsonl(self._queries):
-            at = {"path": self._queries, "line": line}
+            at: Any = {"path": self._queries, "line": line}
             id_ = check_id(field(row, "_id", str, **at), rows, **at)
             check_lookalikes(row, ("_id", "text"), **at)
             rows[id_] = len(rows)
@@ -157,7 +157,7 @@ def read_document(id_: str, row: dict[str, Any], *, path: Path, line: int) -> Do
     Raises:
       InputError: the text is missing, title or text is not a string, or a field is misspelt.
     """
-    at = {"path": path, "line": line}
+    at: Any = {"path": path, "line": line}
     check_lookalikes(row, ("_id", "title", "text"), **at)
     title = field(row, "title", str, default="", **at)
     # A missing text is more often a misspelt field than an empty document.

@@ -3,16 +3,15 @@
 import hashlib
 from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query, Source
-from selfdistill_jax.data.files.text import digest
+from selfdistill_jax.data.sources.example_columns import IDS
+from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.data.sources.triplet_file import TripletFile
-from selfdistill_jax.data.sources.triplet_rows import IDS, check_file, read_rows
 from selfdistill_jax.errors import InputError
 
-_VERSION = "id-triplets-3"  # part of the fingerprint: raise it when a file is read differently
+_VERSION = "id-triplets-4"  # part of the fingerprint: raise it when a file is read differently
 
 
 class TripletsOver:
@@ -23,7 +22,8 @@ class TripletsOver:
     with ``held_out=False``, since evaluation uses no part of it.
 
     Example:
-      >>> TripletsOver(PyDocs(), TripletFile("mine.jsonl", held_out=False))  # doctest: +SKIP
+      >>> triplets = TripletFile(ExampleFile("mine.jsonl"), held_out=False)  # doctest: +SKIP
+      >>> TripletsOver(PyDocs(), triplets)  # doctest: +SKIP
     """
 
     def __init__(self, collection: Source, triplets: TripletFile):
@@ -86,25 +86,20 @@ class TripletsOf:
     in dev or test, or documents before `pool_start`, which only evaluation may see. Training leaves
     out a negative that is a positive of the same query in any row or in train's judgements.
 
-    JSONL rows are ``{"query_id": str, "positive_id": str, "negative_id": str}``, optionally with
-    the numbers ``positive_score`` and ``negative_score``. The lists ``negative_ids`` and
-    ``negative_scores`` may replace the negative and its score. A TSV file has a header of these
-    names. Missing negatives are drawn.
+    The file's columns are ``query_id``, ``positive_id`` and ``negative_id`` or a list
+    ``negative_ids``, optionally with scores. Missing negatives are drawn.
 
     Args:
       collection: collection with the queries and documents.
-      path: path of the triplet file.
-
-    Raises:
-      InputError: as for `check_file`. Rows are checked when read.
+      file: the file.
 
     Example:
-      >>> TripletsOf(BeirFolder("msmarco"), "triplets.tsv")  # doctest: +SKIP
+      >>> TripletsOf(BeirFolder("msmarco"), ExampleFile("triplets.tsv"))  # doctest: +SKIP
     """
 
-    def __init__(self, collection: Source, path: str | Path):
-        self._collection, self._path = collection, check_file(path)
-        self.name = f"{collection.name}+{self._path.name.split('.')[0]}"
+    def __init__(self, collection: Source, file: ExampleFile):
+        self._collection, self._file = collection, file
+        self.name = f"{collection.name}+{file.name}"
 
     @property
     def corpus_size(self) -> int | None:
@@ -124,10 +119,10 @@ class TripletsOf:
         return self._collection.judgements(split)
 
     def fingerprint(self) -> str:
-        return digest(f"{_VERSION} {self._collection.fingerprint()}", self._path)
+        return self._file.fingerprint(f"{_VERSION} {self._collection.fingerprint()}")
 
     def describe(self) -> dict[str, Any]:
-        training = {"format": _VERSION, "file": str(self._path.resolve())}
+        training = {**self._file.describe(), "format": _VERSION}
         return {"evaluation": self._collection.describe(), "training": training}
 
     @cached_property
@@ -144,26 +139,24 @@ class TripletsOf:
         first = self.pool_start  # pydocs counts its documents at each access
         wrong: dict[str, list[Any]] = {}  # problem -> number of rows, line and id of the first
         total = 0
-        for line, query, positive, negatives, *scores in read_rows(self._path, IDS):
+        for row in self._file.rows(IDS):
             total += 1
-            if len(set(negatives)) < len(negatives):
-                raise InputError(
-                    f"{self._path}:{line}: the same negative occurs twice in the row; remove one"
-                )
-            rows: Any = [queries.get(query), *map(documents.get, (positive, *negatives))]
-            problem = self._problem((query, positive, *negatives), rows, evaluated, first)
+            ids = (row.query, row.positive, *row.negatives)
+            rows: Any = [queries.get(row.query), *map(documents.get, ids[1:])]
+            problem = self._problem(ids, rows, evaluated, first)
             if problem:
                 kind, id_ = problem
-                wrong.setdefault(kind, [0, line, id_])[0] += 1
+                wrong.setdefault(kind, [0, row.where, id_])[0] += 1
             elif not wrong:
+                scores = row.positive_score, row.negative_scores
                 yield Example(rows[0], rows[1], tuple(rows[2:]), *scores)
-        for kind, (count, line, id_) in wrong.items():
+        for kind, (count, where, id_) in wrong.items():
             raise InputError(
-                f"{self._path}: {count:,} of {total:,} rows name {kind} (first: line {line}, "
-                f"{id_!r}); remove them"
+                f"{self._file.path}: {count:,} of {total:,} examples name {kind} (first: {id_!r} "
+                f"at {where}); remove them"
             )
         if not total:
-            raise InputError(f"{self._path}: no triplets; expected rows of {', '.join(IDS)}")
+            raise InputError(f"{self._file.path}: no triplets; expected rows of {', '.join(IDS)}")
 
     def _problem(
         self,

@@ -2,27 +2,36 @@
 
 from selfdistill_jax.data.collection import SPLITS, Source
 from selfdistill_jax.data.sources.beir import BeirFolder
+from selfdistill_jax.data.sources.example_columns import IDS
+from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.data.sources.external_triplets import TripletsOf, TripletsOver
 from selfdistill_jax.data.sources.held_out import HeldOutDev
 from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.data.sources.triplet_file import TripletFile
-from selfdistill_jax.data.sources.triplet_rows import IDS, check_file, has_ids
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.io import expand
 
 EMBEDDED = {"pydocs": PyDocs}
 
 
-def open_source(*, dataset: str = "", triplets: str = "", dev_queries: int = 0) -> Source:
+def open_source(
+    *,
+    dataset: str = "",
+    triplets: str = "",
+    dev_queries: int = 0,
+    columns: str = "",
+    positive_from: float = 0.5,
+) -> Source:
     """Returns the collection to train and evaluate on.
 
     Args:
       dataset: name of an embedded collection or path of a BEIR folder. If empty, pydocs is used,
         or with a ``triplets`` file of texts the held-out part of that file.
-      triplets: file to train on instead of the dataset's own pairs, with texts or with ids of the
-        dataset's queries and documents.
+      triplets: file or folder to train on instead of the dataset's own pairs, with texts or with
+        ids of the dataset's queries and documents.
       dev_queries: number of training queries of a BEIR folder without a dev split that are held out
         as one, see `HeldOutDev`; 0 holds out none.
+      columns, positive_from: how to read ``triplets``, see `ExampleFile`.
 
     Raises:
       InputError: the dataset or file does not exist, or the file has ids and no dataset is given.
@@ -31,18 +40,21 @@ def open_source(*, dataset: str = "", triplets: str = "", dev_queries: int = 0) 
       >>> open_source().name
       'pydocs'
     """
-    of_ids = bool(triplets) and has_ids(check_file(triplets))
+    file = None
+    if triplets:
+        file = ExampleFile(triplets, columns=columns, positive_from=positive_from)
+    of_ids = file is not None and file.has_ids
     if of_ids and not dataset:
         raise InputError(
             f"{triplets}: has ids ({', '.join(IDS)}), but no dataset is given; give the dataset "
             "with these queries and documents"
         )
-    if triplets and not dataset:
-        return TripletFile(triplets)
+    if file and not dataset:
+        return TripletFile(file)
     collection = _open(dataset or "pydocs")
-    if triplets and not of_ids:
-        return TripletsOver(collection, TripletFile(triplets, held_out=False))
-    source = TripletsOf(collection, triplets) if triplets else collection
+    if file and not of_ids:
+        return TripletsOver(collection, TripletFile(file, held_out=False))
+    source = TripletsOf(collection, file) if file else collection
     splits = collection.splits if isinstance(collection, BeirFolder) else SPLITS
     if dev_queries and "dev" not in splits and (triplets or "train" in splits):
         return HeldOutDev(source, dev_queries)

@@ -1,34 +1,27 @@
-"""Reads a file of training triplets: JSONL or TSV rows of query, positive and negative texts."""
+"""Makes a collection of a file of training examples: texts of queries, positives, negatives."""
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query
-from selfdistill_jax.data.files.text import digest
-from selfdistill_jax.data.sources.triplet_rows import TEXTS, check_file, read_rows
+from selfdistill_jax.data.sources.example_columns import TEXTS
+from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.errors import InputError
 
-_VERSION = "triplets-4"  # part of the fingerprint: raise it when the same file is read differently
+_VERSION = "triplets-5"  # part of the fingerprint: raise it when the same file is read differently
 _DEV, _TEST = 50, 50  # per mille of the queries
 
 
 class TripletFile:
-    """Reads a triplet file; its distinct texts are the collection.
-
-    JSONL rows are ``{"query": str, "positive": str, "negative": str}``, optionally with the numbers
-    ``positive_score`` and ``negative_score``. The lists ``negatives`` and ``negative_scores`` may
-    replace the negative and its score. A TSV file has a header of these names, or no header and the
-    three texts in this order. Missing negatives are drawn from the other documents. The suffix is
-    ``.jsonl`` or ``.json`` (both with one object a line) or ``.tsv``, optionally followed by
-    ``.gz``. See `read_rows` for other fields and columns.
+    """Reads training examples of texts; the distinct texts are the collection.
 
     Texts that differ only in white space at their ends are one text, spelt as in the first row.
-    Training leaves out a negative that is a positive of the same query in any row.
+    Training leaves out a negative that is a positive of the same query in any row. Missing
+    negatives are drawn from the other documents.
 
     Args:
-      path: path of the file.
+      file: the file or folder.
       held_out: whether to hold out 5 % of the queries for dev and 5 % for test. A hash of the
         query's text chooses them, so that adding rows moves no query to another split.
 
@@ -36,30 +29,24 @@ class TripletFile:
       path: path of the file.
       name: the file's name without suffixes.
 
-    Raises:
-      InputError: the file is missing or has an unknown suffix. Rows are checked when read.
-
     Example:
-      >>> TripletFile("mine.csv")
-      Traceback (most recent call last):
-      ...
-      selfdistill_jax.errors.InputError: mine.csv: unknown suffix '.csv'; expected .jsonl, ...
+      >>> TripletFile(ExampleFile("mine.csv"))  # doctest: +SKIP
     """
 
     corpus_size = None
     pool_start = 0
 
-    def __init__(self, path: str | Path, *, held_out: bool = True):
-        self.path = check_file(path)
+    def __init__(self, file: ExampleFile, *, held_out: bool = True):
+        self._file = file
         self._held_out = held_out
-        self.name = self.path.name.split(".")[0]
+        self.path, self.name = file.path, file.name
         self._read: tuple[list[str], list[str], list[Example]] | None = None
 
     def fingerprint(self) -> str:
-        return digest(f"{_VERSION} held_out={self._held_out}", self.path)
+        return self._file.fingerprint(f"{_VERSION} held_out={self._held_out}")
 
     def describe(self) -> dict[str, Any]:
-        return {"format": _VERSION, "file": str(self.path.resolve()), "held_out": self._held_out}
+        return {**self._file.describe(), "format": _VERSION, "held_out": self._held_out}
 
     def documents(self) -> Iterator[Document]:
         for row, text in enumerate(self._content()[0]):
@@ -92,14 +79,10 @@ class TripletFile:
         if self._read is None:
             documents, queries = _Texts(), _Texts()
             examples = []
-            for line, query, positive, negatives, *scores in read_rows(self.path, TEXTS):
-                q, p = queries.add(query), documents.add(positive)
-                n = tuple(map(documents.add, negatives))
-                if len(set(n)) < len(n):
-                    raise InputError(
-                        f"{self.path}:{line}: the same negative occurs twice in the row; remove one"
-                    )
-                examples.append(Example(q, p, n, *scores))
+            for row in self._file.rows(TEXTS):
+                q, p = queries.add(row.query), documents.add(row.positive)
+                n = tuple(map(documents.add, row.negatives))
+                examples.append(Example(q, p, n, row.positive_score, row.negative_scores))
             if not examples:
                 raise InputError(
                     f"{self.path}: no triplets; expected rows of query, positive and negative"

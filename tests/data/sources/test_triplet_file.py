@@ -7,6 +7,7 @@ import math
 import pytest
 
 from selfdistill_jax.data.collection import Document, Query
+from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.errors import InputError
 
@@ -24,9 +25,13 @@ def write(path, rows=ROWS):
     return path
 
 
-def refusal(path) -> str:
+def opened(path, *, held_out=True, **settings) -> TripletFile:
+    return TripletFile(ExampleFile(path, **settings), held_out=held_out)
+
+
+def refusal(path, **settings) -> str:
     with pytest.raises(InputError) as caught:
-        list(TripletFile(path).documents())
+        list(opened(path, **settings).documents())
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -37,7 +42,7 @@ def test_reads_distinct_texts_in_first_seen_order(tmp_path, name):
     path = write(tmp_path / name)
     if path.suffix == ".gz":
         path.write_bytes(gzip.compress(path.read_bytes()))
-    source = TripletFile(path, held_out=False)
+    source = opened(path, held_out=False)
     assert source.name == "mine"
     assert source.corpus_size is None
     assert source.pool_start == 0
@@ -59,17 +64,17 @@ def test_reads_distinct_texts_in_first_seen_order(tmp_path, name):
 def test_tsv_with_and_without_negatives(tmp_path):
     path = tmp_path / "mine.tsv"
     path.write_text("q a\tp a\tn a\n\nq b\tp a\tn b\r\n")
-    source = TripletFile(path, held_out=False)
+    source = opened(path, held_out=False)
     assert [d.text for d in source.documents()] == ["p a", "n a", "n b"]
     assert [t[:3] for t in source.examples()] == [(0, 0, (1,)), (1, 0, (2,))]
     path.write_text("Query\tPositive\nq a\tp a\nq a\tp b\n")
-    source = TripletFile(path, held_out=False)
+    source = opened(path, held_out=False)
     assert [t[:3] for t in source.examples()] == [(0, 0, ()), (0, 1, ())]
 
 
-def named(path):
-    """Returns the texts and scores of each triplet."""
-    source = TripletFile(path, held_out=False)
+def named(path, **settings):
+    """Returns the texts and scores of each example."""
+    source = opened(path, held_out=False, **settings)
     documents, queries = ([x.text for x in xs] for xs in (source.documents(), source.queries()))
     return [
         (queries[q], documents[p], *([documents[row] for row in n] or [None]), score, *scores)
@@ -92,7 +97,7 @@ def many(path, count=2000):
 
 
 def test_holds_out_a_twentieth_each_by_the_query_text(tmp_path):
-    source = TripletFile(many(tmp_path / "a.jsonl"))
+    source = opened(many(tmp_path / "a.jsonl"))
     split = {s: {j.query for j in source.judgements(s)} for s in ("train", "dev", "test")}
     assert sum(map(len, split.values())) == len(set.union(*split.values())) == 2000
     assert 70 < len(split["dev"]) < 130
@@ -104,8 +109,8 @@ def test_holds_out_a_twentieth_each_by_the_query_text(tmp_path):
 
 
 def test_a_later_row_moves_no_other(tmp_path):
-    few = TripletFile(many(tmp_path / "few.jsonl", 300))
-    more = TripletFile(many(tmp_path / "more.jsonl", 600))
+    few = opened(many(tmp_path / "few.jsonl", 300))
+    more = opened(many(tmp_path / "more.jsonl", 600))
     for s in ("train", "dev", "test"):
         expected = [j for j in more.judgements(s) if j.query < 300]
         assert list(few.judgements(s)) == expected != []
@@ -113,13 +118,13 @@ def test_a_later_row_moves_no_other(tmp_path):
 
 def test_fingerprint_is_the_content_and_what_is_held_out(tmp_path):
     path = write(tmp_path / "a.jsonl")
-    first = TripletFile(path).fingerprint()
+    first = opened(path).fingerprint()
     int(first, 16)
-    assert TripletFile(write(tmp_path / "b.jsonl")).fingerprint() == first
-    everything = TripletFile(path, held_out=False).fingerprint()
+    assert opened(write(tmp_path / "b.jsonl")).fingerprint() == first
+    everything = opened(path, held_out=False).fingerprint()
     write(path, ROWS[:1])
-    assert len({first, everything, TripletFile(path).fingerprint()}) == 3
-    assert TripletFile(path).describe()["file"] == str(path.resolve())
+    assert len({first, everything, opened(path).fingerprint()}) == 3
+    assert opened(path).describe()["file"] == str(path.resolve())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,7 @@ def test_fingerprint_is_the_content_and_what_is_held_out(tmp_path):
         ('{"query": 1, "positive": "b"}', "field 'query' is a number; expected a string"),
         ('{"query": "a", "positive": ""}', "field 'positive' is empty"),
         ('{"query": "a", "positive": "b", "negative": " "}', "field 'negative' is empty"),
-        ('{"query": "a", "positive": "b", "negative": ["c"]}', "field 'negative' is a list"),
+        ('{"query": "a", "positive": "b", "negative": {"a": "c"}}', "field 'negative' is empty"),
         ('{"query": "a", "positive": "b", "positive_score": 1}', "only one of positive_score and"),
         ('{"query": "a", "positive": "b", "positive_score": "1", "negative_score": 0}',
          "field 'positive_score' is a string; expected a number"),
@@ -165,7 +170,7 @@ def test_wrong_tsv_score(tmp_path, score):
     path.write_text(f"query\tpositive\tpositive_score\tnegative_score\na\tb\t1\t{score}\n")
     assert refusal(path).startswith(f"{path}:2: column 'negative_score' is {score!r}; expected")
     path.write_text("query\tpositive\tnegative_score\na\tb\t1\n")
-    assert refusal(path).startswith(f"{path}:1: only one of positive_score and negative_score")
+    assert refusal(path).startswith(f"{path}:2: only one of positive_score and negative_score")
 
 
 def test_tsv_of_one_column(tmp_path):
@@ -174,10 +179,10 @@ def test_tsv_of_one_column(tmp_path):
     assert refusal(path).startswith(f"{path}:1: 1 columns; expected 3 (or 2, without the negative)")
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("a.csv", ".csv"), ("a.gz", ""), ("a", "")])
+@pytest.mark.parametrize(("name", "suffix"), [("a.xlsx", ".xlsx"), ("a.gz", ""), ("a", "")])
 def test_unknown_suffix(tmp_path, name, suffix):
     path = write(tmp_path / name)
-    assert refusal(path).startswith(f"{path}: unknown suffix {suffix!r}; expected .jsonl, .json or")
+    assert refusal(path).startswith(f"{path}: unknown suffix {suffix!r}; expected .jsonl, .json, ")
 
 
 @pytest.mark.parametrize("content", ["", "\n", "query\tpositive\n"])
@@ -189,6 +194,6 @@ def test_no_rows(tmp_path, content):
 
 def test_missing_file_and_folder(tmp_path):
     assert refusal(tmp_path / "a.tsv").startswith(f"{tmp_path / 'a.tsv'}: no such file")
-    assert refusal(tmp_path).startswith(f"{tmp_path}: is a folder; expected a .jsonl or .tsv file")
+    assert refusal(tmp_path).startswith(f"{tmp_path}: no training data in this folder; expected")
     path = tmp_path / f"{'a' * 300}.tsv"
     assert refusal(path).startswith(f"{path}: cannot be read (")
