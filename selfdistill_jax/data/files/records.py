@@ -108,8 +108,8 @@ def read_records(
 
     Args:
       path: as returned by `data_files`.
-      is_header: whether the first record of a TSV or CSV file is a header.
-      default_names: columns of a TSV or CSV file without a header; the last may be left out.
+      is_header: whether the first record of a TSV file is a header; a CSV file always has one.
+      default_names: columns of a TSV file without a header; the last may be left out.
 
     Raises:
       InputError: the file is damaged or not of the format that its suffix names.
@@ -125,8 +125,10 @@ def read_records(
     elif kind(path) == ".arrow":
         yield from _arrow(path)
     elif is_text_table(path):
-        rows = read_tsv(path) if kind(path) == ".tsv" else _csv_rows(path)
-        yield from _with_names(path, rows, is_header, default_names)
+        if kind(path) == ".tsv":
+            yield from _with_names(path, read_tsv(path), is_header, default_names)
+        else:
+            yield from _with_names(path, _csv_rows(path), lambda cells: True, ())
     else:
         yield from read_jsonl(path)
 

@@ -132,7 +132,12 @@ class ExampleFile:
         )  # fmt: skip
 
     def _records(self, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        return read_records(file, is_header=is_header, default_names=TEXTS)
+        named = {column for columns in self._by_hand.values() for column in columns}
+        return read_records(
+            file,
+            is_header=lambda cells: is_header(cells) or not named.isdisjoint(cells),
+            default_names=TEXTS,
+        )
 
     def _all_rows(self, names: tuple[str, str, str]) -> Iterator[tuple[Row, float]]:
         """Yields the rows, each with its label, or NaN if it has none."""

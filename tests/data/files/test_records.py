@@ -30,15 +30,19 @@ def test_csv(tmp_path):
         (4, {"a": "two\nlines", "b": "4"}),
         (6, {"a": "  x ", "b": ""}),
     ]
-    path.write_text("x,y,z\n")  # no header
+    path.write_text("x,y\n1,2")  # always with a header, unlike TSV
+    assert records(path) == [(2, {"x": "1", "y": "2"})]
+    path = tmp_path / "x.tsv"
+    path.write_text("x\ty\tz\n")
     assert records(path) == [(1, {"a": "x", "b": "y", "c": "z"})]
+    path.write_text("a\ty\n1\t2\n")
+    assert records(path) == [(2, {"a": "1", "y": "2"})]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("a,b\n1,2\n1,2,3\n", ":3: 3 columns; expected 2, separated by commas"),
-        ("x\n", ":1: 1 columns; expected 3 (or 2, without the c), separated by commas, or a"),
         ("a,b,a\n", ":1: column 'a' occurs twice; rename or remove one"),
         ('a,b\n1,"2\n3,4\n', ":2: not CSV (unexpected end of data); put texts with commas, quota"),
         ('a,b\n1,"2"3\n', ":2: not CSV ("),
