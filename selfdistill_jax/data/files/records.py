@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selfdistill_jax.data.files.hub import PREFIX, dataset_folder
 from selfdistill_jax.data.files.jsonl import read_jsonl
 from selfdistill_jax.data.files.text import decoded_lines
 from selfdistill_jax.data.files.tsv import read_tsv
@@ -35,7 +36,7 @@ def data_files(path: str | Path) -> list[Path]:
     contain "train", only those files are returned, and never those of other splits.
 
     Args:
-      path: a file or a folder.
+      path: a file, a folder, or a dataset of the hub, see `dataset_folder`.
 
     Raises:
       InputError: the path does not exist, a suffix is unknown, or a folder has no data files or
@@ -45,6 +46,9 @@ def data_files(path: str | Path) -> list[Path]:
       >>> data_files("train.csv.gz")  # doctest: +SKIP
       [PosixPath('train.csv.gz')]
     """
+    if str(path).startswith(PREFIX):
+        suffixes = tuple(f"{suffix}{packed}" for suffix in _LINES for packed in ("", *PACKED))
+        return _files_of_folder(dataset_folder(str(path), (*suffixes, *_TABLES)))
     found = expand(path)
     try:
         is_folder, is_file = found.is_dir(), found.is_file()

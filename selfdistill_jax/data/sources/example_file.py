@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from selfdistill_jax.data.files.hub import PREFIX
 from selfdistill_jax.data.files.records import column_noun, data_files, read_records
 from selfdistill_jax.data.files.text import digest
 from selfdistill_jax.data.sources.example_columns import (
@@ -37,7 +38,7 @@ class ExampleFile:
     negatives of their query.
 
     Args:
-      path: the file or folder, see `data_files`.
+      path: the file, folder or dataset of the hub, see `data_files`.
       columns: value of ``config.data.columns``, see `parse_columns`.
       positive_from: smallest label or score of a positive pair.
 
@@ -58,8 +59,8 @@ class ExampleFile:
 
     def __init__(self, path: str | Path, *, columns: str = "", positive_from: float = 0.5):
         self.files = data_files(path)
-        self.path = expand(path)
-        self.name = self.path.name.split(".")[0]
+        self.path = str(path) if str(path).startswith(PREFIX) else expand(path)
+        self.name = Path(path).name.split(".")[0]
         self._columns, self._positive_from = columns, positive_from
         self._by_hand = parse_columns(columns)
 
@@ -70,7 +71,8 @@ class ExampleFile:
 
     def describe(self) -> dict[str, Any]:
         """Returns the origin of the rows, for the record of a run."""
-        found: dict[str, Any] = {"format": _VERSION, "file": str(self.path.resolve())}
+        where = self.path.resolve() if isinstance(self.path, Path) else self.path
+        found: dict[str, Any] = {"format": _VERSION, "file": str(where)}
         if self._columns:
             found["columns"] = self._columns
         return found
