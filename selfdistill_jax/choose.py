@@ -24,9 +24,9 @@ from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.cli.session import StopSignal, keep_compiled
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.fit import train_and_report
 from selfdistill_jax.io import write_json
 from selfdistill_jax.json_file import entry, read_json
-from selfdistill_jax.main import train_and_report
 from selfdistill_jax.progress import LOG, show_log
 from selfdistill_jax.retrieval.evaluation import MEASURES
 from selfdistill_jax.retrieval.significance import mean_and_error, needed_errors
@@ -73,7 +73,7 @@ def choose(
     """Finds the best recipe for a config's data and trains with it.
 
     Args:
-      config: a config like that of ``configs/base.py``; its loss, negatives, learning rate and
+      config: a config like that of `selfdistill_jax.config`; its loss, negatives, learning rate and
         steps are replaced.
       workdir: folder for ``trials.csv`` and, in ``run/``, the final run.
       minutes: time for the trials and the steps of the final run.

@@ -3,13 +3,12 @@
     python -m selfdistill_jax.main --config=configs/distributed.py [--config.train.steps=100 ...]
 
 The same command resumes a stopped run, and prints the result of a finished one. All settings are
-listed in configs/base.py; --config.<key>=<value> changes one.
+listed in selfdistill_jax/config.py; --config.<key>=<value> changes one.
 """
 
 import gc
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,15 @@ if __name__ == "__main__":
     gc.disable()
 
 import jax
-import ml_collections
 from absl import flags
 
 from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.cli.session import StopSignal, keep_compiled
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.fit import train_and_report
 from selfdistill_jax.progress import show_log
-from selfdistill_jax.report.write import write_report
-from selfdistill_jax.train.job import make_job, split_devices
-from selfdistill_jax.train.run import train
-from selfdistill_jax.train.run_folder import read_result, recorded_dtype
+from selfdistill_jax.train.job import split_devices
 
 _FLAGS = flags.FLAGS
 
@@ -70,34 +66,6 @@ def main(argv: list[str]) -> int | None:
         return stopped.exit_status
     print(text, end="")
     return 0
-
-
-def train_and_report(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    *,
-    restart: bool = False,
-    stop: Callable[[int], bool] = lambda step: False,
-) -> str | None:
-    """Trains an encoder and writes the run's report.
-
-    Args:
-      config: settings with the keys of ``configs/base.py``.
-      workdir, restart, stop: see `selfdistill_jax.train.run.train`.
-
-    Returns:
-      The result as text, empty on all processes except the first; None if the run was stopped.
-
-    Raises:
-      InputError: see `make_job` and `train`.
-    """
-    # A resumed run keeps its type, even on a machine where another type is faster.
-    job = make_job(config, dtype="" if restart else recorded_dtype(workdir))
-    if not train(job, workdir, restart=restart, stop=stop):
-        return None
-    if jax.process_index():
-        return ""
-    return read_result(workdir) or write_report(workdir)
 
 
 def _start_distributed() -> None:

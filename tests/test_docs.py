@@ -11,9 +11,9 @@ import pytest
 
 import selfdistill_jax
 from configs import base
-from selfdistill_jax import BiEncoder, losses
+from selfdistill_jax import BiEncoder, fit, losses
 from selfdistill_jax.data.tokenizer import Tokenizer
-from tests.tiny import metrics
+from tests.tiny import metrics, texts
 
 ROOT = Path(selfdistill_jax.__file__).parents[1]
 MODULES = [
@@ -58,7 +58,7 @@ def test_the_readmes_blocks(tiny, finished, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(finished)
     monkeypatch.chdir(tmp_path)
-    theirs, ours, loss = blocks("README.md")
+    _, theirs, ours, loss = blocks("README.md")
     found = {}
     exec(ours, found)
     vectors = found["vectors"]
@@ -70,6 +70,22 @@ def test_the_readmes_blocks(tiny, finished, tmp_path, monkeypatch):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is a peer")
     exec(theirs, found)
     np.testing.assert_allclose(found["vectors"], vectors, atol=1e-5)
+
+
+def test_the_readmes_training_in_python(tiny, tmp_path, monkeypatch, capsys):
+    """The README's block runs unchanged but for the encoder."""
+    code = blocks("README.md")[0]
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    assert name in code
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fit, "show_log", lambda: None)  # outlasts this test
+    monkeypatch.setattr(fit, "get_config", lambda loss: tiny.config(loss, data__dataset=""))
+    pairs = [(row[0], f"{row[1]} {row[2]}") for row in (texts(i, i % 5) for i in range(45))]
+    exec(code.replace(name, str(tiny.encoder)), {"pairs": pairs})
+    assert "trained − start:" in capsys.readouterr().out
+    model = BiEncoder.load(str(tmp_path / "my-model"))
+    saved = BiEncoder.load(str(tmp_path / "runs" / "pairs" / "model"))
+    np.testing.assert_array_equal(model.encode("mabo"), saved.encode("mabo"))
 
 
 def test_gradient_over_devices():

@@ -15,7 +15,7 @@ from selfdistill_jax.checkpoints.model_folder import Pretrained, write_folder
 from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.encoder.apply import init_params
 from selfdistill_jax.encoder.config import EncoderConfig
-from selfdistill_jax.main import train_and_report
+from selfdistill_jax.fit import train_and_report
 from selfdistill_jax.prepare import prepare as prepare_job
 from selfdistill_jax.train.data.dataset import load_data
 from selfdistill_jax.train.job import make_job

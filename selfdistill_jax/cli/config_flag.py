@@ -107,15 +107,31 @@ def load_config(
       InputError: the file cannot be used, it has no such setting, or a value has another type.
     """
     config = _read_config(path, [argument] if argument else [])
+    change_settings(config, settings, source=str(path))
+    return config
+
+
+def change_settings(
+    config: ml_collections.ConfigDict, settings: Mapping[str, Any], *, source: str
+) -> None:
+    """Changes settings of a config.
+
+    Args:
+      config: the config.
+      settings: values by their names, such as ``{"train.steps": 30}``.
+      source: the file that defines the config, for messages.
+
+    Raises:
+      InputError: the config has no such setting, or a value has another type.
+    """
     known = flatten(config.to_dict())
     for key, value in settings.items():
         if key not in known:
-            raise InputError(f"config.{key}: {path} has no such setting{nearest(key, known)}")
+            raise InputError(f"config.{key}: {source} has no such setting{nearest(key, known)}")
         try:
             config.update_from_flattened_dict({key: value})
         except (TypeError, ValueError) as error:
             raise InputError(f"config.{key} is {value!r}: {error}") from None
-    return config
 
 
 def _read_config(path: Path, argument: list[str]) -> ml_collections.ConfigDict:

@@ -95,7 +95,7 @@ def make_plan(
     """Checks a config for a machine and returns the run's parts.
 
     Args:
-      config: a config like that of ``configs/base.py``.
+      config: a config like that of `selfdistill_jax.config`.
       machine: the machine.
       encoder: an encoder to use instead of ``config.encoder.init``.
       lengths: mean tokens of queries and documents, to use instead of the config's collection.

@@ -1,8 +1,8 @@
 """`BiEncoder`: a loaded model that turns texts into unit vectors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from selfdistill_jax.retrieval.encode_corpus import (
 )
 from selfdistill_jax.retrieval.quantize import check_dimensions, truncate
 
+if TYPE_CHECKING:
+    from selfdistill_jax.fit import Fitted
+
 
 class BiEncoder:
     """Encodes queries and documents into unit vectors.
@@ -52,6 +55,7 @@ class BiEncoder:
     ):
         self.encoder = encoder
         self._documents = documents
+        self._loaded_from: tuple[str, str] | None = None  # for `fit`: folder or hub id, and pooling
         self.tokenizer = open_tokenizer(encoder)
         function = make_encode(
             encoder.config, pooling=encoder.pooling, dense=encoder.dense, dtype=dtype
@@ -89,7 +93,10 @@ class BiEncoder:
             documents = cls(with_settings(encoder, Path(adapter)))
         if adapter:
             encoder = with_adapter(encoder, Path(adapter))
-        return cls(encoder, documents=documents)
+        model = cls(encoder, documents=documents)
+        if not adapter and documents is None:
+            model._loaded_from = name, pooling
+        return model
 
     def of(self, kind: str) -> "BiEncoder":
         """Returns the model that encodes a kind of texts: "query", "document", or others ("")."""
@@ -176,6 +183,45 @@ class BiEncoder:
                 "leave these texts out"
             )
         return truncate(vectors, dimensions)
+
+    def fit(
+        self,
+        examples: Iterable[Any] | str | Path,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> "Fitted":
+        """Trains an encoder that starts as this one; this one does not change.
+
+        See `selfdistill_jax.fit.fit` for the options and errors.
+
+        Args:
+          examples: tuples ``(query, positive)`` or ``(query, positive, negative, …)``, dicts, or
+            the path of a file.
+          settings: settings of the run, such as ``{"train.learning_rate": 1e-4}``.
+          options: ``loss``, ``epochs`` and ``workdir``.
+
+        Returns:
+          The trained model and its evaluation; printed, it is the table of the training command.
+
+        Raises:
+          InputError: as for `selfdistill_jax.fit.fit`; or the model does not come from a folder.
+
+        Example (needs the weights):
+            fitted = model.fit([("list open ports", "ss -tulpn"), …], epochs=3)
+            print(fitted)
+            fitted.model.save("my-model")
+        """
+        from selfdistill_jax.fit import fit  # imports this module, and all that trains
+
+        if not self._loaded_from:
+            raise InputError(
+                f"{self.encoder.folder}: fit trains a model as it is in its folder, not with an "
+                "adapter or a document encoder of its own; save this model, and load it from there"
+            )
+        name, pooling = self._loaded_from
+        given = {"encoder.pooling": pooling, **(settings or {})}
+        return fit(name, examples, settings=given, **options)
 
     def save(self, path: str | Path, *, card: str = "") -> None:
         """Writes a model folder that sentence-transformers and ``AutoModel`` can open.

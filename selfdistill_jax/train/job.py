@@ -103,7 +103,7 @@ def make_job(
     """Checks a config and returns the parts of its run.
 
     Args:
-      config: a config like that of ``configs/base.py``.
+      config: a config like that of `selfdistill_jax.config`.
       dtype: the type recorded by a run that is resumed, for ``config.train.dtype="auto"``; empty to
         choose the faster one.
       devices: the devices to train on; None for all.

@@ -16,7 +16,7 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "1"
 import jax
 
 from configs import base
-from selfdistill_jax.main import train_and_report
+from selfdistill_jax.fit import train_and_report
 from selfdistill_jax.retrieval import encode_corpus
 from selfdistill_jax.train import job
 from selfdistill_jax.train.data import dataset

@@ -1,0 +1,192 @@
+"""Trains an encoder from Python: `fit` with examples, `train_and_report` with a config."""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from selfdistill_jax.cli.config_flag import change_settings
+from selfdistill_jax.cli.session import keep_compiled
+from selfdistill_jax.config import LOSSES, get_config
+from selfdistill_jax.data.sources.example_columns import IDS, TEXTS
+from selfdistill_jax.data.sources.example_file import ExampleFile
+from selfdistill_jax.errors import InputError, nearest
+from selfdistill_jax.io import expand, new_file
+from selfdistill_jax.progress import show_log
+from selfdistill_jax.report.finished_run import FinishedRun, read_finished_run
+from selfdistill_jax.report.text import result_text
+from selfdistill_jax.report.write import write_report
+from selfdistill_jax.retrieval.bi_encoder import BiEncoder
+from selfdistill_jax.train.job import make_job
+from selfdistill_jax.train.model import MODEL
+from selfdistill_jax.train.run import train
+from selfdistill_jax.train.run_folder import read_result, recorded_dtype
+
+_TRAINED = 0.9  # share of the queries that a file of examples leaves for training
+
+
+def train_and_report(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    restart: bool = False,
+    stop: Callable[[int], bool] = lambda step: False,
+) -> str | None:
+    """Trains an encoder and writes the run's report.
+
+    Args:
+      config: settings with the keys of `selfdistill_jax.config`.
+      workdir, restart, stop: see `selfdistill_jax.train.run.train`.
+
+    Returns:
+      The result as text, empty on all processes except the first; None if the run was stopped.
+
+    Raises:
+      InputError: see `make_job` and `train`.
+    """
+    # A resumed run keeps its type, even on a machine where another type is faster.
+    job = make_job(config, dtype="" if restart else recorded_dtype(workdir))
+    if not train(job, workdir, restart=restart, stop=stop):
+        return None
+    if jax.process_index():
+        return ""
+    return read_result(workdir) or write_report(workdir)
+
+
+class Fitted(NamedTuple):
+    """Holds the result of `fit`.
+
+    Attributes:
+      model: the encoder that did best on dev; the start encoder if training did not help.
+      run: the values of every test query, and how the final weights were chosen.
+      text: the result as the training command prints it, also ``str(fitted)``.
+      folder: the run's folder, with the report; None if it was temporary.
+    """
+
+    model: BiEncoder
+    run: FinishedRun
+    text: str
+    folder: Path | None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def fit(
+    start: str,
+    examples: Iterable[Any] | str | Path,
+    *,
+    loss: str = "softmax",
+    epochs: float = 1.0,
+    workdir: str | Path = "",
+    settings: Mapping[str, Any] | None = None,
+) -> Fitted:
+    """Trains an encoder on examples and evaluates it, as the training command does.
+
+    A tenth of the queries is held out: half to choose the best model, half to test it. With
+    ``settings={"data.dataset": FOLDER}`` a BEIR folder's dev and test splits do that.
+
+    Args:
+      start: folder or hub id of the start encoder.
+      examples: tuples ``(query, positive)`` or ``(query, positive, negative, …)``; or dicts with
+        the columns of any format in docs/data.md, such as the rows of a `datasets.Dataset`; or the
+        path of a file or folder of them.
+      loss: a name in `selfdistill_jax.config.LOSSES`.
+      epochs: number of passes over the training examples, unless ``settings`` has "train.steps".
+      workdir: folder of the run, which the same call resumes. Empty for a temporary folder: then
+        only the model and the values remain.
+      settings: settings of `selfdistill_jax.config` by their names, such as
+        ``{"train.learning_rate": 1e-4}``.
+
+    Returns:
+      The model and its evaluation.
+
+    Raises:
+      InputError: an example or a setting is wrong, or the folder belongs to another run.
+    """
+    if loss not in LOSSES:
+        raise InputError(f"loss {loss!r}: expected {', '.join(LOSSES)}{nearest(loss, LOSSES)}")
+    show_log()
+    keep_compiled()
+    with contextlib.ExitStack() as held:
+        temporary = not workdir
+        if temporary:
+            workdir = Path(held.enter_context(tempfile.TemporaryDirectory())) / "fit"
+        folder = expand(workdir)
+        count = 0
+        if isinstance(examples, str | Path):
+            path = examples
+        else:
+            path = folder.with_name(f"{folder.name}.examples.jsonl")
+            count = write_examples(path, examples)
+        given = dict(settings or {})
+        config = get_config(loss)
+        config.encoder.init = start
+        config.data.triplets = str(path)
+        change_settings(config, given, source="selfdistill_jax/config.py")
+        if not count and not {"train.steps", "train.batch_size"} <= given.keys():
+            file = ExampleFile(
+                path, columns=config.data.columns, positive_from=config.data.positive_from
+            )
+            count = sum(1 for _ in file.rows(IDS if file.has_ids else TEXTS))
+        _set_lengths(config, count, given, epochs)
+        text = train_and_report(config, folder) or ""  # empty if this is not the first process
+        model, run = BiEncoder.load(str(folder / MODEL)), read_finished_run(folder)
+        if temporary:
+            return Fitted(model, run, result_text(run), None)
+        return Fitted(model, run, text, folder)
+
+
+def write_examples(path: Path, examples: Iterable[Any]) -> int:
+    """Writes examples as JSONL, and returns their number.
+
+    Args:
+      path: the file.
+      examples: tuples of texts or dicts, see `fit`.
+
+    Raises:
+      InputError: an example is neither, or holds values that JSON does not have.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = -1
+    with new_file(path) as file:
+        for number, example in enumerate(examples):
+            if isinstance(example, Mapping):
+                row = dict(example)
+            elif isinstance(example, tuple | list) and len(example) >= 2:
+                query, positive, *negatives = example
+                row = {"query": query, "positive": positive, "negatives": negatives}
+            else:
+                raise InputError(
+                    f"example {number} is {example!r:.80}; expected (query, positive), "
+                    "(query, positive, negative, …) or a dict"
+                )
+            try:
+                file.write((json.dumps(row) + "\n").encode())
+            except TypeError as error:
+                raise InputError(f"example {number}: {error}; expected texts and numbers") from None
+    return number + 1
+
+
+def _set_lengths(
+    config: ml_collections.ConfigDict, count: int, given: Mapping[str, Any], epochs: float
+) -> None:
+    """Sets batch size and number of steps by the number of examples, unless they are given."""
+    train, devices = config.train, jax.device_count()
+    if not config.data.dataset:
+        count = int(_TRAINED * count)
+    if "train.batch_size" not in given and count < train.batch_size:
+        train.batch_size = max(count // devices * devices, devices, 2)
+    if "train.steps" not in given:
+        train.steps = max(round(epochs * count / train.batch_size), 1)
+    every = max(train.steps // 10, 10)
+    for name, value in (
+        ("warmup_steps", train.steps // 10), ("evaluate_every", every), ("checkpoint_every", every)
+    ):  # fmt: skip
+        if f"train.{name}" not in given:
+            train[name] = value
