@@ -5,7 +5,14 @@
 Takes the settings of selfdistill_jax.main, checks them, and writes tables, tokens, hard negatives
 and, with config.train.side=query, vectors of documents to the cache, where the run finds them. It
 neither trains nor touches a run's folder.
+
+With --output=mined.jsonl it also writes the training examples with all their candidates for
+negatives (config.data.candidates of them, with config.data.negatives=mined or bm25), and their
+scores by the start encoder or by --teacher. --config.data.triplets=mined.jsonl trains on the file.
 """
+
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,9 +22,15 @@ from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.batches import TrainingBatches
+from selfdistill_jax.data.sources.external_triplets import TripletsOver
+from selfdistill_jax.data.sources.triplet_file import TripletFile
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.io import try_output
 from selfdistill_jax.progress import show_log
+from selfdistill_jax.retrieval.bi_encoder import BiEncoder
 from selfdistill_jax.retrieval.text_table import format_table
 from selfdistill_jax.train.data.dataset import load_data
+from selfdistill_jax.train.data.mined_examples import write_mined
 from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection
 from selfdistill_jax.train.job import Job, make_job, split_devices
 
@@ -27,16 +40,22 @@ _LOOKED_AT = 10  # batches, from which tokens and padding are estimated
 def main(argv: list[str]) -> None:
     options.refuse_rest(argv)
     show_log()
-    config = flags.FLAGS.config
+    config, output, teacher = flags.FLAGS.config, flags.FLAGS.output, flags.FLAGS.teacher
+    if teacher and not output:
+        raise InputError("--teacher needs --output, the file for its scores")
+    if output:
+        try_output(output, "--output")
     split_devices(config)
-    print(prepare(make_job(config)))
+    print(prepare(make_job(config), output=output, teacher=teacher))
 
 
-def prepare(job: Job) -> str:
+def prepare(job: Job, *, output: Path | None = None, teacher: str = "") -> str:
     """Builds or opens the tables, tokens, negatives and fixed vectors that a run reads.
 
     Args:
       job: job from `make_job`.
+      output: file for the training examples with their candidates and scores; None for none.
+      teacher: folder or hub id of the encoder that scores; empty for the start encoder.
 
     Returns:
       A text summary of the run's training data.
@@ -47,7 +66,19 @@ def prepare(job: Job) -> str:
     model = job.load_model()
     data, batches, _ = load_data(job.data, model)
     texts = _texts(job, data, model.pretrained)
-    parts = _summary(job, data), texts, _batches(job, batches, len(data.examples))
+    parts = [_summary(job, data), texts, _batches(job, batches, len(data.examples))]
+    if output:
+        began = time.monotonic()
+        scorer = BiEncoder.load(teacher) if teacher else BiEncoder(model.pretrained)
+        ids = not isinstance(job.data.source, TripletFile | TripletsOver)
+        count = write_mined(
+            output, data, batches.candidates, scorer,
+            count=job.data.negatives_per_query, seed=job.data.seed, ids=ids,
+        )  # fmt: skip
+        parts.append(
+            f"{output}: {len(data.examples):,} examples with {count:,} negatives, scored by "
+            f"{teacher or model.name} in {time.monotonic() - began:.0f} s"
+        )
     return "\n\n".join(parts)
 
 
@@ -101,4 +132,8 @@ def _batches(job: Job, made: TrainingBatches, examples: int) -> str:
 
 if __name__ == "__main__":
     config_flag.define()
+    options.define_path("output", "JSONL file for the examples with their candidates and scores.")
+    flags.DEFINE_string(
+        "teacher", "", "Bi-encoder that scores --output: folder or hub id; else the start encoder."
+    )
     run_command(main, parse=config_flag.parse)

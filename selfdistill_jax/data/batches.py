@@ -85,6 +85,7 @@ class TrainingBatches:
 
     Attributes:
       negatives: K.
+      candidates: as given.
       shape: sizes of the batches' arrays.
     """
 
@@ -109,7 +110,7 @@ class TrainingBatches:
         dropout: bool = False,
         vectors: np.ndarray | None = None,
     ):
-        self._examples, self._candidates = examples, candidates
+        self._examples, self.candidates = examples, candidates
         self._known, self._pool, self.negatives = known, pool, negatives
         self._seed, self._parts, self._local = seed, parts, local_parts
         self._dropout, self._vectors = dropout, vectors
@@ -144,8 +145,8 @@ class TrainingBatches:
             totals = queries[self._examples.query]
             return float(totals.mean()), float(totals.std())
         of_drawn = documents[self._pool.start : self._pool.stop]
-        if self._candidates is not None and (self._candidates >= 0).any():
-            of_drawn = documents[self._candidates[self._candidates >= 0]]
+        if self.candidates is not None and (self.candidates >= 0).any():
+            of_drawn = documents[self.candidates[self.candidates >= 0]]
         given = self._examples.negatives
         counts = (given >= 0).sum(axis=1)
         drawn = np.maximum(self.negatives - counts, 0)
@@ -212,7 +213,7 @@ class TrainingBatches:
             negatives,
             known=self._known,
             pool=self._pool,
-            candidates=None if self._candidates is None else self._candidates[picked],
+            candidates=None if self.candidates is None else self.candidates[picked],
             seed=(self._seed, step),
         )
         columns = np.stack([queries, self._examples.positive[picked], *negatives.T])
