@@ -9,6 +9,12 @@ neither trains nor touches a run's folder.
 With --output=mined.jsonl it also writes the training examples with all their candidates for
 negatives (config.data.candidates of them, with config.data.negatives=mined or bm25), and their
 scores by the start encoder or by --teacher. --config.data.triplets=mined.jsonl trains on the file.
+
+    python -m selfdistill_jax.prepare --documents=FOLDER --output=COLLECTION
+
+makes a collection out of documents without labels (Markdown, reStructuredText, HTML, text, JSONL):
+headings, texts of links and first sentences become queries for the passages that they belong to.
+Whole documents are held out for dev and test. --config.data.dataset=COLLECTION trains on it.
 """
 
 import time
@@ -22,6 +28,7 @@ from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.cli import config_flag, options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.batches import TrainingBatches
+from selfdistill_jax.data.documents.write import write_collection
 from selfdistill_jax.data.sources.external_triplets import TripletsOver
 from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.errors import InputError
@@ -41,6 +48,14 @@ def main(argv: list[str]) -> None:
     options.refuse_rest(argv)
     show_log()
     config, output, teacher = flags.FLAGS.config, flags.FLAGS.output, flags.FLAGS.teacher
+    if flags.FLAGS.documents:
+        if config or teacher or not output:
+            raise InputError(
+                "--documents takes only --output, the folder of the new collection; train on it "
+                "with --config and --config.data.dataset"
+            )
+        print(write_collection(flags.FLAGS.documents, output))
+        return
     if teacher and not output:
         raise InputError("--teacher needs --output, the file for its scores")
     if output:
@@ -130,10 +145,19 @@ def _batches(job: Job, made: TrainingBatches, examples: int) -> str:
     )
 
 
+def _parse(argv: list[str]) -> list[str]:
+    if any(argument.lstrip("-").partition("=")[0] == "documents" for argument in argv[1:]):
+        return flags.FLAGS(argv)  # needs no --config
+    return config_flag.parse(argv)
+
+
 if __name__ == "__main__":
     config_flag.define()
-    options.define_path("output", "JSONL file for the examples with their candidates and scores.")
+    options.define_path("documents", "Folder of documents to make a collection of; or one file.")
+    options.define_path(
+        "output", "File for the examples with their scores; with --documents: folder to make."
+    )
     flags.DEFINE_string(
         "teacher", "", "Bi-encoder that scores --output: folder or hub id; else the start encoder."
     )
-    run_command(main, parse=config_flag.parse)
+    run_command(main, parse=_parse)

@@ -99,16 +99,22 @@ class ExampleFile:
           InputError: a row is invalid; the message names the file, the line and the column.
         """
         labelled: dict[str, list[tuple[Row, float]]] = {}  # by query; pairs with a label
-        repeated, first = 0, ""
+        repeated, first, unlabelled = 0, "", ""
         for row, label in self._all_rows(names):
             unique = without_repetition(row)
             if len(unique.negatives) < len(row.negatives):
                 repeated += len(row.negatives) - len(unique.negatives)
                 first = first or row.where
             if math.isnan(label):
+                unlabelled = unlabelled or ("" if row.negatives else row.where)
                 yield unique
             else:
                 labelled.setdefault(row.query.strip(), []).append((row, label))
+        if labelled and unlabelled:
+            raise InputError(
+                f"{unlabelled}: a pair without a label, but other pairs of the file have one; fill "
+                "in the label, or remove the pair"
+            )
         if repeated:
             LOG.warning(
                 "%s: %s negatives that repeat another one of their row are used once (first: %s)",

@@ -125,6 +125,14 @@ def test_labels_of_pairs(tmp_path, caplog, labels, threshold, positives):
     assert f"2 pairs with a label of at least {threshold:g} (config." in caplog.text
 
 
+def test_a_pair_without_a_label_among_others(tmp_path):
+    rows = [{"sentence1": "q", "sentence2": text, "label": label}
+            for text, label in zip("abc", (0, None, 1), strict=True)]  # fmt: skip
+    for suffix in ("parquet", "jsonl"):
+        path = save(tmp_path / f"a.{suffix}", rows)
+        assert refusal(path).startswith(f"{path}:2: a pair without a label, but other pairs")
+
+
 def test_a_label_of_a_triplet_is_a_teachers_score(tmp_path):
     triplet = {"anchor": "q", "positive": "a", "negative_1": "b", "negative_2": "c"}
     path = write(tmp_path / "a.jsonl", [{**triplet, "label": [3, 2, 1]}])
