@@ -1,8 +1,6 @@
-"""Has every setting's default value and no changes; selfdistill_jax/config.py lists them all.
+"""Provides the defaults of selfdistill_jax/config.py unchanged.
 
-    --config=configs/base.py:distributed
-
-chooses another loss than the contrastive one, with the default values of its options.
+``--config=configs/base.py:distributed`` selects another loss with its default options.
 """
 
 from selfdistill_jax.config import LOSSES, get_config

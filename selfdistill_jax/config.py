@@ -58,7 +58,7 @@ def get_config(loss: str = "softmax") -> ml_collections.ConfigDict:
     data.dataset = ""  # pydocs or a BEIR folder; "": held-out part of data.triplets, else pydocs
     data.triplets = ""  # file, folder or hf://datasets/… of examples; "": the dataset's own pairs
     data.columns = ""  # of data.triplets, as "query=question,positive=answer"; "": found by name
-    data.positive_from = 0.5  # pairs with a label or score: positive from this value on
+    data.positive_from = 0.5  # pairs with a label or score are positive if it is at least this
     data.dev_queries = 300  # without a dev split: hold out up to this many training queries
     data.negatives = "random"  # source of missing negatives: random, bm25, mined (by start model)
     data.negatives_per_query = 1  # per query and step: the data's own first, then drawn ones

@@ -1,8 +1,10 @@
 """Trains an encoder from Python: `fit` with examples, `train_and_report` with a config."""
 
-import contextlib
+import hashlib
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +15,11 @@ import ml_collections
 from selfdistill_jax.cli.config_flag import change_settings
 from selfdistill_jax.cli.session import keep_compiled
 from selfdistill_jax.config import LOSSES, get_config
+from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.sources.example_columns import IDS, TEXTS
 from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.errors import InputError, nearest
-from selfdistill_jax.io import expand, new_file
+from selfdistill_jax.io import expand, write_text
 from selfdistill_jax.progress import show_log
 from selfdistill_jax.report.finished_run import FinishedRun, read_finished_run
 from selfdistill_jax.report.text import result_text
@@ -27,7 +30,7 @@ from selfdistill_jax.train.model import MODEL
 from selfdistill_jax.train.run import train
 from selfdistill_jax.train.run_folder import read_result, recorded_dtype
 
-_TRAINED = 0.9  # share of the queries that a file of examples leaves for training
+_TRAINED = 0.9  # share of the queries in a file of examples that is used for training
 
 
 def train_and_report(
@@ -89,7 +92,7 @@ def fit(
     """Trains an encoder on examples and evaluates it, as the training command does.
 
     A tenth of the queries is held out: half to choose the best model, half to test it. With
-    ``settings={"data.dataset": FOLDER}`` a BEIR folder's dev and test splits do that.
+    ``settings={"data.dataset": FOLDER}`` a BEIR folder's dev and test splits are used instead.
 
     Args:
       start: folder or hub id of the start encoder.
@@ -98,8 +101,8 @@ def fit(
         path of a file or folder of them.
       loss: a name in `selfdistill_jax.config.LOSSES`.
       epochs: number of passes over the training examples, unless ``settings`` has "train.steps".
-      workdir: folder of the run, which the same call resumes. Empty for a temporary folder: then
-        only the model and the values remain.
+      workdir: folder of the run, which the same call resumes. Empty for a temporary folder, which
+        is deleted with the model.
       settings: settings of `selfdistill_jax.config` by their names, such as
         ``{"train.learning_rate": 1e-4}``.
 
@@ -113,64 +116,59 @@ def fit(
         raise InputError(f"loss {loss!r}: expected {', '.join(LOSSES)}{nearest(loss, LOSSES)}")
     show_log()
     keep_compiled()
-    with contextlib.ExitStack() as held:
-        temporary = not workdir
-        if temporary:
-            workdir = Path(held.enter_context(tempfile.TemporaryDirectory())) / "fit"
-        folder = expand(workdir)
-        count = 0
-        if isinstance(examples, str | Path):
-            path = examples
-        else:
-            path = folder.with_name(f"{folder.name}.examples.jsonl")
-            count = write_examples(path, examples)
-        given = dict(settings or {})
-        config = get_config(loss)
-        config.encoder.init = start
-        config.data.triplets = str(path)
-        change_settings(config, given, source="selfdistill_jax/config.py")
-        if not count and not {"train.steps", "train.batch_size"} <= given.keys():
-            file = ExampleFile(
-                path, columns=config.data.columns, positive_from=config.data.positive_from
-            )
-            count = sum(1 for _ in file.rows(IDS if file.has_ids else TEXTS))
-        _set_lengths(config, count, given, epochs)
-        text = train_and_report(config, folder) or ""  # empty if this is not the first process
-        model, run = BiEncoder.load(str(folder / MODEL)), read_finished_run(folder)
-        if temporary:
-            return Fitted(model, run, result_text(run), None)
+    config = get_config(loss)
+    config.encoder.init = start
+    given = dict(settings or {})
+    change_settings(config, given, source="selfdistill_jax/config.py")
+    if isinstance(examples, str | Path):
+        path = examples
+    else:
+        path = write_examples(examples, cache_folder(config.data.cache) / "examples")
+    config.data.triplets = str(path)
+    file = ExampleFile(path, columns=config.data.columns, positive_from=config.data.positive_from)
+    count = sum(1 for _ in file.rows(IDS if file.has_ids else TEXTS, log=False))
+    _set_lengths(config, count, given, epochs)
+    folder = expand(workdir).absolute() if workdir else Path(tempfile.mkdtemp())
+    text = train_and_report(config, folder) or ""  # empty if this is not the first process
+    model, run = BiEncoder.load(str(folder / MODEL)), read_finished_run(folder)
+    if workdir:
         return Fitted(model, run, text, folder)
+    # The model saves the files of its folder, such as the tokenizer's.
+    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    return Fitted(model, run, result_text(run), None)
 
 
-def write_examples(path: Path, examples: Iterable[Any]) -> int:
-    """Writes examples as JSONL, and returns their number.
+def write_examples(examples: Iterable[Any], folder: Path) -> Path:
+    """Writes examples as JSONL into a folder, and returns the file, which is named by its content.
 
     Args:
-      path: the file.
       examples: tuples of texts or dicts, see `fit`.
+      folder: the folder.
 
     Raises:
       InputError: an example is neither, or holds values that JSON does not have.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number = -1
-    with new_file(path) as file:
-        for number, example in enumerate(examples):
-            if isinstance(example, Mapping):
-                row = dict(example)
-            elif isinstance(example, tuple | list) and len(example) >= 2:
-                query, positive, *negatives = example
-                row = {"query": query, "positive": positive, "negatives": negatives}
-            else:
-                raise InputError(
-                    f"example {number} is {example!r:.80}; expected (query, positive), "
-                    "(query, positive, negative, …) or a dict"
-                )
-            try:
-                file.write((json.dumps(row) + "\n").encode())
-            except TypeError as error:
-                raise InputError(f"example {number}: {error}; expected texts and numbers") from None
-    return number + 1
+    lines = []
+    for number, example in enumerate(examples):
+        if isinstance(example, Mapping):
+            row = dict(example)
+        elif isinstance(example, tuple | list) and len(example) >= 2:
+            query, positive, *negatives = example
+            row = {"query": query, "positive": positive, "negatives": negatives}
+        else:
+            raise InputError(
+                f"example {number} is {example!r:.80}; expected (query, positive), "
+                "(query, positive, negative, …) or a dict"
+            )
+        try:
+            lines.append(json.dumps(row) + "\n")
+        except TypeError as error:
+            raise InputError(f"example {number}: {error}; expected texts and numbers") from None
+    text = "".join(lines)
+    path = folder / f"examples-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+    return path
 
 
 def _set_lengths(

@@ -6,8 +6,8 @@ Takes the settings of selfdistill_jax.main, checks them, and writes tables, toke
 and, with config.train.side=query, vectors of documents to the cache, where the run finds them. It
 neither trains nor touches a run's folder.
 
-With --output=mined.jsonl it also writes the training examples with all their candidates for
-negatives (config.data.candidates of them, with config.data.negatives=mined or bm25), and their
+With --output=mined.jsonl it also writes the training examples with all their candidate negatives
+(config.data.candidates of them, with config.data.negatives=mined or bm25), and their
 scores by the start encoder or by --teacher. --config.data.triplets=mined.jsonl trains on the file.
 
     python -m selfdistill_jax.prepare --documents=FOLDER --output=COLLECTION
@@ -59,6 +59,8 @@ def main(argv: list[str]) -> None:
     if teacher and not output:
         raise InputError("--teacher needs --output, the file for its scores")
     if output:
+        if output.suffix != ".jsonl":
+            raise InputError(f"--output={output}: expected a file that ends in .jsonl")
         try_output(output, "--output")
     split_devices(config)
     print(prepare(make_job(config), output=output, teacher=teacher))

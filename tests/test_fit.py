@@ -1,5 +1,7 @@
 """Tests training from Python with examples in memory, from a file, and with faulty ones."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -73,24 +75,45 @@ def test_fit_trains_as_the_command_does(model, tiny, settings, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_default_lengths(model, settings):
+def test_default_lengths_and_a_temporary_folder(model, settings, tmp_path):
     fitted = model.fit(PAIRS, settings=settings)
     config = fitted.run.config["train"]
     assert (config["batch_size"], config["steps"]) == (40, 1)  # of 45, a tenth is held out
     assert fitted.folder is None
     assert "/model" not in fitted.text
+    fitted.model.save(tmp_path / "saved")
+    vector = BiEncoder.load(str(tmp_path / "saved")).encode("mabo")
+    np.testing.assert_array_equal(vector, fitted.model.encode("mabo"))
+    folder = fitted.model.encoder.folder
+    assert folder.is_dir()
+    del fitted
+    gc.collect()
+    assert not folder.exists()
     fitted = model.fit(PAIRS, epochs=2, settings=settings | {"train.batch_size": 16})
     assert fitted.run.config["train"]["steps"] == 5
 
 
 def test_rows_of_any_format(tmp_path):
-    path = tmp_path / "a.jsonl"
-    write_examples(path, [("q", "p"), ["q", "p", "n"], {"anchor": "q", "positive": "p"}])
+    rows = [("q", "p"), ["q", "p", "n"], {"anchor": "q", "positive": "p"}]
+    path = write_examples(iter(rows), tmp_path / "new")
     assert path.read_text() == (
         '{"query": "q", "positive": "p", "negatives": []}\n'
         '{"query": "q", "positive": "p", "negatives": ["n"]}\n'
         '{"anchor": "q", "positive": "p"}\n'
     )
+    assert write_examples(rows, tmp_path / "new") == path
+    assert write_examples(rows[:2], tmp_path / "new") != path
+
+
+def test_length_of_a_run_is_that_of_its_examples(model, settings):
+    """Half of the pairs are negatives, and do not count."""
+    rows = [
+        {"sentence1": q, "sentence2": text, "label": int(text == p)}
+        for i, (q, p) in enumerate(PAIRS)
+        for text in (p, PAIRS[i - 1][1])
+    ]
+    fitted = model.fit(rows, settings=settings)
+    assert fitted.run.config["train"]["batch_size"] == 40
 
 
 @pytest.mark.parametrize(
@@ -99,7 +122,7 @@ def test_rows_of_any_format(tmp_path):
         (["text"], r"example 0 is 'text'; expected \(query, positive\)"),
         ([("q", "p"), ("q",)], r"example 1 is \('q',\); expected"),
         ([{"query": b"q"}], r"example 0: Object of type bytes .*; expected texts and numbers"),
-        ([("q", 1)], "examples.jsonl:1: field 'positive' is a number; expected a string"),
+        ([("q", 1)], r"examples-\w+.jsonl:1: field 'positive' is a number; expected a string"),
         ([], "no triplets; expected"),
         ([("q", "p")], "1 training triplets are fewer than one batch of 8"),
     ],

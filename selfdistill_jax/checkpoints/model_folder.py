@@ -168,6 +168,11 @@ def write_folder(
     if documents is not None:
         config[ENCODES] = QUERIES
     limits = {"max_seq_length": encoder.max_length, "do_lower_case": lowers(encoder.folder)}
+    if not encoder.folder.is_dir():
+        raise InputError(
+            f"{encoder.folder}: the folder that the encoder was loaded from no longer exists, but "
+            "its tokenizer is needed to save the encoder"
+        )
     with new_folder(path, replace=True) as new:
         root = encoder.root or encoder.folder
         for source, names in ((encoder.folder, _COPIED), (root, _COPIED_FROM_ROOT)):

@@ -214,10 +214,15 @@ class BiEncoder:
         """
         from selfdistill_jax.fit import fit  # imports this module, and all that trains
 
+        if self._documents:
+            raise InputError(
+                f"{self.encoder.folder}: this model has a document encoder of its own, which fit "
+                "cannot train; take the model that it was trained from"
+            )
         if not self._loaded_from:
             raise InputError(
-                f"{self.encoder.folder}: fit trains a model as it is in its folder, not with an "
-                "adapter or a document encoder of its own; save this model, and load it from there"
+                f"{self.encoder.folder}: fit trains a model as it is in its folder, without an "
+                "adapter; save this model, and load it from there"
             )
         name, pooling = self._loaded_from
         given = {"encoder.pooling": pooling, **(settings or {})}

@@ -5,25 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 
 PREFIX = "hf://datasets/"
-_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?(?:/([\w./ -]*))?")
-_HUB_ERRORS = (OSError, HfHubHTTPError, LocalEntryNotFoundError, RuntimeError)
+_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@(refs/(?:convert|pr)/[\w.-]+|[\w.-]+))?(?:/([\w./ -]*))?")
+_HUB_ERRORS = (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RuntimeError)
 
 
 def dataset_folder(name: str, suffixes: tuple[str, ...]) -> Path:
     """Returns the local folder of a dataset, after downloading its data files if necessary.
 
     Args:
-      name: ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``, as `huggingface_hub` writes it.
+      name: ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``, as `huggingface_hub` writes it; a
+        file may take the place of the folder.
       suffixes: suffixes of the files to download.
 
     Raises:
-      InputError: the name is not of this form, or the dataset is neither in the cache nor can be
+      InputError: the name is not of this form, or the dataset is not in the cache and cannot be
         downloaded.
 
     Example:
@@ -37,17 +38,18 @@ def dataset_folder(name: str, suffixes: tuple[str, ...]) -> Path:
     repository, revision, inside = found.groups()
     # With huggingface_hub, * in a pattern matches slashes too.
     start = f"{inside}/*" if inside else "*"
+    is_file = bool(inside) and inside.endswith(suffixes)
     options: dict[str, Any] = {
         "repo_type": "dataset",
         "revision": revision,
-        "allow_patterns": [f"{start}{suffix}" for suffix in suffixes],
+        "allow_patterns": inside if is_file else [f"{start}{suffix}" for suffix in suffixes],
     }
     try:
         LOG.info("%s: looking for the dataset on the Hugging Face hub", name)
         folder = Path(huggingface_hub.snapshot_download(repository, etag_timeout=5, **options))
     except _HUB_ERRORS as error:
-        # An incomplete download cannot be told from a complete one without the hub, so the cache
-        # is used only now.
+        # Only the hub can tell whether a download is complete, so the cache is used only if the
+        # hub cannot be reached.
         try:
             folder = Path(
                 huggingface_hub.snapshot_download(repository, local_files_only=True, **options)

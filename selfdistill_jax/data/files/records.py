@@ -24,14 +24,16 @@ _LINES = (".jsonl", ".json", ".ndjson", ".tsv", ".csv")  # may be packed
 _TABLES = (".parquet", ".arrow")
 PACKED = (".gz", ".zst")
 _EXPECTED = ".jsonl, .json, .tsv, .csv (also with .gz or .zst), .parquet or .arrow"
-_SPLIT_WORD = re.compile(r"(?<![a-z])(?:(train)|dev|val|valid|validation|test|eval)(?![a-z])")
+_SPLIT_WORD = re.compile(
+    r"(?<![a-z])(?:(train)|dev|development|val|valid|validation|test|testing|eval|held.?out)(?![a-z])"
+)
 _ROWS_AT_ONCE = 1_000  # of a Parquet file
 
 
 def data_files(path: str | Path) -> list[Path]:
     """Returns the data files that a path names, after checking that their kind is known.
 
-    A folder stands for the data files in it and below it, such as a downloaded dataset of the
+    A folder is read as all data files in it and its subfolders, such as a downloaded dataset of the
     Hugging Face Hub or one that `datasets.Dataset.save_to_disk` wrote. If names of files or folders
     contain "train", only those files are returned, and never those of other splits.
 
@@ -48,7 +50,8 @@ def data_files(path: str | Path) -> list[Path]:
     """
     if str(path).startswith(PREFIX):
         suffixes = tuple(f"{suffix}{packed}" for suffix in _LINES for packed in ("", *PACKED))
-        return _files_of_folder(dataset_folder(str(path), (*suffixes, *_TABLES)))
+        local = dataset_folder(str(path), (*suffixes, *_TABLES))
+        return [local] if local.is_file() else _files_of_folder(local)
     found = expand(path)
     try:
         is_folder, is_file = found.is_dir(), found.is_file()
@@ -65,7 +68,7 @@ def data_files(path: str | Path) -> list[Path]:
 
 def kind(path: Path) -> str:
     """Returns the suffix that names a file's format, in lower case, such as ".csv"."""
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix not in PACKED]
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in PACKED]
     return suffixes[-1] if suffixes else ""
 
 
@@ -75,9 +78,9 @@ def _files_of_folder(folder: Path) -> list[Path]:
     files = sorted(
         path
         for path in folder.rglob("*")
-        # .json files of such folders describe the dataset.
-        if kind(path) in (*_LINES, *_TABLES) and kind(path) != ".json"
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        # .json files of such folders describe the dataset, and cache-*.arrow are copies.
+        if kind(path) in (*_LINES, *_TABLES) and kind(path) != ".json" and path.is_file()
+        and not any(part.startswith((".", "cache-")) for part in path.relative_to(folder).parts)
     )  # fmt: skip
     splits = [_split(path.relative_to(folder)) for path in files]
     wanted = "train" if "train" in splits else ""
@@ -92,8 +95,13 @@ def _files_of_folder(folder: Path) -> list[Path]:
         names = sorted({str(path.parent.relative_to(folder)) for path in used} | kinds)
         raise InputError(
             f"{folder}: training data of several datasets or formats ({', '.join(names)}); give "
-            "the folder or file of one"
+            "one of these folders or one file"
         )
+    stems = [path.name.split(".")[0] for path in used]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            twice = " and ".join(path.name for path in used if path.name.split(".")[0] == stem)
+            raise InputError(f"{folder}: {twice} may be copies of each other; remove one")
     if len(used) < len(files):
         LOG.info("%s: %d files of other splits are not used", folder, len(files) - len(used))
     return used
@@ -101,8 +109,13 @@ def _files_of_folder(folder: Path) -> list[Path]:
 
 def _split(path: Path) -> str:
     """Returns "train", "other", or "" for a path without the name of a split."""
-    words = [found[1] or "other" for found in _SPLIT_WORD.finditer(str(path).lower())]
-    return words[-1] if words else ""
+    *folders, name = (
+        [found[1] or "other" for found in _SPLIT_WORD.finditer(part)]
+        for part in path.as_posix().lower().split("/")
+    )
+    if any("other" in words for words in folders):
+        return "other"
+    return (name or [word for words in folders for word in words] or [""])[-1]
 
 
 def read_records(
@@ -149,7 +162,8 @@ def is_text_table(path: Path) -> bool:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(sys.maxsize)  # 131,072 by default
-    lines = csv.reader((text for _, text in decoded_lines(path)), strict=True)
+    texts = (text for _, text in decoded_lines(path))
+    lines = csv.reader(texts, strict=True, skipinitialspace=True)
     start = 1
     try:
         for cells in lines:
@@ -231,6 +245,10 @@ def _rows(path: Path, batches: Iterator[Any]) -> Iterator[tuple[int, dict[str, A
             raise InputError(
                 f"{path}: a text after row {number} is not UTF-8 ({error.reason}); write the file "
                 "again with valid texts"
+            ) from None
+        except (ValueError, OverflowError) as error:  # a date that Python does not have
+            raise InputError(
+                f"{path}: a value after row {number} cannot be read ({error}); remove its column"
             ) from None
         for row in rows:
             number += 1

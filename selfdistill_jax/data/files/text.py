@@ -85,7 +85,7 @@ def digest(version: str, *paths: Path) -> str:
 @contextmanager
 def _opened(path: Path) -> Generator[io.BufferedReader | gzip.GzipFile]:
     """Opens a file for reading bytes, unpacked if its name ends in ``.gz`` or ``.zst``."""
-    name, start = _PACKED.get(path.suffix, ("", b""))
+    name, start = _PACKED.get(path.suffix.lower(), ("", b""))
     try:
         with path.open("rb") as file:
             head = file.peek(4)[: len(start)]  # a pipe cannot go back to its start
@@ -138,9 +138,10 @@ class _Zstd(io.RawIOBase):
 
 def _check_text(path: Path, head: bytes) -> None:
     """Refuses a file whose first bytes are not those of UTF-8 text, and says what it is."""
+    packed, _ = _PACKED.get(path.suffix.lower(), ("", b""))
     for suffix, (name, start) in _PACKED.items():
         if head.startswith(start):
-            inside = f" in a {_PACKED[path.suffix][0]} file" if path.suffix in _PACKED else ""
+            inside = f" in a {packed} file" if packed else ""
             advice = "unpack it once" if inside else f"rename it to {path.name}{suffix}"
             raise InputError(f"{path}: a {name} file{inside}; {advice}")
     for start, kind, advice in _NOT_TEXT:

@@ -15,8 +15,7 @@ from selfdistill_jax.errors import InputError, nearest
 TEXTS = ("query", "positive", "negative")
 IDS = ("query_id", "positive_id", "negative_id")
 _OTHER_ROLES = ("positive_score", "negative_score", "label")
-# Role -> names, in lower case with underscores. A role may have several columns if its pattern
-# ends in a number.
+# Role -> pattern of its names, in lower case with underscores.
 _SCORE_NAMES = {
     "positive_score": r"pos(?:itive)?_scores?",
     "negative_score": r"neg(?:ative)?_scores?(?:_?\d+)?",
@@ -38,6 +37,7 @@ _SEVERAL = ("negative", "negative_id", "negative_score")
 _IGNORED = frozenset((
     "id", "_id", "idx", "index", "source", "dataset", "lang", "language", "url", "metadata", "meta",
     "comment", "prompt", "type", "task", "subset", "split",
+    "", "unnamed:_0", "__index_level_0__",  # written by pandas
 ))  # fmt: skip
 # Words in names of columns, here and in other tools' files. A first record of only such names is a
 # header, even if the header is then refused: read as data, it would become a training example.
@@ -102,6 +102,7 @@ def is_header(cells: Sequence[str]) -> bool:
         # A text may be the single word "query", but hardly "query_id".
         any(role in (*IDS, *_SCORE_NAMES) for role in roles)
         or sum(name in (*TEXTS, "anchor") for name in names) >= 2
+        or (any(roles) and all(cell.split() == [cell.strip()] for cell in cells))
         or all(map(_is_name, names))
         or names == [str(i) for i in range(len(names))]  # pandas, for columns without names
     )
@@ -121,7 +122,7 @@ def _role(plain: str, roles: Mapping[str, str]) -> str:
 
 
 def holds_ids(names: Sequence[str], by_hand: Mapping[str, Sequence[str]]) -> bool:
-    """Returns whether columns name ids of queries and no query texts.
+    """Returns whether the columns include ids of queries but no texts of queries.
 
     Args:
       names: the file's columns.
@@ -157,17 +158,32 @@ def parse_columns(text: str) -> dict[str, list[str]]:
         known = (*TEXTS, *IDS, *_OTHER_ROLES)
         if role not in known:
             raise InputError(
-                f"{where}; {role!r} is no role; expected one of {', '.join(known)}"
+                f"{where}; {role!r} is not a role; expected one of {', '.join(known)}"
                 f"{nearest(role, known)}"
             )
         if role in found and role not in _SEVERAL:
             raise InputError(f"{where}; {role} is given twice; remove one")
+        if any(column in columns for columns in found.values()):
+            raise InputError(f"{where}; column {column!r} has two roles; remove one")
         found.setdefault(role, []).append(column)
     names = IDS if IDS[0] in found else TEXTS
+    for role in found:
+        if role not in (*names, *_OTHER_ROLES):
+            raise InputError(f"{where}; {role} and {names[0]} cannot be mixed")
     for role in names[:2] if found else ():
         if role not in found:
             raise InputError(f"{where}; {role} is missing; add {role}=COLUMN")
     return found
+
+
+def is_required(name: str, names: tuple[str, str, str]) -> bool:
+    """Returns whether a column is found as the query or the positive.
+
+    Args:
+      name: the column.
+      names: `TEXTS` or `IDS`.
+    """
+    return _role(_plain(name), _TEXT_NAMES if names == TEXTS else _ID_NAMES) in names[:2]
 
 
 def find_columns(
@@ -190,11 +206,13 @@ def find_columns(
     Raises:
       InputError: a name is unknown, a role has two columns, or a required one has none.
     """
-    present = f"{noun}s present: {', '.join(map(repr, fields)) or 'none'}"
+    shown = ", ".join(repr(_cut(field)) for field in fields)
+    present = f"{noun}s present: {shown or 'none'}"
     if by_hand:
         for role, columns in by_hand.items():
             for column in columns:
-                if column not in fields and role in names[:2]:
+                # A field may be left out of a JSON row, but a column of a table is misspelt.
+                if column not in fields and (role in names[:2] or noun == "column"):
                     raise InputError(
                         f"{where}: no {noun} {column!r}, which config.data.columns names as {role} "
                         f"({present})"
@@ -223,15 +241,30 @@ def find_columns(
         else:
             unknown.append(given)
     if unknown:
+        named = ", ".join(repr(_cut(name)) for name in unknown)
         raise InputError(
-            f"{where}: unknown {noun}{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))} "
-            f"({present}); expected {_expected(names)}; rename or remove {noun}s, or name those to "
-            "be read: --config.data.columns=query=NAME,positive=NAME,negative=NAME"
+            f"{where}: unknown {noun}{'s' * (len(unknown) > 1)} {named} ({present}); expected "
+            f"{_expected(names)}; rename or remove {noun}s, or name those to be read: "
+            "--config.data.columns=query=NAME,positive=NAME,negative=NAME"
         )
     for role in names[:2]:
         if role not in found:
             raise InputError(f"{where}: {noun} {role!r} is missing; add it ({present})")
     return _columns(found, names, tuple(ignored))
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:39]}…"
+
+
+def _number(name: str) -> int:
+    """Returns the number at the end of a column's name, or -1.
+
+    >>> sorted(["negative_10", "negative_2", "negative"], key=_number)
+    ['negative', 'negative_2', 'negative_10']
+    """
+    found = re.search(r"\d+$", name.strip())
+    return int(found[0]) if found else -1
 
 
 def _expected(names: tuple[str, str, str]) -> str:
@@ -250,9 +283,9 @@ def _columns(
     return Columns(
         one[names[0]],
         one[names[1]],
-        tuple(found.get(names[2], ())),
+        tuple(sorted(found.get(names[2], ()), key=_number)),
         one.get("positive_score", ""),
-        tuple(found.get("negative_score", ())),
+        tuple(sorted(found.get("negative_score", ()), key=_number)),
         one.get("label", ""),
         ignored,
     )

@@ -14,6 +14,7 @@ from selfdistill_jax.data.sources.example_columns import (
     find_columns,
     holds_ids,
     is_header,
+    is_required,
     parse_columns,
 )
 from selfdistill_jax.data.sources.example_rows import Row, RowReader, without_repetition
@@ -28,14 +29,14 @@ class ExampleFile:
     """Reads training examples from a file, or from a folder of files.
 
     Columns are found by their names, in any order and case, see `example_columns`. Columns that do
-    not concern an example, such as ``url``, are ignored; all others are refused by name. The log
-    says how the columns are read.
+    not concern an example, such as ``url``, are ignored; any other column is an error that names
+    it. The log says how the columns are read.
 
     A row has a query, a positive or a list of them, and any number of negatives: in one column, in
     numbered columns, or in a list. Items of a list are texts, or objects with ``text`` and
     ``title``. Each positive becomes an example with all negatives of the row. Pairs with a label or
-    score from 0 to 1 and no negative are positive from ``positive_from`` on; the others become
-    negatives of their query.
+    score from 0 to 1 and no negative are positive if it is at least ``positive_from``; the others
+    become negatives of their query.
 
     Args:
       path: the file, folder or dataset of the hub, see `data_files`.
@@ -86,21 +87,22 @@ class ExampleFile:
         try:
             first = next(self._records(self.files[0]), None)
         except InputError:
-            return False  # the message comes from `rows`, with what is read of the file
+            return False  # `rows` raises the same error
         return bool(first) and holds_ids(list(first[1]), self._by_hand)
 
-    def rows(self, names: tuple[str, str, str]) -> Iterator[Row]:
+    def rows(self, names: tuple[str, str, str], *, log: bool = True) -> Iterator[Row]:
         """Yields the training examples.
 
         Args:
           names: `TEXTS` or `IDS`.
+          log: whether to log how the columns are read.
 
         Raises:
           InputError: a row is invalid; the message names the file, the line and the column.
         """
         labelled: dict[str, list[tuple[Row, float]]] = {}  # by query; pairs with a label
         repeated, first, unlabelled = 0, "", ""
-        for row, label in self._all_rows(names):
+        for row, label in self._all_rows(names, log=log):
             unique = without_repetition(row)
             if len(unique.negatives) < len(row.negatives):
                 repeated += len(row.negatives) - len(unique.negatives)
@@ -115,29 +117,39 @@ class ExampleFile:
                 f"{unlabelled}: a pair without a label, but other pairs of the file have one; fill "
                 "in the label, or remove the pair"
             )
-        if repeated:
+        if repeated and log:
             LOG.warning(
                 "%s: %s negatives that repeat another one of their row are used once (first: %s)",
                 self.path, f"{repeated:,}", first,
             )  # fmt: skip
         if labelled:
-            yield from self._from_labels(labelled)
+            yield from self._from_labels(labelled, log=log)
 
-    def _from_labels(self, labelled: Mapping[str, list[tuple[Row, float]]]) -> Iterator[Row]:
+    def _from_labels(
+        self, labelled: Mapping[str, list[tuple[Row, float]]], *, log: bool
+    ) -> Iterator[Row]:
         """Yields the positive pairs, each with the negative ones of its query as negatives."""
-        counts = [0, 0]
+        positive, used, unused = 0, 0, 0  # numbers of pairs
         for pairs in labelled.values():
             negatives = [row.positive for row, label in pairs if label < self._positive_from]
             positives = [row for row, label in pairs if label >= self._positive_from]
-            counts[0] += len(positives)
-            counts[1] += len(negatives)
+            positive += len(positives)
+            used += len(negatives) * bool(positives)
+            unused += len(negatives) * (not positives)
             for row in positives:
                 yield without_repetition(row._replace(negatives=tuple(negatives)))
-        LOG.info(
-            "%s: %s pairs with a label of at least %g (config.data.positive_from) are positive, "
-            "the other %s are negatives of their query",
-            self.path, f"{counts[0]:,}", self._positive_from, f"{counts[1]:,}",
-        )  # fmt: skip
+        if not positive:
+            raise InputError(
+                f"{self.path}: no pair has a label of at least {self._positive_from:g}; lower "
+                "config.data.positive_from"
+            )
+        if log:
+            LOG.info(
+                "%s: %s pairs with a label of at least %g (config.data.positive_from) are "
+                "positive, %s others are negatives of their query, %s are not used since their "
+                "query has no positive",
+                self.path, f"{positive:,}", self._positive_from, f"{used:,}", f"{unused:,}",
+            )  # fmt: skip
 
     def _records(self, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         named = {column for columns in self._by_hand.values() for column in columns}
@@ -147,11 +159,12 @@ class ExampleFile:
             default_names=TEXTS,
         )
 
-    def _all_rows(self, names: tuple[str, str, str]) -> Iterator[tuple[Row, float]]:
+    def _all_rows(self, names: tuple[str, str, str], *, log: bool) -> Iterator[tuple[Row, float]]:
         """Yields the rows, each with its label, or NaN if it has none."""
         found: dict[tuple[str, ...], Columns] = {}  # by a record's columns; few in any file
         told: dict[str, None] = {}
         ignored: dict[str, None] = {}
+        unseen = {column for columns in self._by_hand.values() for column in columns}
         for file in self.files:
             reader = RowReader(file, names)
             for line, record in self._records(file):
@@ -161,17 +174,23 @@ class ExampleFile:
                     given = [
                         name
                         for name, value in record.items()
-                        if value is not None or reader.noun == "column" or name in names
+                        if value is not None or reader.noun == "column" or is_required(name, names)
                     ]
                     where = f"{file}:{line}" if reader.noun == "field" else str(file)
                     columns = find_columns(given, names, reader.noun, where, by_hand=self._by_hand)
                     ignored |= dict.fromkeys(columns.ignored)
+                    unseen -= record.keys()
                     if len(given) == len(record):  # else another record may have no null there
                         found[tuple(record)] = columns
-                    if columns.describe() not in told and len(told) < 3:
+                    if log and columns.describe() not in told and len(told) < 3:
                         told[columns.describe()] = None
                         LOG.info("%s: read as %s", self.path, columns.describe())
                 yield from reader.read(line, record, columns)
-        if ignored:
+        if unseen and told:
+            raise InputError(
+                f"{self.path}: no row has {', '.join(map(repr, sorted(unseen)))}, which "
+                "config.data.columns names"
+            )
+        if ignored and log:
             nouns = f"{column_noun(self.files[0])}s"
             LOG.info("%s: %s that are not used: %s", self.path, nouns, ", ".join(ignored))

@@ -1,6 +1,7 @@
-"""Reads training examples out of the records of data files, with texts or with ids."""
+"""Reads training examples from the records of data files, with texts or with ids."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from selfdistill_jax.data.files.records import column_noun, is_text_table
 from selfdistill_jax.data.sources.example_columns import TEXTS, Columns
 from selfdistill_jax.errors import InputError
 
-_LISTS = ("s", "pos", "neg")  # ends of the names of columns that hold lists
+_LIST = re.compile(r"""\s*\[(\s*|\s*['"{].*)\]\s*""", re.DOTALL)  # a list written as text
 
 
 class Row(NamedTuple):
@@ -50,49 +51,76 @@ class RowReader:
         """Yields the examples of a record, each with its label, or NaN if it has none."""
         where = f"{self._path}:{line}"
         query = self._text(record, columns.query, line)
-        positives = self._texts(record, columns.positive, line) or [
+        positives = self._texts(record, columns.positive, line)
+        if not positives and record.get(columns.positive) == []:
+            raise InputError(f"{where}: {self.noun} {columns.positive!r} has no items")
+        if not positives:
             self._text(record, columns.positive, line)  # raises the error
-        ]
-        several = len(columns.negatives) > 1
-        negatives = [
-            text
-            for name in columns.negatives
-            # In numbered columns, rows with fewer negatives have empty texts.
-            if not (several and isinstance(record.get(name), str) and not record[name].strip())
-            for text in self._texts(record, name, line)
-        ]
         scores = self._scores(record, [columns.positive_score], line)
-        others = self._scores(record, columns.negative_scores, line)
+        negatives, others = self._negatives(record, columns, line)
         label = record.get(columns.label)
         label = float(label) if isinstance(label, bool) else label
         labels = self._scores({columns.label: label}, [columns.label], line)
+        if labels is not None and (scores or others):
+            raise InputError(
+                f"{where}: both {columns.label!r} and scores are present; remove one of them"
+            )
         if labels and negatives:
             scores, others = self._from_teacher(columns.label, labels, positives, negatives, where)
             labels = None
-        if (scores is None) != (others is None):
+        if (scores and others is None) or (others and not scores):
             raise InputError(
                 f"{where}: only one of positive_score and negative_score is present; expected both "
                 "or neither"
             )
-        for kind, texts, given in (
-            ("positive", positives, scores), ("negative", negatives, others)
-        ):  # fmt: skip
-            if given and len(given) != max(len(texts), 1):
+        self._check_number("scores", scores, positives, "positives", where)
+        self._check_number("scores", others, negatives, "negatives", where)
+        self._check_number("labels", labels, positives, "positives", where)
+        for value in labels or ():
+            if not 0 <= value <= 1:
                 raise InputError(
-                    f"{where}: {len(given)} scores for {len(texts)} {kind}s; expected one for each"
-                )
-        for label in labels or ():
-            if not 0 <= label <= 1:
-                raise InputError(
-                    f"{where}: {self.noun} {columns.label!r} is {label:g}; expected 0 to 1, from "
+                    f"{where}: {self.noun} {columns.label!r} is {value:g}; expected 0 to 1, from "
                     "not relevant to relevant; scale the values, or keep only positive pairs and "
                     "remove the column"
                 )
+        given = tuple(others or ())[: len(negatives)]
         for number, positive in enumerate(positives):
             score = scores[number] if scores else math.nan
-            given = tuple(others or ())[: len(negatives)]
             row = Row(where, query, positive, tuple(negatives), score, given)
-            yield row, labels[0] if labels else math.nan
+            yield row, labels[number] if labels else math.nan
+
+    def _check_number(
+        self, kind: str, values: list[float] | None, texts: list[str], noun: str, where: str
+    ) -> None:
+        if values and len(values) != max(len(texts), 1):
+            raise InputError(
+                f"{where}: {len(values)} {kind} for {len(texts)} {noun}; expected one for each"
+            )
+
+    def _negatives(
+        self, record: Mapping[str, Any], columns: Columns, line: int
+    ) -> tuple[list[str], list[float] | None]:
+        """Returns the negatives and their scores; None without columns of scores."""
+        names, of_scores = columns.negatives, columns.negative_scores
+        # Rows with fewer negatives have nulls or, as files of texts have no null, empty texts.
+        empty_is_none = self._of_text or len(names) > 1
+        used = [
+            name
+            for name in names
+            if not (
+                empty_is_none and isinstance(record.get(name), str) and not record[name].strip()
+            )
+        ]
+        if len(names) > 1 and len(of_scores) > 1:
+            if len(names) != len(of_scores):
+                raise InputError(
+                    f"{self._path}:{line}: {len(of_scores)} {self.noun}s of scores for "
+                    f"{len(names)} {self.noun}s of negatives; expected one for each"
+                )
+            pairs = zip(names, of_scores, strict=True)
+            of_scores = [score for name, score in pairs if name in used and record.get(name)]
+        negatives = [text for name in used for text in self._texts(record, name, line)]
+        return negatives, self._scores(record, of_scores, line)
 
     def _from_teacher(
         self,
@@ -118,14 +146,14 @@ class RowReader:
         )
 
     def _texts(self, record: Mapping[str, Any], name: str, line: int) -> list[str]:
-        """Returns the texts or ids in a column with one of them or a list; a null has none."""
+        """Returns the texts or ids of a column that holds one or a list; none for a null."""
         value = record.get(name)
         if value is None:
             return []
         if isinstance(value, list):
             items = {f"{name}[{number}]": item for number, item in enumerate(value)}
             return [self._text(items, key, line) for key in items]
-        if self._of_text and name.lower().endswith(_LISTS) and _looks_like_list(value):
+        if self._of_text and _LIST.fullmatch(value):
             raise InputError(
                 f"{self._path}:{line}: column {name!r} holds a list written as text; save the data "
                 "as JSONL or Parquet, or put each text into a column of its own"
@@ -136,6 +164,11 @@ class RowReader:
         value = items.get(name)
         where: Any = {"path": self._path, "line": line, "noun": self.noun}
         if isinstance(value, dict):
+            if "text" not in value:
+                raise InputError(
+                    f"{self._path}:{line}: {self.noun} {name!r} is an object without 'text' "
+                    f"(it has {', '.join(map(repr, value)) or 'nothing'}); rename its text"
+                )
             title, text = (
                 field({f"{name}.{key}": value.get(key)}, f"{name}.{key}", str, default="", **where)
                 for key in ("title", "text")
@@ -163,12 +196,8 @@ class RowReader:
         return found if given else None
 
 
-def _looks_like_list(text: str) -> bool:
-    return text.strip().startswith(("['", '["')) and text.strip().endswith("]")
-
-
 def without_repetition(row: Row) -> Row:
-    """Returns the row without negatives that repeat another one but for white space at the ends."""
+    """Returns the row without repeated negatives; white space at the ends is ignored."""
     texts = [text.strip() for text in row.negatives]
     first = [i for i, text in enumerate(texts) if texts.index(text) == i]
     if len(first) == len(texts):

@@ -1,4 +1,4 @@
-"""Writes training examples with all their candidates for negatives, scored by an encoder."""
+"""Writes training examples with all their candidate negatives, scored by an encoder."""
 
 import json
 from collections.abc import Iterator
@@ -31,8 +31,9 @@ def write_mined(
     """Writes the training examples as JSONL, and returns their number of negatives.
 
     Each row has the example's own negatives, then its candidates; if these are too few, random
-    documents follow. The scores of all documents are the scorer's cosines times `SCALE`.
-    ``config.data.triplets`` reads the file.
+    documents follow. The scores of all documents are the scorer's cosines times `SCALE`. Texts are
+    followed by the held-out pairs, without scores, so that a run with the file holds them out
+    again. ``config.data.triplets`` reads the file.
 
     Args:
       path: the file.
@@ -90,6 +91,12 @@ def write_mined(
                     "positive_score": score,
                     "negative_scores": other_scores,
                 }
+
+        if not ids and len(data.collection.document_ids) == len(documents):
+            for split in ("dev", "test"):
+                for query, row, _ in data.collection.judgements(split):
+                    assert isinstance(row, int)  # such files have no documents outside the corpus
+                    yield {"query": queries[query], "positive": documents[row]}
 
     with new_file(path) as file:
         for line in lines():

@@ -37,7 +37,10 @@ def cached(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("name", ["me/mine", "me/mine/triplets/", f"me/mine@{COMMIT}/triplets"])
+@pytest.mark.parametrize(
+    "name",
+    ["me/mine", "me/mine/triplets/", f"me/mine@{COMMIT}/triplets", "me/mine/triplets/train.jsonl"],
+)
 def test_a_dataset_in_the_cache(cached, caplog, name):
     name = f"hf://datasets/{name}"
     assert data_files(name) == [cached / "triplets" / "train.jsonl"]
@@ -53,6 +56,8 @@ def test_a_dataset_in_the_cache(cached, caplog, name):
         ("me/other", "not in the Hugging Face cache, and the hub cannot be reached"),
         ("me", "expected hf://datasets/OWNER/NAME, "),
         ("", "expected hf://datasets/OWNER/NAME, "),
+        ("a--b/c", "not in the Hugging Face cache"),
+        ("me/mine@refs/convert/parquet/x", "not in the Hugging Face cache"),
         ("me/mine@", "expected hf://datasets/OWNER/NAME, "),
     ],
 )

@@ -24,11 +24,11 @@ def records(path):
 
 def test_csv(tmp_path):
     path = tmp_path / "x.csv"
-    path.write_text('\ufeffa,b\n"one, two","say ""so"""\n\n"two\nlines",4\r\n  x ,\n', "utf-8")
+    path.write_text('\ufeffa,b\n"one, two", "say ""so"""\n\n"two\nlines",4\r\n  x ,\n', "utf-8")
     assert records(path) == [
         (2, {"a": "one, two", "b": 'say "so"'}),
         (4, {"a": "two\nlines", "b": "4"}),
-        (6, {"a": "  x ", "b": ""}),
+        (6, {"a": "x ", "b": ""}),
     ]
     path.write_text("x,y\n1,2")  # always with a header, unlike TSV
     assert records(path) == [(2, {"x": "1", "y": "2"})]
@@ -89,6 +89,13 @@ def test_texts_of_tables_must_be_utf8(tmp_path):
     assert "is not UTF-8" in refusal(records, path)
 
 
+def test_values_that_python_does_not_have(tmp_path):
+    path = tmp_path / "x.parquet"
+    times = pyarrow.array([2**40], pyarrow.timestamp("s"))
+    pyarrow.parquet.write_table(pyarrow.table({"a": ["b"], "time": times}), path)
+    assert "a value after row 0 cannot be read (" in refusal(records, path)
+
+
 def touch(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +114,9 @@ def touch(folder, *names):
         ("part1.jsonl.gz part2.jsonl.gz .hidden.jsonl .cache/x.parquet",
          "part1.jsonl.gz part2.jsonl.gz"),
         ("pairs.csv contest.csv", "contest.csv pairs.csv"),  # "contest" is not "test"
-        ("mine_dev.tsv mine.tsv", "mine.tsv"),
+        ("mine_dev.tsv mine.tsv held-out.tsv development.tsv", "mine.tsv"),
+        ("train/data-0.arrow train/cache-1234.arrow", "train/data-0.arrow"),  # of Dataset.map
+        ("test/train_questions.jsonl questions.jsonl", "questions.jsonl"),
     ],
 )  # fmt: skip
 def test_files_of_a_folder(tmp_path, names, found):
@@ -121,6 +130,7 @@ def test_files_of_a_folder(tmp_path, names, found):
         ("", "no training data in this folder; expected files .jsonl"),
         ("test.jsonl", "no training data in this folder (only files of other splits: test.jsonl"),
         ("a/train.csv b/train.csv", "training data of several datasets or formats (.csv, a, b)"),
+        ("train.csv train.csv.gz", "train.csv and train.csv.gz may be copies of each other; rem"),
         ("train.csv train.parquet", "training data of several datasets or formats (., .csv, .parq"),
         ("corpus.jsonl queries.jsonl", "is a BEIR folder; give it as config.data.dataset"),
     ],
@@ -131,7 +141,7 @@ def test_folders_without_one_dataset(tmp_path, names, message):
 
 
 def test_suffix_in_capitals_and_packed(tmp_path):
-    path = tmp_path / "X.CSV.gz"
+    path = tmp_path / "X.CSV.GZ"
     path.write_bytes(gzip.compress(b"a,b\n1,2\n"))
     assert data_files(path) == [path]
     assert records(path) == [(2, {"a": "1", "b": "2"})]

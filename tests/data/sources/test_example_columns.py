@@ -162,6 +162,11 @@ def test_columns_named_by_hand(tmp_path, kind):
     message = refusal(path, columns="query=premise,positive=conclusion")
     assert "'conclusion', which config.data.columns names as positive" in message
     assert "'premise', 'query', 'hypothesis'" in message
+    message = refusal(path, columns="query=premise,positive=hypothesis,label=labell")
+    if kind == "tsv":
+        assert "no column 'labell', which config.data.columns names as label" in message
+    else:
+        assert "no row has 'labell', which config.data.columns names" in message
 
 
 @pytest.mark.parametrize(
@@ -169,9 +174,12 @@ def test_columns_named_by_hand(tmp_path, kind):
     [
         ("question,positive=a", "expected pairs such as 'query=question,positive=answer', not 'qu"),
         ("query=", "expected pairs such as"),
-        ("queri=a,positive=b", "'queri' is no role; expected one of query, positive, "),
+        ("queri=a,positive=b", "'queri' is not a role; expected one of query, positive, "),
         ("query=a", "positive is missing; add positive=COLUMN"),
-        ("query_id=a,positive=b", "positive_id is missing"),
+        ("query_id=a", "positive_id is missing"),
+        ("query_id=a,positive_id=b,negative=c", "negative and query_id cannot be mixed"),
+        ("query=a,positive=b,negative_id=c", "negative_id and query cannot be mixed"),
+        ("query=a,positive=a", "column 'a' has two roles"),
         ("query=a,query=b,positive=c", "query is given twice"),
     ],
 )
@@ -179,6 +187,17 @@ def test_faulty_setting_of_columns(columns, message):
     with pytest.raises(InputError) as caught:
         parse_columns(columns)
     assert str(caught.value).startswith(f"config.data.columns is {columns!r}; {message}")
+
+
+def test_a_header_with_one_known_name(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("anchor\tgood\tbad\na\tb\tc\n")
+    assert refusal(path).startswith(f"{path}: unknown columns 'good', 'bad' (columns present: ")
+
+
+def test_a_null_in_a_required_field(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"anchor": None, "positive": "a"}])
+    assert refusal(path) == f"{path}:1: field 'anchor' is null; expected a string"
 
 
 @pytest.mark.parametrize("first", ["query\tpassage of a text", "q1\td1\td2", "doc7\tdoc8", "1\t2"])

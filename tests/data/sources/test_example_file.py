@@ -123,6 +123,42 @@ def test_labels_of_pairs(tmp_path, caplog, labels, threshold, positives):
     negative = ({*"abc"} - {*positives}).pop()
     assert [row[:3] for row in found] == [("q", p, negative) for p in positives]
     assert f"2 pairs with a label of at least {threshold:g} (config." in caplog.text
+    assert "positive, 1 others are negatives of their query, 0 are not used" in caplog.text
+
+
+def test_labels_of_several_positives(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"query": "q", "pos": ["a", "b"], "label": [1, 0]}])
+    assert [row[:3] for row in named(path)] == [("q", "a", "b")]
+
+
+def test_no_pair_is_positive(tmp_path):
+    path = save(tmp_path / "a.csv", [{"sentence1": "q", "sentence2": "a", "label": 0}])
+    assert "no pair has a label of at least 0.5; lower config.data.positive_from" in refusal(path)
+
+
+def test_numbered_scores_belong_to_negatives_of_their_number(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "query,positive,negative_10,negative_2,positive_score,negative_score_2,negative_score_10\n"
+        "q,a,n10,n2,9,2,10\nr,a,n10,,9,,10\n"
+    )
+    assert named(path) == [("q", "a", "n2", "n10", 9, 2, 10), ("r", "a", "n10", 9, 10)]
+    path = write(tmp_path / "a.jsonl", [
+        {"query": "q", "positive": "a", "negative_1": None, "negative_2": "n", "positive_score": 1,
+         "negative_score_1": 2, "negative_score_2": 3}
+    ])  # fmt: skip
+    assert refusal(path).startswith(f"{path}:1: 2 scores for 1 negatives; expected one for each")
+    path = save(tmp_path / "b.csv", [{"query": "q", "positive": "a", "negative": ""}])
+    assert [row[:3] for row in named(path)] == [("q", "a", None)]  # CSV has no null
+
+
+@pytest.mark.parametrize("text", ["[]", "['a', 'b']", '["a"]', "[{'text': 'a'}]", "['a' 'b']"])
+@pytest.mark.parametrize("name", ["negative", "positive", "neg"])
+def test_lists_written_as_text(tmp_path, text, name):
+    row = {"query": "q", "positive": "a", name: text}
+    assert "holds a list written as text" in refusal(save(tmp_path / "a.tsv", [row]))
+    row[name] = "[1] a citation"
+    assert named(save(tmp_path / "a.tsv", [row]))
 
 
 def test_a_pair_without_a_label_among_others(tmp_path):
@@ -152,9 +188,11 @@ SCORES = {"positive_score": 2, "negative_scores": [1]}
         ({"negatives": ["b", " "]}, "field 'negatives[1]' is empty"),
         ({"negatives": ["b", 7]}, "field 'negatives[1]' is a number; expected a string"),
         ({"negatives": [["b"]]}, "field 'negatives[0]' is a list; expected a string"),
-        ({"negatives": [{"docid": "1"}]}, "field 'negatives[0]' is empty"),
+        ({"negatives": [{"docid": "1"}]}, "field 'negatives[0]' is an object with"),
+        ({"negatives": {"title": "a", "contents": "b"}}, "field 'negatives' is an object without"),
+        ({"negatives": [{"text": " "}]}, "field 'negatives[0]' is empty"),
         ({"negatives": [{"text": 1}]}, "field 'negatives[0].text' is a number; expected a string"),
-        ({"positive": []}, "field 'positive' is a list; expected a string"),
+        ({"positive": []}, "field 'positive' has no items"),
         ({"positive": None}, "field 'positive' is null; expected a string"),
         ({"query": ["a"]}, "field 'query' is a list; expected a string"),
         ({"negatives": ["b"], "positive_score": 1}, "only one of positive_score and"),
@@ -163,6 +201,9 @@ SCORES = {"positive_score": 2, "negative_scores": [1]}
         ({**SCORES, "positive_score": [1, 2]}, "2 scores for 1 positives; expected one for each"),
         ({"negatives": ["b"], **SCORES, "negative_scores": ["1"]}, "field 'negative_scores[0]' is"),
         ({"label": 2}, "field 'label' is 2; expected 0 to 1"),
+        ({"positive": ["a", "b"], "label": [1]}, "1 labels for 2 positives; expected one for"),
+        ({"label": [1, 0]}, "2 labels for 1 positives; expected one for each"),
+        ({"label": 1, "positive_score": 1, "negative_score": 0}, "both 'label' and scores are pr"),
         ({"label": "yes"}, "field 'label' is a string; expected a number"),
         ({"label": None, "positive_score": "1"}, "field 'positive_score' is a string; expected a"),
     ],

@@ -135,7 +135,7 @@ def test_fingerprint_is_the_content_and_what_is_held_out(tmp_path):
         ('{"query": 1, "positive": "b"}', "field 'query' is a number; expected a string"),
         ('{"query": "a", "positive": ""}', "field 'positive' is empty"),
         ('{"query": "a", "positive": "b", "negative": " "}', "field 'negative' is empty"),
-        ('{"query": "a", "positive": "b", "negative": {"a": "c"}}', "field 'negative' is empty"),
+        ('{"query": "a", "positive": "b", "negative": {"a": "c"}}', "field 'negative' is an obj"),
         ('{"query": "a", "positive": "b", "positive_score": 1}', "only one of positive_score and"),
         ('{"query": "a", "positive": "b", "positive_score": "1", "negative_score": 0}',
          "field 'positive_score' is a string; expected a number"),

@@ -68,7 +68,22 @@ def test_texts_keep_their_own_negatives_first(tiny, tmp_path):
     )
     _, found = written(config, tmp_path / "mined.jsonl")
     own = {row["query"]: row for row in rows}
-    for row in found:
+    scored = [row for row in found if "positive_score" in row]
+    # All other pairs follow, so that a run with the file holds out the same queries.
+    assert [row.keys() for row in found[len(scored) :]] == [{"query", "positive"}] * (
+        len(rows) - len(scored)
+    )
+    assert {row["query"] for row in found} == own.keys()
+    again = make_job(tiny.config(data__dataset="", data__triplets=str(tmp_path / "mined.jsonl")))
+    before = make_job(tiny.config(data__dataset="", data__triplets=str(path)))
+    for split in ("train", "dev", "test"):
+        texts_of = [[q.text for q in job.data.source.queries()] for job in (before, again)]
+        asked = [
+            {names[j.query] for j in job.data.source.judgements(split)}
+            for job, names in zip((before, again), texts_of, strict=True)
+        ]
+        assert asked[0] == asked[1]
+    for row in scored:
         assert row["positive"] == own[row["query"]]["positive"]
         assert row["negatives"][0] == own[row["query"]]["negative"]
         assert len({*row["negatives"], row["positive"]}) == len(row["negatives"]) + 1 >= 4
