@@ -11,15 +11,14 @@ _PRIME = (1 << 61) - 1
 
 
 def first_of_each(texts: Sequence[str], *, similarity: float = 0.8) -> list[bool]:
-    """Returns for each text whether no earlier one that is returned is nearly equal.
+    """Returns for each text whether it is the first of those that nearly equal it.
 
-    Near equality is an estimated Jaccard similarity of the sets of four consecutive words. With the
-    default, pairs of similarity 0.9 are found in more than 99.9 % of cases, unrelated texts never
-    in practice.
+    Two texts are nearly equal if the estimated Jaccard similarity of their sets of four consecutive
+    words reaches a limit. The estimate has 64 values, so its standard error at 0.8 is 0.05.
 
     Args:
       texts: the texts.
-      similarity: smallest similarity of nearly equal texts.
+      similarity: the limit.
 
     Example:
       >>> first_of_each(["How to sort a list", "how to  sort a list!", "Open a file"])

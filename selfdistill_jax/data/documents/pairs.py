@@ -1,4 +1,4 @@
-"""Makes queries and the texts that answer them out of the sections of documents."""
+"""Makes queries, and passages that answer them, from the sections of documents."""
 
 import hashlib
 import posixpath
@@ -56,13 +56,13 @@ class Pair(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Holds what was made of a folder of documents.
+    """Holds the passages and pairs of a folder of documents.
 
     Attributes:
       passages: the passages.
       pairs: the pairs; queries are all different.
       split: split of each file: "train", "dev" or "test".
-      left_out: number of passages that nearly equal another one.
+      left_out: number of passages that are not used because they nearly equal another one.
     """
 
     passages: list[Passage]
@@ -72,13 +72,13 @@ class Pairs(NamedTuple):
 
 
 def make_pairs(sections: Iterable[Section]) -> Pairs:
-    """Makes passages and queries for them, without labels.
+    """Makes passages, and queries for them.
 
     A section's heading is a query for its first passage; headings that occur several times, or
     have a single word, are preceded by the document's title. The text of a link is a query for the
     section that it leads to. A passage without a heading gets its first sentence as the query, and
-    loses it. Of passages that nearly equal each other, only one remains, of queries that occur for
-    several passages none. All passages of a file are in the same split.
+    loses it. If passages are nearly equal, only one is used. A query that belongs to several
+    passages is not used. All passages of a file are in the same split.
 
     Raises:
       InputError: fewer than three files have queries, which are needed for the three splits.
@@ -127,8 +127,8 @@ def _drafts(sections: Sequence[Section]) -> tuple[list[_Draft], dict[tuple[str, 
     drafts: list[_Draft] = []
     anchors: dict[tuple[str, str], int] = {}
     numbers: Counter[str] = Counter()
-    # Pages that repeat all others, for printing, are the longest; the copies that remain should be
-    # those of the separate pages.
+    # A page for printing repeats all other pages. It is the longest, so it comes last, and the
+    # passages of the separate pages are used.
     for section in sorted(sections, key=lambda section: sizes[section.file]):
         if section.heading.lower() in _CONTENTS:
             continue
@@ -196,7 +196,7 @@ def _link_pairs(
 
 
 def _splits(passages: Sequence[Passage], pairs: Sequence[Pair]) -> dict[str, str]:
-    """Assigns files to dev and test, in the order of a hash of their paths, then to train."""
+    """Assigns files to dev, then test, in the order of a hash of their paths; the rest is train."""
     counts = Counter(passages[pair.passage].file for pair in pairs)
     if len(counts) < 3:
         raise InputError(

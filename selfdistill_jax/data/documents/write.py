@@ -1,4 +1,4 @@
-"""Writes a BEIR folder for training out of documents without labels."""
+"""Writes a BEIR folder with passages and queries of documents without labels."""
 
 import json
 from collections import Counter
@@ -15,7 +15,7 @@ _KINDS = {"heading": "headings", "link": "texts of links", "sentence": "first se
 
 
 def write_collection(documents: Path, output: Path) -> str:
-    """Makes a BEIR folder with queries of its own for the passages of documents.
+    """Makes a BEIR folder from documents, with queries made from the documents themselves.
 
     Args:
       documents: a folder of documents or a file, see `read_sections`.
