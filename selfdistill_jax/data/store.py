@@ -21,7 +21,7 @@ from selfdistill_jax.io import short_name
 
 _VERSION = "1.5.0"  # version of the folder's layout
 _INFO = "collection.json"
-_IDS = "{}.ids"  # one id a line; ids have no white space
+_IDS = "{}.ids"  # one id per line; ids have no white space
 _NUMBERS = "{}.npy"  # [rows, columns]
 _TABLES = ("documents", "queries", "judgements", "examples")
 

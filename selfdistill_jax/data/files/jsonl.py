@@ -35,18 +35,23 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
+            if line.strip() == "[":
+                raise InputError(
+                    f"{path}:{number}: the beginning of a JSON array; expected one JSON object per "
+                    "line"
+                ) from None
             raise InputError(
                 f"{path}:{number}: malformed JSON at column {error.colno} ({error.msg}); "
-                "expected one JSON object a line"
+                "expected one JSON object per line"
             ) from None
         except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limit
             raise InputError(
                 f"{path}:{number}: JSON that cannot be read ({error}); "
-                "expected one JSON object a line"
+                "expected one JSON object per line"
             ) from None
         if not isinstance(row, dict):
             raise InputError(
-                f"{path}:{number}: {_JSON_NAMES[type(row)]}; expected one JSON object a line"
+                f"{path}:{number}: {_JSON_NAMES[type(row)]}; expected one JSON object per line"
             )
         yield number, row
 

@@ -87,6 +87,8 @@ def _files_of_folder(folder: Path) -> list[Path]:
     used = [path for path, split in zip(files, splits, strict=True) if split == wanted]
     if not used:
         others = f" (only files of other splits: {files[0].name}, …)" if files else ""
+        if not files and any(path.suffix == ".json" for path in folder.iterdir()):
+            others = " (.json files are not read in folders; give the file itself)"
         raise InputError(
             f"{folder}: no training data in this folder{others}; expected files {_EXPECTED}"
         )

@@ -244,13 +244,21 @@ def find_columns(
         named = ", ".join(repr(_cut(name)) for name in unknown)
         raise InputError(
             f"{where}: unknown {noun}{'s' * (len(unknown) > 1)} {named} ({present}); expected "
-            f"{_expected(names)}; rename or remove {noun}s, or name those to be read: "
-            "--config.data.columns=query=NAME,positive=NAME,negative=NAME"
+            f"{_expected(names)}; {_advice(fields, noun)}"
         )
     for role in names[:2]:
         if role not in found:
             raise InputError(f"{where}: {noun} {role!r} is missing; add it ({present})")
     return _columns(found, names, tuple(ignored))
+
+
+def _advice(fields: Sequence[str], noun: str) -> str:
+    if len(fields) == 1 and ";" in fields[0]:
+        return "separate columns with commas, not semicolons"
+    return (
+        f"rename or remove {noun}s, or name those to be read: "
+        "--config.data.columns=query=NAME,positive=NAME,negative=NAME"
+    )
 
 
 def _cut(name: str) -> str:

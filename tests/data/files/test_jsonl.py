@@ -140,6 +140,7 @@ def test_not_utf8_names_the_line(tmp_path):
     ("line", "problem"),
     [
         ('{"a": }', "malformed JSON at column 7"),
+        ("[", "the beginning of a JSON array; expected one JSON object per line"),
         ('{"a": "b"} {"a": "c"}', "malformed JSON at column 12"),
         ("[1, 2]", "a list"),
         ('"text"', "a string"),
@@ -154,7 +155,7 @@ def test_line_that_is_no_object(tmp_path, line, problem):
     path.write_text(f'{{"a": "b"}}\n{line}\n')
     message = refusal(read_jsonl, path)
     assert message.startswith(f"{path}:2: {problem}")
-    assert message.endswith("expected one JSON object a line")
+    assert message.endswith("expected one JSON object per line")
 
 
 def test_field_returns_value_or_default(tmp_path):

@@ -128,6 +128,7 @@ def test_files_of_a_folder(tmp_path, names, found):
     ("names", "message"),
     [
         ("", "no training data in this folder; expected files .jsonl"),
+        ("train.json", "no training data in this folder (.json files are not read in folders; g"),
         ("test.jsonl", "no training data in this folder (only files of other splits: test.jsonl"),
         ("a/train.csv b/train.csv", "training data of several datasets or formats (.csv, a, b)"),
         ("train.csv train.csv.gz", "train.csv and train.csv.gz may be copies of each other; rem"),

@@ -189,6 +189,12 @@ def test_faulty_setting_of_columns(columns, message):
     assert str(caught.value).startswith(f"config.data.columns is {columns!r}; {message}")
 
 
+def test_columns_between_semicolons(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("query;positive\na;b\n")
+    assert refusal(path).endswith("; separate columns with commas, not semicolons")
+
+
 def test_a_header_with_one_known_name(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text("anchor\tgood\tbad\na\tb\tc\n")
