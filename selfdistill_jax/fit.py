@@ -129,11 +129,16 @@ def fit(
     count = sum(1 for _ in file.rows(IDS if file.has_ids else TEXTS, log=False))
     _set_lengths(config, count, given, epochs)
     folder = expand(workdir).absolute() if workdir else Path(tempfile.mkdtemp())
-    text = train_and_report(config, folder) or ""  # empty if this is not the first process
-    model, run = BiEncoder.load(str(folder / MODEL)), read_finished_run(folder)
+    try:
+        text = train_and_report(config, folder) or ""  # empty if this is not the first process
+        model, run = BiEncoder.load(str(folder / MODEL)), read_finished_run(folder)
+    except BaseException:
+        if not workdir:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     if workdir:
         return Fitted(model, run, text, folder)
-    # The model saves the files of its folder, such as the tokenizer's.
+    # Saving the model copies files of its folder, such as the tokenizer's.
     weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     return Fitted(model, run, result_text(run), None)
 
