@@ -183,7 +183,8 @@ def html_sections(html: str, name: str, *, title: str = "") -> Iterator[Section]
     for node in root.descendants:
         if isinstance(node, bs4.Tag):
             if node.name in _HEADINGS:
-                yield section()
+                if heading or "".join(blocks).strip():
+                    yield section()
                 heading, blocks, links = _heading(node), [""], []
                 anchors = {slug(heading)}
             if node.name in _BLOCKS:

@@ -134,10 +134,8 @@ def read_records(
       InputError: the file is damaged or not of the format that its suffix names.
 
     Example:
-      >>> list(read_records(
-      ...     Path("a.csv"), is_header=lambda cells: True, default_names=())
-      ... )  # doctest: +SKIP
-      [(2, {'query': 'sort an array', 'positive': 'np.sort'})]
+      >>> next(read_records(path, is_header=is_header, default_names=()))  # doctest: +SKIP
+      (2, {'query': 'sort an array', 'positive': 'np.sort'})
     """
     if kind(path) == ".parquet":
         yield from _parquet(path)

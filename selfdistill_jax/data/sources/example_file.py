@@ -182,15 +182,15 @@ class ExampleFile:
                     unseen -= record.keys()
                     if len(given) == len(record):  # else another record may have no null there
                         found[tuple(record)] = columns
-                    if log and columns.describe() not in told and len(told) < 3:
-                        told[columns.describe()] = None
-                        LOG.info("%s: read as %s", self.path, columns.describe())
+                    told[columns.describe()] = None
                 yield from reader.read(line, record, columns)
         if unseen and told:
             raise InputError(
                 f"{self.path}: no row has {', '.join(map(repr, sorted(unseen)))}, which "
                 "config.data.columns names"
             )
+        for described in list(told)[:3] if log else ():
+            LOG.info("%s: read as %s", self.path, described)
         if ignored and log:
             nouns = f"{column_noun(self.files[0])}s"
             LOG.info("%s: %s that are not used: %s", self.path, nouns, ", ".join(ignored))
