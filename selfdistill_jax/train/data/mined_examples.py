@@ -62,10 +62,8 @@ def write_mined(
     rows = np.column_stack([examples.positive, negatives])  # documents, -1 for none
     asked, of_query = np.unique(examples.query, return_inverse=True)
     used = np.unique(rows[rows >= 0])
-    queries, documents = (
-        list(data.collection.query_texts()),
-        list(data.collection.document_contents()),
-    )
+    queries = list(data.collection.query_texts())
+    documents = list(data.collection.document_contents())
     query_vectors = scorer.encode_query([queries[i] for i in asked], progress="Scores, queries")
     document_vectors = scorer.encode_document(
         [documents[i] for i in used], progress="Scores, documents"
@@ -92,6 +90,7 @@ def write_mined(
                     "negative_scores": other_scores,
                 }
 
+        # Otherwise dev and test are those of config.data.dataset.
         if not ids and len(data.collection.document_ids) == len(documents):
             for split in ("dev", "test"):
                 for query, row, _ in data.collection.judgements(split):
