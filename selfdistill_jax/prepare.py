@@ -12,7 +12,7 @@ scores by the start encoder or by --teacher. --config.data.triplets=mined.jsonl 
 
     python -m selfdistill_jax.prepare --documents=FOLDER --output=COLLECTION
 
-makes a collection out of documents without labels (Markdown, reStructuredText, HTML, text, JSONL):
+makes a collection from documents without labels (Markdown, reStructuredText, HTML, text, JSONL):
 headings, texts of links and first sentences become queries for the passages that they belong to.
 Whole documents are held out for dev and test. --config.data.dataset=COLLECTION trains on it.
 """

@@ -21,8 +21,7 @@ import numpy as np
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.progress import show_log
-
-SCALE = 20
+from selfdistill_jax.train.data.mined_examples import SCALE
 
 
 def main() -> None:

@@ -110,11 +110,12 @@ def pack(
 
 
 def _best_rows(lengths: np.ndarray) -> tuple[int, float]:
-    """Returns the row length that costs least on accelerators, and the share that texts fill of it.
+    """Returns the cheapest row length on accelerators, and the share of a row that texts fill.
 
-    It packs a sample as large as a batch into rows of every possible length: the multiples of 128
-    that hold the longest text, up to 512, or only the smallest of them if it is above 512. The
-    share is 1 % less than measured, because some batches fill their rows less well.
+    The lengths to choose from are the multiples of 128 up to 512 that hold the longest text. If
+    that text has more than 512 tokens, only the next multiple is possible. For each length, a
+    sample of texts, enough for one batch, is packed. The share is 1 % less than measured, because
+    other batches may fill their rows less well.
     """
     shortest = LANES * math.ceil(int(lengths.max()) / LANES)
     sample = np.sort(lengths)[:: -math.ceil(int(lengths.sum()) / _CAPACITIES[-1])]

@@ -33,8 +33,8 @@ def compile_until_it_fits(
 ) -> list[Trial]:
     """Compiles the step of a run, and, if it does not fit, compiles it with other settings.
 
-    It stops at the first settings that fit: compiling takes a minute then, but only seconds if the
-    memory is too small.
+    It stops at the first settings that fit. An attempt takes a minute if the step fits, and only
+    seconds if it needs too much memory.
 
     Args:
       make: returns the run's parts, given changed settings such as ``{"train.micro_batches": 2}``

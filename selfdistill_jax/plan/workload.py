@@ -19,7 +19,7 @@ _TOKEN = 5  # compiled programs do not depend on the token ids, so all texts rep
 
 
 class Texts(NamedTuple):
-    """Holds the texts and the training examples that a run's batches are made of.
+    """Holds the texts and training examples for a run's batches.
 
     Attributes:
       queries, documents: tokens of all texts, not truncated.

@@ -216,8 +216,8 @@ class BiEncoder:
 
         if self._documents:
             raise InputError(
-                f"{self.encoder.folder}: this model has a document encoder of its own, which fit "
-                "cannot train; take the model that it was trained from"
+                f"{self.encoder.folder}: this model has separate encoders for queries and "
+                "documents; fit trains models with one encoder; take the one this was trained from"
             )
         if not self._loaded_from:
             raise InputError(

@@ -2,7 +2,8 @@
 
     python -m tests.train.compiled_step TOPOLOGY_OR_GPUS NUMBER_OF_SLICES ATTENTION
 
-A process of its own is needed, because JAX must be set up for compiling before it is used.
+It runs in a separate process, because JAX must be configured for such compiling before its first
+use.
 """
 
 import json

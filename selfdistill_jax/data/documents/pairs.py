@@ -33,7 +33,7 @@ class Passage(NamedTuple):
     Attributes:
       id: path of the document, quoted as in a URL, and number of the passage in it.
       file: path of the document.
-      text: the text, without the queries of kind "sentence" that are made of it.
+      text: the text, without its first sentence if that is the query.
     """
 
     id: str
@@ -76,9 +76,9 @@ def make_pairs(sections: Iterable[Section]) -> Pairs:
 
     A section's heading is a query for its first passage; headings that occur several times, or
     have a single word, are preceded by the document's title. The text of a link is a query for the
-    section that it leads to. A passage without a heading gets its first sentence as the query, and
-    loses it. If passages are nearly equal, only one is used. A query that belongs to several
-    passages is not used. All passages of a file are in the same split.
+    section that it leads to. The first sentence of a passage without a heading becomes its query,
+    and is removed from the passage. If passages are nearly equal, only one is used. A query that
+    belongs to several passages is not used. All passages of a file are in the same split.
 
     Raises:
       InputError: fewer than three files have queries, which are needed for the three splits.
@@ -95,8 +95,8 @@ def make_pairs(sections: Iterable[Section]) -> Pairs:
     pairs = []
     for i, draft in enumerate(drafts):
         if i in index:
-            query = _heading_query(draft.section, headings) if draft.leads else ""
-            if query:
+            if draft.leads:
+                query = _heading_query(draft.section, headings)
                 pairs.append(Pair(query, index[i], "heading"))
             elif draft.sentence:
                 pairs.append(Pair(draft.sentence, index[i], "sentence"))
@@ -161,7 +161,7 @@ def _passages(blocks: Sequence[str]) -> list[str]:
 
 
 def _without_first_sentence(text: str) -> tuple[str, str]:
-    """Returns the first sentence and the rest; an empty sentence if it is no query."""
+    """Returns the first sentence and the rest, or "" and the text if it cannot be a query."""
     end = _SENTENCE.search(text)
     if not end:
         return "", text

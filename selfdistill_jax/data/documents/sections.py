@@ -18,6 +18,7 @@ _LEFT_OUT = ("script", "style", "nav", "header", "footer", "aside", "template", 
 _BLOCKS = (
     "p", "li", "pre", "td", "th", "dt", "dd", "blockquote", "div", "tr", "br", "section", "table",
 )  # fmt: skip
+_SIGNS = ("#", "¶", "§", "🔗")  # texts of a heading's link to itself
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*\n", re.DOTALL)
 _TITLE = re.compile(r"^title:\s*[\"']?(.*?)[\"']?\s*$", re.MULTILINE)
 
@@ -36,7 +37,7 @@ class Section(NamedTuple):
       file: path of the document, relative to the folder.
       title: title of the document; empty if it has none.
       heading: empty before the first heading.
-      anchors: names by which links refer to the section.
+      anchors: names that links use to refer to the section.
       blocks: paragraphs, items of lists and cells of tables.
       links: links in the section.
     """
@@ -129,17 +130,19 @@ def _html(path: Path, name: str) -> Iterator[Section]:
 
 
 def _plain(path: Path, name: str) -> Iterator[Section]:
-    blocks = tuple(_folded(block) for block in re.split(r"\n\s*\n", _text(path)) if block.strip())
-    yield Section(name, "", "", frozenset(), blocks, ())
+    yield Section(name, "", "", frozenset(), _paragraphs(_text(path)), ())
 
 
 def _jsonl(path: Path, name: str) -> Iterator[Section]:
-    """Reads rows of text and, if there are any, title and _id."""
+    """Reads rows with a text and possibly a title."""
     for line, row in read_jsonl(path):
         text = field(row, "text", str, path=path, line=line)
         title = field(row, "title", str, path=path, line=line, default="")
-        blocks = tuple(_folded(block) for block in re.split(r"\n\s*\n", text) if block.strip())
-        yield Section(f"{name}:{line}", title, title, frozenset(), blocks, ())
+        yield Section(f"{name}:{line}", title, title, frozenset(), _paragraphs(text), ())
+
+
+def _paragraphs(text: str) -> tuple[str, ...]:
+    return tuple(_folded(block) for block in re.split(r"\n\s*\n", text) if block.strip())
 
 
 _READERS = {
@@ -171,9 +174,13 @@ def html_sections(html: str, name: str, *, title: str = "") -> Iterator[Section]
     name_of_page = page.find("title")
     for tag in page.find_all(_LEFT_OUT):
         tag.decompose()
+    for heading_tag in page.find_all(_HEADINGS):
+        for link in heading_tag.find_all("a"):
+            if link.get_text().strip() in _SIGNS:
+                link.replace_with("")
     root = page.find("main") or page.find("article") or page.body or page
     first = root.find("h1") or root.find(_HEADINGS) or name_of_page
-    title = title or (_heading(first) if first else "")
+    title = title or (_folded(first.get_text()) if first else "")
     heading, anchors, blocks, links = "", set(), [""], []
 
     def section() -> Section:
@@ -185,7 +192,7 @@ def html_sections(html: str, name: str, *, title: str = "") -> Iterator[Section]
             if node.name in _HEADINGS:
                 if heading or "".join(blocks).strip():
                     yield section()
-                heading, blocks, links = _heading(node), [""], []
+                heading, blocks, links = _folded(node.get_text()), [""], []
                 anchors = {slug(heading)}
             if node.name in _BLOCKS:
                 blocks.append("")
@@ -196,10 +203,6 @@ def html_sections(html: str, name: str, *, title: str = "") -> Iterator[Section]
         elif type(node) is bs4.NavigableString and not node.find_parent(_HEADINGS):
             blocks[-1] += node
     yield section()
-
-
-def _heading(tag) -> str:
-    return _folded(tag.get_text()).rstrip("¶# ")  # without the sign of a link to the heading
 
 
 def slug(heading: str) -> str:

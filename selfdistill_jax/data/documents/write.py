@@ -15,7 +15,7 @@ _KINDS = {"heading": "headings", "link": "texts of links", "sentence": "first se
 
 
 def write_collection(documents: Path, output: Path) -> str:
-    """Makes a BEIR folder from documents, with queries made from the documents themselves.
+    """Makes a BEIR folder from documents without labels, see `make_pairs`.
 
     Args:
       documents: a folder of documents or a file, see `read_sections`.

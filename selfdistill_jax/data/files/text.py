@@ -137,7 +137,7 @@ class _Zstd(io.RawIOBase):
 
 
 def _check_text(path: Path, head: bytes) -> None:
-    """Refuses a file whose first bytes are not those of UTF-8 text, and says what it is."""
+    """Rejects a file that does not begin like UTF-8 text; the error names its format."""
     packed, _ = _PACKED.get(path.suffix.lower(), ("", b""))
     for suffix, (name, start) in _PACKED.items():
         if head.startswith(start):

@@ -34,9 +34,9 @@ class ExampleFile:
 
     A row has a query, a positive or a list of them, and any number of negatives: in one column, in
     numbered columns, or in a list. Items of a list are texts, or objects with ``text`` and
-    ``title``. Each positive becomes an example with all negatives of the row. Pairs with a label or
-    score from 0 to 1 and no negative are positive if it is at least ``positive_from``; the others
-    become negatives of their query.
+    ``title``. Each positive becomes an example with all negatives of the row. Rows with a label or
+    score, from 0 to 1, and no negatives are labelled pairs. Those of at least ``positive_from`` are
+    positive pairs; the documents of the others become negatives of their query.
 
     Args:
       path: the file, folder or dataset of the hub, see `data_files`.

@@ -130,10 +130,10 @@ class RowReader:
         negatives: list[str],
         where: str,
     ) -> tuple[list[float], list[float]]:
-        """Returns the scores of positive and negatives that the label of a triplet stands for.
+        """Converts the label of a triplet to scores of its positive and its negatives.
 
-        sentence-transformers has a list of all scores there, or the margins between the positive
-        and each negative. Losses with a teacher use only differences of scores.
+        In sentence-transformers, such a label is a list of all scores, or of the margins between
+        the positive and each negative. Losses with a teacher use only differences of scores.
         """
         if len(positives) == 1 and len(labels) == 1 + len(negatives):
             return labels[:1], labels[1:]
@@ -156,7 +156,7 @@ class RowReader:
         if self._of_text and _LIST.fullmatch(value):
             raise InputError(
                 f"{self._path}:{line}: column {name!r} holds a list written as text; save the data "
-                "as JSONL or Parquet, or put each text into a column of its own"
+                "as JSONL or Parquet, or give each text its own column"
             )
         return [self._text(record, name, line)]
 

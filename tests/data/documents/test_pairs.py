@@ -1,4 +1,4 @@
-"""Tests the queries and passages that are made of documents, and the folder that holds them."""
+"""Tests the queries and passages made from documents, and the collection folder."""
 
 import random
 import subprocess

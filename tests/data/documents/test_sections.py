@@ -70,7 +70,7 @@ def test_headings_texts_and_links(tmp_path, name, text):
     assert (install.file, install.heading, settings.heading) == (name, "Install it", "Settings")
     assert install.title == ("The guide" if name == "a.md" else "Install it")
     assert install.blocks == ("Run make, then wait. See the settings.", "one", "two")
-    (link,) = [link for link in install.links if link.text != "¶"]
+    (link,) = install.links
     assert link.text == "the settings"
     assert link.target.startswith("../set.")
     assert "settings" in settings.anchors
@@ -90,6 +90,11 @@ def test_anchors_of_html(tmp_path):
     assert {"start", "install-it"} <= install.anchors
     assert "s2" in settings.anchors
     assert Link("the settings", "../set.html#all") in install.links
+
+
+def test_only_signs_of_links_are_left_out_of_headings(tmp_path):
+    write(tmp_path, "a.html", "<h1>Learn C# <a href='#c'>#</a></h1>b<h2><a href='x'>C#</a></h2>d")
+    assert [s.heading for s in read_sections(tmp_path)] == ["Learn C#", "C#"]
 
 
 def test_plain_text_and_rows(tmp_path):
