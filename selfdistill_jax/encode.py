@@ -16,6 +16,7 @@ pass that file as --ranges when encoding queries.
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from selfdistill_jax import BiEncoder, io, locks
 from selfdistill_jax.cli import options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.data.collection import Document
-from selfdistill_jax.data.files.jsonl import check_id, field, read_jsonl
+from selfdistill_jax.data.files.jsonl import field, read_jsonl
 from selfdistill_jax.data.files.text import digest
+from selfdistill_jax.data.id_rows import IdRows
 from selfdistill_jax.data.sources.beir import read_document
+from selfdistill_jax.data.sources.judged_files import Placed, with_unique_ids
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, Progress, show_log
 from selfdistill_jax.retrieval.quantize import PRECISIONS, RANGED, check_dimensions, read_ranges
@@ -141,14 +144,17 @@ def stream_texts(path: Path) -> Iterator[Document]:
     Raises:
       InputError: a row is malformed, or the file has no rows.
     """
-    seen: set[str] = set()
+    ids = IdRows()
+    yield from with_unique_ids(partial(_read_texts, path), ids)
+    if not ids:
+        raise InputError(f'{path}: no rows; expected one object with "text" per line')
+
+
+def _read_texts(path: Path) -> Iterator[Placed]:
     for line, row in read_jsonl(path):
         at: Any = {"path": path, "line": line}
-        id_ = check_id(field(row, "_id", str, default=str(line), **at), seen, **at)
-        seen.add(id_)
-        yield read_document(id_, row, **at)
-    if not seen:
-        raise InputError(f'{path}: no rows; expected one object with "text" per line')
+        id_ = field(row, "_id", str, default=str(line), **at)
+        yield path, line, read_document(id_, row, **at)
 
 
 if __name__ == "__main__":

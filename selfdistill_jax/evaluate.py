@@ -111,11 +111,11 @@ def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str,
                 progress=f"{collection.name}, {name}: {kind} texts",
             )
             for one, kind, texts, rows in (
-                (model, "query", collection.query_texts(), eval_set.query_rows),
+                (model, "query", collection.queries, eval_set.query_rows),
                 (
                     model.of("document"),
                     "document",
-                    collection.document_contents(),
+                    collection.documents,
                     eval_set.document_rows,
                 ),
             )

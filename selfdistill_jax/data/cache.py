@@ -4,6 +4,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -42,6 +43,19 @@ def new_folder(path: Path) -> Generator[Path]:
     """
     with io.explained(path, "prepared data", _ADVICE), io.new_folder(path) as new:
         yield new
+
+
+@contextmanager
+def new_cache_file(path: Path) -> Generator[IO[bytes]]:
+    """Opens a temporary file that becomes ``path`` at the end; makes its folder first.
+
+    Raises:
+      InputError: the cache cannot be written.
+    """
+    with io.explained(path, "prepared data", _ADVICE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with io.new_file(path) as file:
+            yield file
 
 
 @contextmanager

@@ -54,6 +54,11 @@ class Source(Protocol):
     def name(self) -> str: ...
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """Returns the splits that may have judgements."""
+        ...
+
+    @property
     def corpus_size(self) -> int | None:
         """Returns the number of leading documents that evaluation searches; None means all."""
 

@@ -1,18 +1,20 @@
 """Caches the token ids of texts, as one flat memory-mapped array for each table."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from selfdistill_jax.data.cache import new_folder, reports_damaged_cache
+from selfdistill_jax.data.cache import new_cache_file, new_folder, reports_damaged_cache
 from selfdistill_jax.data.tokenizer import Edges, Tokenizer
 from selfdistill_jax.progress import Progress
 
 _CHUNK = 2048
 _VERSION = "2"
+_SHARD = 2**16  # texts: 7 s of work on two cores, the most that an interruption loses
 _AT_ONCE = 2**15  # texts whose tokens are compared at one time: 100 MB for texts of 100 tokens
 
 
@@ -117,43 +119,103 @@ def _content(ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return sums[ends] - sums[ends - lengths]
 
 
-def cached_tokens(
-    folder: Path,
-    tokenizer: Tokenizer,
-    texts: Callable[[], Iterable[str]],
-    *,
-    limit: int,
-    prompt: str = "",
-    total: int = 0,
-    progress: str = "",
-) -> TokenTable:
-    """Returns the cached token table of some texts; makes it first if it is missing.
+class TokenCache:
+    """Makes and opens the cached token table of some texts.
+
+    The table is made in shards of `_SHARD` texts, so it takes memory for one shard only. A shard
+    that is made stays, so an interrupted preparation continues where it was, and several processes
+    that share the cache can each make some.
 
     Args:
       folder: path that identifies the texts; the tokenizer, limit and prompt are added to its name.
       tokenizer: the encoder's tokenizer.
-      texts: function that returns the texts; called only if the table has to be made.
+      texts: the texts; read only if the table has to be made.
       limit: maximum number of tokens stored of a text, the size of the encoder's position table:
         for shorter limits, rows of the same table are cut.
       prompt: string to prepend to each text.
-      total: number of texts, for the progress bar.
       progress: label of the progress bar while the table is made; if empty, no bar is shown.
-
-    Raises:
-      InputError: the cached table is damaged, or the cache cannot be written.
     """
-    own = f"{tokenizer.fingerprint[:16]}-{limit}-v{_VERSION}"
-    if prompt:
-        own += f"-{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
-    folder = folder.with_name(f"{folder.name}-{own}")
-    if not folder.is_dir():
-        with Progress(progress, total, unit="texts") as bar:
-            table = TokenTable.from_texts(
-                tokenizer, texts(), limit=limit, prompt=prompt, progress=bar
-            )
-        with new_folder(folder) as new:
-            np.save(new / "ids.npy", table._ids)
-            np.save(new / "offsets.npy", table._offsets)
-    with reports_damaged_cache(folder):
-        ids = np.load(folder / "ids.npy", mmap_mode="r")
-        return TokenTable(ids, np.load(folder / "offsets.npy"), tokenizer.edges)
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        texts: Sequence[str],
+        *,
+        limit: int,
+        prompt: str = "",
+        progress: str = "",
+    ):
+        own = f"{tokenizer.fingerprint[:16]}-{limit}-v{_VERSION}"
+        if prompt:
+            own += f"-{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
+        self._folder = folder.with_name(f"{folder.name}-{own}")
+        self._parts = self._folder.with_name(f"{self._folder.name}.parts")
+        self._tokenizer, self._texts = tokenizer, texts
+        self._limit, self._prompt, self._progress = limit, prompt, progress
+
+    def make_share(self, process: int, processes: int) -> None:
+        """Makes every n-th shard that is missing, where n is the number of processes.
+
+        Raises:
+          InputError: the cache cannot be written.
+        """
+        if self._folder.is_dir():
+            return
+        shards = range(0, len(self._texts), _SHARD)[process::processes]
+        made = [start for start in shards if self._shard(start).exists()]
+        total = sum(self._size(start) for start in shards)
+        done = sum(self._size(start) for start in made)
+        with Progress(self._progress, total, unit="texts", start=done) as bar:
+            for start in shards:
+                if start in made:
+                    continue
+                table = TokenTable.from_texts(
+                    self._tokenizer,
+                    self._texts[start : start + _SHARD],
+                    limit=self._limit,
+                    prompt=self._prompt,
+                    progress=bar,
+                )
+                with new_cache_file(self._shard(start)) as file:
+                    np.savez(file, ids=table._ids, lengths=np.diff(table._offsets))
+
+    def open(self) -> TokenTable:
+        """Returns the table; makes it first if it is missing.
+
+        Raises:
+          InputError: the cached table is damaged, or the cache cannot be written.
+        """
+        if not self._folder.is_dir():
+            self.make_share(0, 1)
+            try:
+                self._join()
+            except FileNotFoundError:  # another process joined and removed the shards
+                if not self._folder.is_dir():
+                    raise
+        with reports_damaged_cache(self._folder):
+            ids = np.load(self._folder / "ids.npy", mmap_mode="r")
+            return TokenTable(ids, np.load(self._folder / "offsets.npy"), self._tokenizer.edges)
+
+    def _size(self, start: int) -> int:
+        return min(_SHARD, len(self._texts) - start)
+
+    def _shard(self, start: int) -> Path:
+        return self._parts / f"{start:012}.npz"
+
+    def _join(self) -> None:
+        """Joins the shards to a table, and removes them."""
+        shards = [self._shard(start) for start in range(0, len(self._texts), _SHARD)]
+        with reports_damaged_cache(self._parts):
+            lengths = [np.load(path)["lengths"] for path in shards]
+        offsets = np.concatenate([[0], *lengths]).cumsum(dtype=np.int64)
+        with new_folder(self._folder) as new:
+            np.save(new / "offsets.npy", offsets)
+            with (new / "ids.npy").open("wb") as file:
+                header = {"descr": "<i4", "fortran_order": False, "shape": (int(offsets[-1]),)}
+                np.lib.format.write_array_header_1_0(file, header)
+                for path in shards:
+                    with reports_damaged_cache(self._parts):
+                        ids = np.load(path)["ids"]
+                    file.write(ids.astype("<i4").tobytes())
+        shutil.rmtree(self._parts, ignore_errors=True)

@@ -103,10 +103,9 @@ def evaluate_vectors(
 
 def evaluate_bm25(eval_set: EvalSet, collection: Collection, *, k: int) -> ScoredRun:
     """Scores the lexical baseline, BM25, on the same queries and documents."""
-    queries, documents = list(collection.query_texts()), list(collection.document_contents())
     run = bm25_run(
-        [queries[r] for r in eval_set.query_rows],
-        [documents[r] for r in eval_set.document_rows],
+        [collection.queries[r] for r in eval_set.query_rows],
+        [collection.documents[r] for r in eval_set.document_rows],
         query_ids=eval_set.query_ids,
         document_ids=eval_set.document_ids,
         k=k,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from selfdistill_jax import io
-from selfdistill_jax.data import tfds_records
+from selfdistill_jax.data import store, stored_texts
 from selfdistill_jax.data.cache import cache_folder, new_folder
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query
 from selfdistill_jax.data.store import open_collection
@@ -51,6 +51,7 @@ def source(**changes):
     rows = {"documents": DOCUMENTS, "queries": QUERIES, "examples": EXAMPLES}
     parts = {
         "name": "mine",
+        "splits": ("train", "dev", "test"),
         "corpus_size": None,
         "pool_start": 0,
         "fingerprint": lambda: "ab" * 32,
@@ -64,13 +65,14 @@ def source(**changes):
 
 @pytest.mark.parametrize("chunk", [1, 4, 4096])
 def test_rows_come_back(tmp_path, monkeypatch, capfd, chunk):
-    monkeypatch.setattr(tfds_records, "_CHUNK", chunk)
+    for module in (store, stored_texts):
+        monkeypatch.setattr(module, "_AT_ONCE", chunk)
     for _ in range(2):  # built, then opened
         found = open_collection(source(), tmp_path)
-        assert list(found.document_contents()) == CONTENTS
-        assert list(found.query_texts()) == [q.text for q in QUERIES]
-        assert found.document_ids == [d.id for d in DOCUMENTS]
-        assert found.query_ids == [q.id for q in QUERIES]
+        assert list(found.documents) == CONTENTS
+        assert list(found.queries) == [q.text for q in QUERIES]
+        assert list(found.document_ids) == [d.id for d in DOCUMENTS]
+        assert list(found.query_ids) == [q.id for q in QUERIES]
         assert found.splits == ("train", "dev", "test")
         assert {split: found.judgements(split) for split in found.splits} == JUDGEMENTS
         assert_equal(found.examples(), EXAMPLES)
@@ -79,18 +81,6 @@ def test_rows_come_back(tmp_path, monkeypatch, capfd, chunk):
     out, err = capfd.readouterr()
     assert out == ""
     assert "%|" not in err  # no progress bar
-
-
-def test_flat_files_are_what_the_tables_hold(tmp_path):
-    found = open_collection(source(), tmp_path)
-    rows = [
-        Example(**{k: tuple(v) if "negative" in k else v for k, v in row.items()})
-        for row in found._rows("examples")
-    ]
-    assert_equal(found.examples(), rows)
-    for split in found.splits:
-        rows = found._rows("judgements", split)
-        assert found.judgements(split) == [tuple(r[f] for f in Judgement._fields) for r in rows]
 
 
 def assert_equal(arrays, examples):
@@ -109,19 +99,18 @@ def assert_equal(arrays, examples):
 
 def read_all(cache):
     found = open_collection(source(), cache)
-    texts = list(found.document_contents()), list(found.query_texts())
+    texts = list(found.documents), list(found.queries)
     return texts, found.examples(), *map(found.judgements, found.splits)
 
 
 @pytest.mark.parametrize("keep", [None, 0, 0.5, 0.95])
 def test_damaged_tables_are_named(tmp_path, keep):
     folder = open_collection(source(), tmp_path).folder
-    assert len(list(folder.rglob("*.array_record*"))) == 6  # three of them are splits of judgements
-    texts = [p for p in folder.rglob("*.array_record*") if {"documents", "queries"} & {*p.parts}]
-    assert len(texts) == 2
-    flat = [*folder.glob("*.ids"), *folder.glob("*.npy")]
-    assert len(flat) == 7  # ids of documents and queries, the numbers and scores of the others
-    for path in [folder / "collection.json", *flat, *texts]:
+    paths = sorted(folder.iterdir())
+    # Two of each table of texts and of each table of ids; judgements of three splits, examples,
+    # scores, own documents; and collection.json.
+    assert len(paths) == 4 * 2 + 3 + 3 + 1
+    for path in paths:
         whole = path.read_bytes()
         path.unlink()
         if keep is not None:
@@ -163,8 +152,6 @@ def test_documents_that_are_absent_keep_their_ids(tmp_path):
         assert {split: found.judgements(split) for split in judged} == judged
         assert found.qrels("train") == {"q1": {"gone": 1}, "q2": {"d3": 1}}
         assert found.qrels("dev") == {"q2": {"the other one": -1, "gone": 2}}
-    rows = [[row["document"] for row in found._rows("judgements", split)] for split in judged]
-    assert rows == [[-1, 2], [-2, -1], [1]]
 
 
 def test_documents_without_text_are_counted_once(tmp_path, monkeypatch, caplog):
@@ -172,7 +159,7 @@ def test_documents_without_text_are_counted_once(tmp_path, monkeypatch, caplog):
     documents = [*DOCUMENTS, Document("d7", "", ""), Document("d8", " ", "\n")]
     for _ in range(2):  # built, then opened
         found = open_collection(source(documents=documents), tmp_path)
-        assert list(found.document_contents()) == [*CONTENTS, "", ""]
+        assert list(found.documents) == [*CONTENTS, "", ""]
     (message,) = caplog.messages
     assert message.startswith("mine: 2 of 8 documents have neither title nor text")
 
@@ -188,7 +175,7 @@ def test_own_documents_are_queries_by_id(tmp_path):
 def test_evaluation_and_training_have_their_own_documents(tmp_path, size, start):
     found = open_collection(source(corpus_size=size, pool_start=start), tmp_path)
     assert found.corpus_size == len(found.document_ids) == (size or 6)
-    assert found.num_documents == len(list(found.document_contents())) == 6
+    assert len(found.documents) == 6
     assert found.training_pool == range(start, 6)
 
 
@@ -199,12 +186,12 @@ def test_reused_while_the_fingerprint_is_the_same(tmp_path):
     open_collection(source(), tmp_path)
     before = content(tmp_path)
     again = source(**dict.fromkeys(("documents", "queries", "examples", "judgements"), unread))
-    assert list(open_collection(again, tmp_path).document_contents()) == CONTENTS
+    assert list(open_collection(again, tmp_path).documents) == CONTENTS
     assert content(tmp_path) == before
 
     changed = source(queries=QUERIES[::-1], fingerprint=lambda: "cd" * 32)
-    assert open_collection(changed, tmp_path).query_ids == ["q4", "q3", "q2", "q1"]
-    assert open_collection(again, tmp_path).query_ids == ["q1", "q2", "q3", "q4"]
+    assert list(open_collection(changed, tmp_path).query_ids) == ["q4", "q3", "q2", "q1"]
+    assert list(open_collection(again, tmp_path).query_ids) == ["q1", "q2", "q3", "q4"]
 
 
 def failing(table, error):
@@ -226,7 +213,7 @@ def test_an_error_leaves_nothing_behind(tmp_path, table, error):
     if error is InputError:  # users see the source's message unchanged
         assert str(caught.value) == "a.tsv:2: wrong"
     assert list(tmp_path.rglob("*")) in ([], [tmp_path / "collections"])
-    assert list(open_collection(source(), tmp_path).document_contents()) == CONTENTS
+    assert list(open_collection(source(), tmp_path).documents) == CONTENTS
 
 
 def test_what_a_killed_build_leaves_is_not_opened(tmp_path, monkeypatch):
@@ -237,7 +224,7 @@ def test_what_a_killed_build_leaves_is_not_opened(tmp_path, monkeypatch):
     assert any("documents" in name for name in content(tmp_path))
     monkeypatch.undo()
     found = open_collection(source(), tmp_path)
-    assert list(found.document_contents()) == CONTENTS
+    assert list(found.documents) == CONTENTS
     assert len(found.examples()) == len(EXAMPLES)
 
 

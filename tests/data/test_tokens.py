@@ -9,7 +9,7 @@ import transformers
 
 from selfdistill_jax.data import tokens
 from selfdistill_jax.data.tokenizer import Tokenizer
-from selfdistill_jax.data.tokens import TokenTable, cached_tokens
+from selfdistill_jax.data.tokens import TokenCache, TokenTable
 from selfdistill_jax.errors import InputError
 from tests.tiny import ASKED, SAID, WORDS, content
 
@@ -127,8 +127,13 @@ def test_no_usable_tokenizer(tmp_path):
         assert str(caught.value).startswith(f"{tmp_path}: not a usable tokenizer (")
 
 
-def unread():
-    raise AssertionError("tokenised again")
+class Unread(list):
+    def __len__(self):
+        raise AssertionError("tokenised again")
+
+
+def cached_tokens(folder, tokenizer, texts, *, limit):
+    return TokenCache(folder, tokenizer, texts, limit=limit).open()
 
 
 def everything(table):
@@ -138,7 +143,7 @@ def everything(table):
 def test_cache_is_reused_for_the_same_tokenizer_only(tiny, tmp_path):
     texts, folder = some_texts(), tmp_path / "cache" / "mine-queries"
     plain = Tokenizer(tiny.encoder)
-    made = cached_tokens(folder, plain, lambda: texts, limit=LIMIT)
+    made = cached_tokens(folder, plain, texts, limit=LIMIT)
     expected = everything(TokenTable.from_texts(plain, texts, limit=LIMIT))
     assert everything(made) == expected
     before = content(tmp_path)
@@ -146,43 +151,76 @@ def test_cache_is_reused_for_the_same_tokenizer_only(tiny, tmp_path):
     same = Tokenizer(encoder_folder(tiny, tmp_path / "same"))
     shutil.rmtree(tmp_path / "same")
     for tokenizer in (plain, same):
-        assert everything(cached_tokens(folder, tokenizer, unread, limit=LIMIT)) == expected
+        assert everything(cached_tokens(folder, tokenizer, Unread(), limit=LIMIT)) == expected
     assert content(tmp_path) == before
 
     cased = Tokenizer(encoder_folder(tiny, tmp_path / "cased", **CASED))
     for tokenizer, limit in ((cased, LIMIT), (plain, 7)):
-        anew = everything(cached_tokens(folder, tokenizer, lambda: texts, limit=limit))
+        anew = everything(cached_tokens(folder, tokenizer, texts, limit=limit))
         assert anew == everything(TokenTable.from_texts(tokenizer, texts, limit=limit)) != expected
-    other = cached_tokens(folder.with_name("mine-documents"), plain, lambda: ["the"], limit=LIMIT)
+    other = cached_tokens(folder.with_name("mine-documents"), plain, ["the"], limit=LIMIT)
     assert len(other) == 1
-    assert everything(cached_tokens(folder, plain, unread, limit=LIMIT)) == expected
+    assert everything(cached_tokens(folder, plain, Unread(), limit=LIMIT)) == expected
 
 
-def test_a_build_that_fails_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
-    def broken():
-        yield "the"
-        raise InputError("wrong")
+@pytest.mark.parametrize("save", ["savez", "save"])
+def test_a_build_that_fails_leaves_nothing_unfinished(tiny, tmp_path, monkeypatch, save):
+    write = getattr(np, save)
 
-    def full(path, array, save=np.save):
-        save(path, array)
+    def full(path, *arrays, **named):
+        write(path, *arrays, **named)
         raise OSError("no space left")
 
     folder, tokenizer = tmp_path / "mine", Tokenizer(tiny.encoder)
-    with pytest.raises(InputError, match="wrong"):
-        cached_tokens(folder, tokenizer, broken, limit=LIMIT)
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np, save, full)
     with pytest.raises(InputError, match=r"mine-.*: cannot write prepared data .no space left"):
-        cached_tokens(folder, tokenizer, lambda: ["the"], limit=LIMIT)
+        cached_tokens(folder, tokenizer, ["the"] * 3, limit=LIMIT)
     monkeypatch.undo()
-    assert list(tmp_path.iterdir()) == []
-    assert len(cached_tokens(folder, tokenizer, lambda: ["the"] * 3, limit=LIMIT)) == 3
+    shards = [] if save == "savez" else ["000000000000.npz"]  # a whole shard is used again
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == shards
+    assert len(cached_tokens(folder, tokenizer, ["the"] * 3, limit=LIMIT)) == 3
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"ids.npy", "offsets.npy"}
+
+
+class Reads(list):
+    """Holds texts and records which slices are read."""
+
+    def __init__(self, texts):
+        super().__init__(texts)
+        self.slices = []
+
+    def __getitem__(self, rows):
+        self.slices.append((rows.start, rows.stop))
+        return super().__getitem__(rows)
+
+
+def test_an_interrupted_build_continues_and_processes_share_it(tiny, tmp_path, monkeypatch):
+    texts, tokenizer = Reads(some_texts()), Tokenizer(tiny.encoder)
+    expected = everything(TokenTable.from_texts(tokenizer, list(texts), limit=LIMIT))
+    monkeypatch.setattr(tokens, "_SHARD", 2)
+    assert len(texts) > 6
+    cache = TokenCache(tmp_path / "mine", tokenizer, texts, limit=LIMIT)
+    cache.make_share(1, 3)
+    shards = range(0, len(texts), 2)
+    assert texts.slices == [(start, start + 2) for start in shards[1::3]]
+    # As if the process had been killed here: whole shards are not made again.
+    texts.slices.clear()
+    again = TokenCache(tmp_path / "mine", tokenizer, texts, limit=LIMIT)
+    assert everything(again.open()) == expected
+    made = {start for start, _ in texts.slices}
+    assert made == set(shards) - set(shards[1::3])
+    texts.slices.clear()
+    again.make_share(0, 1)
+    assert everything(again.open()) == expected
+    assert texts.slices == []
 
 
 @pytest.mark.parametrize("name", ["ids.npy", "offsets.npy"])
 @pytest.mark.parametrize("keep", [None, 0, 20, 128, 0.5, -1])
 def test_a_damaged_cache_is_not_read(tiny, tmp_path, name, keep):
     def opened():
-        return cached_tokens(tmp_path / "mine", Tokenizer(tiny.encoder), some_texts, limit=LIMIT)
+        return cached_tokens(tmp_path / "mine", Tokenizer(tiny.encoder), some_texts(), limit=LIMIT)
 
     opened()
     (path,) = tmp_path.rglob(name)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,22 +148,17 @@ def _plain(name: str) -> str:
     return "".join(name.split()).replace("_", "").replace("-", "").lower()
 
 
-def check_id(id_: str, seen: Container[str], *, path: Path, line: int) -> str:
-    """Returns an id after checking that it is unique and fits a TREC run.
+def check_id(id_: str, *, path: Path, line: int) -> None:
+    """Checks that an id fits a TREC run.
 
     Raises:
-      InputError: the id is in ``seen``, is empty, or has white space, which separates the columns
-        of a run.
+      InputError: the id is empty or has white space, which separates the columns of a run.
 
     Example:
-      >>> check_id("d1", {"d2"}, path=Path("corpus.jsonl"), line=1)
-      'd1'
+      >>> check_id("d1", path=Path("corpus.jsonl"), line=1)
     """
     if id_.split() != [id_]:
         raise InputError(
             f"{path}:{line}: _id {id_!r} is empty or has white space, which separates the "
             "columns of a TREC run; rename it"
         )
-    if id_ in seen:
-        raise InputError(f"{path}:{line}: _id {id_!r} occurs twice; ids must be unique")
-    return id_

@@ -3,15 +3,19 @@
 import hashlib
 from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query, Source
+from selfdistill_jax.data.id_rows import IdRows
 from selfdistill_jax.data.sources.example_columns import IDS
 from selfdistill_jax.data.sources.example_file import ExampleFile
+from selfdistill_jax.data.sources.example_rows import Row
 from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.errors import InputError
 
 _VERSION = "id-triplets-4"  # part of the fingerprint: raise it when a file is read differently
+_AT_ONCE = 4096  # examples whose ids are looked up together
 
 
 class TripletsOver:
@@ -29,6 +33,7 @@ class TripletsOver:
     def __init__(self, collection: Source, triplets: TripletFile):
         self._collection, self._triplets = collection, triplets
         self.name = f"{collection.name}+{triplets.name}"
+        self.splits = collection.splits
 
     @property
     def pool_start(self) -> int:
@@ -100,6 +105,9 @@ class TripletsOf:
     def __init__(self, collection: Source, file: ExampleFile):
         self._collection, self._file = collection, file
         self.name = f"{collection.name}+{file.name}"
+        self.splits = collection.splits
+        self._document_rows = IdRows()  # empty until the documents are read
+        self._query_rows = IdRows()
 
     @property
     def corpus_size(self) -> int | None:
@@ -110,10 +118,18 @@ class TripletsOf:
         return self._collection.pool_start
 
     def documents(self) -> Iterator[Document]:
-        return self._collection.documents()
+        rows = IdRows()
+        for document in self._collection.documents():
+            rows.add(document.id)
+            yield document
+        self._document_rows = rows
 
     def queries(self) -> Iterator[Query]:
-        return self._collection.queries()
+        rows = IdRows()
+        for query in self._collection.queries():
+            rows.add(query.id)
+            yield query
+        self._query_rows = rows
 
     def judgements(self, split: str) -> Iterator[Judgement]:
         return self._collection.judgements(split)
@@ -125,31 +141,31 @@ class TripletsOf:
         training = {**self._file.describe(), "format": _VERSION}
         return {"evaluation": self._collection.describe(), "training": training}
 
-    @cached_property
-    def _rows(self) -> dict[str, dict[str, int]]:
-        """Maps ids to rows, for queries and for documents."""
-        return {
-            kind: {entry.id: row for row, entry in enumerate(entries())}
-            for kind, entries in (("queries", self.queries), ("documents", self.documents))
-        }
-
     def examples(self) -> Iterator[Example]:
-        queries, documents = self._rows["queries"], self._rows["documents"]
-        evaluated = {j.query for split in ("dev", "test") for j in self.judgements(split)}
+        for rows, read in (("_document_rows", self.documents), ("_query_rows", self.queries)):
+            if not getattr(self, rows):
+                for _ in read():
+                    pass
+        evaluated = {j.query for s in self.splits if s != "train" for j in self.judgements(s)}
         first = self.pool_start  # pydocs counts its documents at each access
         wrong: dict[str, list[Any]] = {}  # problem -> number of rows, line and id of the first
         total = 0
-        for row in self._file.rows(IDS):
-            total += 1
-            ids = (row.query, row.positive, *row.negatives)
-            rows: Any = [queries.get(row.query), *map(documents.get, ids[1:])]
-            problem = self._problem(ids, rows, evaluated, first)
-            if problem:
-                kind, id_ = problem
-                wrong.setdefault(kind, [0, row.where, id_])[0] += 1
-            elif not wrong:
-                scores = row.positive_score, row.negative_scores
-                yield Example(rows[0], rows[1], tuple(rows[2:]), *scores)
+        examples = self._file.rows(IDS)
+        while part := list(islice(examples, _AT_ONCE)):
+            total += len(part)
+            queries = self._query_rows.find([row.query for row in part]).tolist()
+            ids = [id_ for row in part for id_ in (row.positive, *row.negatives)]
+            documents = iter(self._document_rows.find(ids).tolist())
+            for row, query in zip(part, queries, strict=True):
+                positive = next(documents)
+                negatives = tuple(islice(documents, len(row.negatives)))
+                problem = self._problem(row, (query, positive, *negatives), evaluated, first)
+                if problem:
+                    kind, id_ = problem
+                    wrong.setdefault(kind, [0, row.where, id_])[0] += 1
+                elif not wrong:
+                    scores = row.positive_score, row.negative_scores
+                    yield Example(query, positive, negatives, *scores)
         for kind, (count, where, id_) in wrong.items():
             raise InputError(
                 f"{self._file.path}: {count:,} of {total:,} examples name {kind} (first: {id_!r} "
@@ -160,15 +176,16 @@ class TripletsOf:
 
     def _problem(
         self,
-        ids: Sequence[str],
-        rows: Sequence[int | None],
+        example: Row,
+        rows: Sequence[int],
         evaluated: Container[int],
         first: int,
     ) -> tuple[str, str] | None:
         """Returns a row's first problem and the id that causes it, or None."""
+        ids = (example.query, example.positive, *example.negatives)
         kinds = ("queries", *["documents"] * (len(ids) - 1))
         for kind, id_, row in zip(kinds, ids, rows, strict=True):
-            if row is None:
+            if row < 0:
                 return f"{kind} that are not in {self._collection.name}", id_
             if kind == "queries" and row in evaluated:
                 return "queries that are judged in dev or test", id_

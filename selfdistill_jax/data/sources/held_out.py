@@ -29,6 +29,7 @@ class HeldOutDev:
     def __init__(self, source: Source, most: int):
         self._source, self._most = source, most
         self.name = source.name
+        self.splits: tuple[str, ...] = (*source.splits, "dev")
 
     @property
     def corpus_size(self) -> int | None:
@@ -52,13 +53,13 @@ class HeldOutDev:
         return {**self._source.describe(), "dev": f"{_VERSION}, at most {self._most} queries"}
 
     def judgements(self, split: str) -> Iterator[Judgement]:
-        if split == "test":
-            yield from self._source.judgements(split)
+        if split == "dev":
+            yield from self._dev()
         elif split == "train":
             held = self._held
             yield from (j for j in self._source.judgements(split) if j.query not in held)
         else:
-            yield from self._dev()
+            yield from self._source.judgements(split)
 
     def examples(self) -> Iterator[Example]:
         held = self._held

@@ -79,6 +79,7 @@ class PyDocs:
     """
 
     name = "pydocs"
+    splits = SPLITS
     corpus_size = None
 
     def __init__(

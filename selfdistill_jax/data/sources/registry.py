@@ -1,6 +1,6 @@
 """Opens the collection given by the settings ``dataset`` and ``triplets``."""
 
-from selfdistill_jax.data.collection import SPLITS, Source
+from selfdistill_jax.data.collection import Source
 from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.data.sources.example_columns import IDS
 from selfdistill_jax.data.sources.example_file import ExampleFile
@@ -55,7 +55,7 @@ def open_source(
     if file and not of_ids:
         return TripletsOver(collection, TripletFile(file, held_out=False))
     source = TripletsOf(collection, file) if file else collection
-    splits = collection.splits if isinstance(collection, BeirFolder) else SPLITS
+    splits = collection.splits
     if dev_queries and "dev" not in splits and (triplets or "train" in splits):
         return HeldOutDev(source, dev_queries)
     return source

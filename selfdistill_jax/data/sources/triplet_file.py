@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from selfdistill_jax.data.collection import Document, Example, Judgement, Query
+from selfdistill_jax.data.collection import SPLITS, Document, Example, Judgement, Query
 from selfdistill_jax.data.sources.example_columns import TEXTS
 from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.errors import InputError
@@ -33,6 +33,7 @@ class TripletFile:
       >>> TripletFile(ExampleFile("mine.csv"))  # doctest: +SKIP
     """
 
+    splits = SPLITS
     corpus_size = None
     pool_start = 0
 

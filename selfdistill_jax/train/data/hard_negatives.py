@@ -98,8 +98,8 @@ def find_candidates(
 def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarray:
     collection = tables.collection
     first = collection.training_pool.start
-    texts = list(collection.query_texts())
-    index = BM25(list(collection.document_contents())[first:])
+    texts = collection.queries
+    index = BM25(collection.documents[first:])
 
     def of_queries(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         scores, found = index.search([texts[row] for row in rows], depth)

@@ -62,8 +62,7 @@ def write_mined(
     rows = np.column_stack([examples.positive, negatives])  # documents, -1 for none
     asked, of_query = np.unique(examples.query, return_inverse=True)
     used = np.unique(rows[rows >= 0])
-    queries = list(data.collection.query_texts())
-    documents = list(data.collection.document_contents())
+    queries, documents = data.collection.queries, data.collection.documents
     query_vectors = scorer.encode_query([queries[i] for i in asked], progress="Scores, queries")
     document_vectors = scorer.encode_document(
         [documents[i] for i in used], progress="Scores, documents"

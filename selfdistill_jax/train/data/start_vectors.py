@@ -44,7 +44,7 @@ class StartVectors:
         )
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         self._folder = cache / "vectors" / f"{tokens.collection.folder.name}-{digest}"
-        self._count = tokens.collection.num_documents
+        self._count = len(tokens.collection.documents)
         self._small = 4 * self._count * start.dimensions <= _MOST_BYTES
         self._every: np.ndarray | None = None
 

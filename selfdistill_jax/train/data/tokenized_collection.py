@@ -11,7 +11,7 @@ from selfdistill_jax.data.collection import Source
 from selfdistill_jax.data.negatives import KnownPositives
 from selfdistill_jax.data.store import Collection, Examples, open_collection
 from selfdistill_jax.data.tokenizer import Tokenizer
-from selfdistill_jax.data.tokens import TokenTable, cached_tokens, first_copies
+from selfdistill_jax.data.tokens import TokenCache, TokenTable, first_copies
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.encode_corpus import open_tokenizer
@@ -137,22 +137,29 @@ def tokenize(source: Source, cache: Path, encoder: Pretrained, tokenizer: Tokeni
       tokenizer: its tokenizer.
     """
     collection = open_collection(source, cache)
+    queries, documents = token_caches(collection, cache, encoder, tokenizer)
+    return Tokens(collection, tokenizer, queries.open(), documents.open())
+
+
+def token_caches(
+    collection: Collection, cache: Path, encoder: Pretrained, tokenizer: Tokenizer
+) -> tuple[TokenCache, TokenCache]:
+    """Returns the caches of the tokens of a collection's queries and documents."""
     queries, documents = (
-        cached_tokens(
+        TokenCache(
             cache / "tokens" / f"{collection.folder.name}-{table}",
             tokenizer,
             texts,
             limit=encoder.config.max_positions,
             prompt=encoder.prompts.of(kind),
-            total=total,
             progress=f"Tokens, {table}" if is_first() else "",
         )
-        for kind, table, texts, total in (
-            ("query", "queries", collection.query_texts, len(collection.query_ids)),
-            ("document", "documents", collection.document_contents, collection.num_documents),
+        for kind, table, texts in (
+            ("query", "queries", collection.queries),
+            ("document", "documents", collection.documents),
         )
     )
-    return Tokens(collection, tokenizer, queries, documents)
+    return queries, documents
 
 
 def _known(

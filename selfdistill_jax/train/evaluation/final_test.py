@@ -65,7 +65,7 @@ def write_test(
             LOG.info("Stopped during the final evaluation; the same command resumes it")
             return False
         scored[name] = scored["start"] if name == "trained" and not chosen.alpha else run()
-    texts = list(collection.query_texts())
+    texts = collection.queries
     rows = dict(zip(eval_set.query_ids, eval_set.query_rows, strict=True))
     queries = {id_: texts[row] for id_, row in rows.items()}
     write = partial(write_results, folder, scored, baseline="start", queries=queries)

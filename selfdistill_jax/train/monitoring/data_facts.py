@@ -20,7 +20,7 @@ def data_facts(data: TokenizedCollection, settings: DataSettings) -> dict[str, f
       encoder's last position are not known and not counted.
     """
     queries = np.unique(data.examples.query)
-    pool = np.arange(data.collection.num_documents)[data.collection.training_pool.start :]
+    pool = np.array(data.collection.training_pool)
     return {
         "examples": len(data.examples),
         "contradictions": data.contradictions,

@@ -44,7 +44,7 @@ def rows(*rows):
 )
 def test_contradictions_are_left_out(tiny, tmp_path, caplog, given, left):
     tables = opened(tiny, tmp_path, rows(*given))
-    contents = list(tables.collection.document_contents())
+    contents = list(tables.collection.documents)
     examples = tables.examples
     kept = [[contents[n] for n in row if n >= 0] for row in examples.negatives[: len(given)]]
     assert kept == left

@@ -43,8 +43,8 @@ def ranked(tiny, config):
     model = BiEncoder.load(str(tiny.encoder))
     _, tables, *_ = opened(config)
     q, d = (
-        model.encode(list(texts()))
-        for texts in (tables.collection.query_texts, tables.collection.document_contents)
+        model.encode(list(texts))
+        for texts in (tables.collection.queries, tables.collection.documents)
     )
     similarity = (q @ d.T)[tables.examples.query]
     return np.argsort(-similarity, axis=1, kind="stable"), similarity, tables.examples
