@@ -55,10 +55,11 @@ def get_config(loss: str = "softmax") -> ml_collections.ConfigDict:
     config.seed = 0  # seeds the order of examples, drawn negatives, dropout and new adapter weights
 
     config.data = data = ml_collections.ConfigDict()
-    data.dataset = ""  # pydocs or a BEIR folder; "": held-out part of data.triplets, else pydocs
+    data.dataset = ""  # pydocs, BEIR or MS MARCO folder; "": part of data.triplets, else pydocs
     data.triplets = ""  # file, folder or hf://datasets/… of examples; "": the dataset's own pairs
     data.columns = ""  # of data.triplets, as "query=question,positive=answer"; "": found by name
     data.positive_from = 0.5  # pairs with a label or score are positive if it is at least this
+    data.first_examples = 0  # n: the first n examples of each query that has as many; 0: all
     data.dev_queries = 300  # without a dev split: hold out up to this many training queries
     data.negatives = "random"  # source of missing negatives: random, bm25, mined (by start model)
     data.negatives_per_query = 1  # per query and step: the data's own first, then drawn ones

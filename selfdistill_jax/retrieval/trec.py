@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from selfdistill_jax.data.files.qrels import read_qrels_lines
 from selfdistill_jax.data.files.text import read_lines
-from selfdistill_jax.data.sources.qrels import read_qrels_lines
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import explained, new_file
 

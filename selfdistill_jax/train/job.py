@@ -142,6 +142,7 @@ def make_job(
         mesh=mesh,
         data=DataSettings(
             source=open_source(
+                first_examples=config.data.first_examples,
                 dataset=data.dataset,
                 triplets=data.triplets,
                 dev_queries=data.dev_queries,

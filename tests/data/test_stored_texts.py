@@ -52,10 +52,13 @@ def test_a_file_that_becomes_shorter_is_named(tmp_path):
 
 
 def test_nothing_is_completed_after_an_error(tmp_path):
-    with pytest.raises(KeyError), TextWriter(tmp_path / "a") as writer:
-        writer.add("one")
+    def failing():
+        yield "one"
         raise KeyError
-    with pytest.raises(OSError):
+
+    with pytest.raises(KeyError):
+        write(tmp_path / "a", failing())
+    with pytest.raises(FileNotFoundError):
         StoredTexts(tmp_path / "a")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from selfdistill_jax.data.files.hub import PREFIX, dataset_folder
 from selfdistill_jax.data.files.jsonl import read_jsonl
-from selfdistill_jax.data.files.text import decoded_lines
+from selfdistill_jax.data.files.text import decoded_lines, read_lines
 from selfdistill_jax.data.files.tsv import read_tsv
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand, reason
@@ -27,6 +27,8 @@ _EXPECTED = ".jsonl, .json, .tsv, .csv (also with .gz or .zst), .parquet or .arr
 _SPLIT_WORD = re.compile(
     r"(?<![a-z])(?:(train)|dev|development|val|valid|validation|test|testing|eval|held.?out)(?![a-z])"
 )
+# MS MARCO's triples of texts. Their quotation marks are text, which 27 GB need not be read for.
+_UNQUOTED = re.compile(r"triples\.train\.(small|full)\b")
 _ROWS_AT_ONCE = 1_000  # of a Parquet file
 
 
@@ -121,20 +123,24 @@ def _split(path: Path) -> str:
 
 
 def read_records(
-    path: Path, *, is_header: Callable[[Sequence[str]], bool], default_names: Sequence[str]
+    path: Path,
+    *,
+    is_header: Callable[[Sequence[str]], bool],
+    default_names: Callable[[Sequence[str]], Sequence[str]],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields ``(line, record)`` of a file; rows of Parquet and Arrow files are counted from 1.
 
     Args:
       path: as returned by `data_files`.
       is_header: whether the first record of a TSV file is a header; a CSV file always has one.
-      default_names: columns of a TSV file without a header; the last may be left out.
+      default_names: returns the columns of a TSV file without a header from its first record; none
+        if it cannot be such a file.
 
     Raises:
       InputError: the file is damaged or not of the format that its suffix names.
 
     Example:
-      >>> next(read_records(path, is_header=is_header, default_names=()))  # doctest: +SKIP
+      >>> next(read_records(path, is_header=is_header, default_names=names))  # doctest: +SKIP
       (2, {'query': 'sort an array', 'positive': 'np.sort'})
     """
     if kind(path) == ".parquet":
@@ -143,9 +149,9 @@ def read_records(
         yield from _arrow(path)
     elif is_text_table(path):
         if kind(path) == ".tsv":
-            yield from _with_names(path, read_tsv(path), is_header, default_names)
+            yield from _with_names(path, _tsv_rows(path), is_header, default_names)
         else:
-            yield from _with_names(path, _csv_rows(path), lambda cells: True, ())
+            yield from _with_names(path, _csv_rows(path), lambda cells: True, lambda cells: ())
     else:
         yield from read_jsonl(path)
 
@@ -158,6 +164,14 @@ def column_noun(path: Path) -> str:
 def is_text_table(path: Path) -> bool:
     """Returns whether all values of a file are texts."""
     return kind(path) in (".tsv", ".csv")
+
+
+def _tsv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    if not _UNQUOTED.match(path.name):
+        yield from read_tsv(path)
+        return
+    for line, text in read_lines(path):
+        yield line, text.split("\t")
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -181,7 +195,7 @@ def _with_names(
     path: Path,
     rows: Iterator[tuple[int, list[str]]],
     is_header: Callable[[Sequence[str]], bool],
-    default_names: Sequence[str],
+    default_names: Callable[[Sequence[str]], Sequence[str]],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     names: Sequence[str] = ()
     separator = "tabs" if kind(path) == ".tsv" else "commas"
@@ -191,13 +205,12 @@ def _with_names(
                 names = cells
                 _check_names(f"{path}:{line}", names)
                 continue
-            most = len(default_names)
-            if len(cells) not in (most - 1, most):
+            names = default_names(cells)
+            if not names:
                 raise InputError(
-                    f"{path}:{line}: {len(cells)} columns; expected {most} (or {most - 1}, without "
-                    f"the {default_names[-1]}), separated by {separator}, or a header"
+                    f"{path}:{line}: {len(cells)} columns; expected 3 (or 2, without the "
+                    f"negative), separated by {separator}, or a header"
                 )
-            names = default_names[: len(cells)]
         if len(cells) != len(names):
             raise InputError(
                 f"{path}:{line}: {len(cells)} columns; expected {len(names)}, separated by "

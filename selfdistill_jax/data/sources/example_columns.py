@@ -33,24 +33,14 @@ _ID_NAMES = {
     "negative_id": r"negative_(?:document_)?ids?(?:_?\d+)?",
     **_SCORE_NAMES,
 }
+_ANY_NAMES = {**_TEXT_NAMES, **_ID_NAMES}
+SCORES = tuple(_SCORE_NAMES)
 _SEVERAL = ("negative", "negative_id", "negative_score")
-_IGNORED = frozenset((
+IGNORED = frozenset((
     "id", "_id", "idx", "index", "source", "dataset", "lang", "language", "url", "metadata", "meta",
     "comment", "prompt", "type", "task", "subset", "split",
     "", "unnamed:_0", "__index_level_0__",  # written by pandas
 ))  # fmt: skip
-# Words in names of columns, here and in other tools' files. A first record of only such names is a
-# header, even if the header is then refused: read as data, it would become a training example.
-_WORDS = _IGNORED | frozenset((
-    *TEXTS, "anchor", "hard", "pos", "neg", "q", "p", "n", "d", "qid", "pid", "nid", "did",
-    "question", "answer", "passage", "document", "doc", "context", "text", "sentence", "premise",
-    "hypothesis", "title", "body", "content", "abstract", "queries", "positives", "negatives",
-    "questions", "answers", "passages", "documents", "docs", "texts", "input", "output", "target",
-    "response", "instruction", "corpus", "user", "label", "labels", "score", "scores",
-    "similarity", "relevance",
-))  # fmt: skip
-# `sentence1` and `negative_1` are names of columns, but `q1` and `doc1` are ids.
-_NAME = re.compile(r"([a-z]+(?:[_-][a-z]+)*)(?:_\d+|(?<=[a-z]{4})\d+)?|_id")
 
 
 class Columns(NamedTuple):
@@ -74,7 +64,7 @@ class Columns(NamedTuple):
 
     def describe(self) -> str:
         """Returns the convention and the names of the columns that are used."""
-        names = [_plain(name) for name in (self.query, self.positive)]
+        names = [plain_name(name) for name in (self.query, self.positive)]
         if "positive_passages" in names:
             convention = "Tevatron rows"
         elif "pos" in names:
@@ -94,30 +84,13 @@ def _shortened(names: Sequence[str]) -> list[str]:
     return list(names) if len(names) < 3 else [f"{names[0]} … {names[-1]}"]
 
 
-def is_header(cells: Sequence[str]) -> bool:
-    """Returns whether the first record of a TSV or CSV file holds names of columns."""
-    names = [_plain(cell) for cell in cells]
-    roles = [_role(name, {**_TEXT_NAMES, **_ID_NAMES}) for name in names]
-    return (
-        # A text may be the single word "query", but hardly "query_id".
-        any(role in (*IDS, *_SCORE_NAMES) for role in roles)
-        or sum(name in (*TEXTS, "anchor") for name in names) >= 2
-        or (any(roles) and all(cell.split() == [cell.strip()] for cell in cells))
-        or all(map(_is_name, names))
-        or names == [str(i) for i in range(len(names))]  # pandas, for columns without names
-    )
-
-
-def _is_name(name: str) -> bool:
-    found = _NAME.fullmatch(name)
-    return bool(found) and all(word in _WORDS for word in re.split("[_-]", found[1] or "id"))
-
-
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Returns the name of a column in lower case, with underscores."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
-def _role(plain: str, roles: Mapping[str, str]) -> str:
+def role_of(plain: str, roles: Mapping[str, str] = _ANY_NAMES) -> str:
+    """Returns the role of a column with that plain name, or "" for none."""
     return next((role for role, names in roles.items() if re.fullmatch(names, plain)), "")
 
 
@@ -130,7 +103,7 @@ def holds_ids(names: Sequence[str], by_hand: Mapping[str, Sequence[str]]) -> boo
     """
     if by_hand:
         return IDS[0] in by_hand
-    roles = {_role(_plain(name), {**_TEXT_NAMES, **_ID_NAMES}) for name in names}
+    roles = {role_of(plain_name(name)) for name in names}
     return bool(roles & {*IDS}) and TEXTS[0] not in roles
 
 
@@ -183,7 +156,7 @@ def is_required(name: str, names: tuple[str, str, str]) -> bool:
       name: the column.
       names: `TEXTS` or `IDS`.
     """
-    return _role(_plain(name), _TEXT_NAMES if names == TEXTS else _ID_NAMES) in names[:2]
+    return role_of(plain_name(name), _TEXT_NAMES if names == TEXTS else _ID_NAMES) in names[:2]
 
 
 def find_columns(
@@ -226,17 +199,17 @@ def find_columns(
     roles = _TEXT_NAMES if names == TEXTS else _ID_NAMES
     found, ignored, unknown = {}, [], []
     for given in fields:
-        plain = _plain(given)
-        role = _role(plain, roles)
+        plain = plain_name(given)
+        role = role_of(plain, roles)
         if role:
-            others = [name for name in found.get(role, ()) if _plain(name) == plain]
+            others = [name for name in found.get(role, ()) if plain_name(name) == plain]
             if others or (role in found and role not in _SEVERAL):
                 raise InputError(
                     f"{where}: {noun}s {found[role][0]!r} and {given!r} are both read as {role}; "
                     "remove one of them, or say in config.data.columns which one to read"
                 )
             found.setdefault(role, []).append(given)
-        elif plain in _IGNORED or (names == TEXTS and _role(plain, _ID_NAMES)):
+        elif plain in IGNORED or (names == TEXTS and role_of(plain, _ID_NAMES)):
             ignored.append(given)
         else:
             unknown.append(given)

@@ -9,15 +9,14 @@ from selfdistill_jax.data.files.hub import PREFIX
 from selfdistill_jax.data.files.records import column_noun, data_files, read_records
 from selfdistill_jax.data.files.text import digest
 from selfdistill_jax.data.sources.example_columns import (
-    TEXTS,
     Columns,
     find_columns,
     holds_ids,
-    is_header,
     is_required,
     parse_columns,
 )
 from selfdistill_jax.data.sources.example_rows import Row, RowReader, without_repetition
+from selfdistill_jax.data.sources.header import is_header, names_without_header
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand
 from selfdistill_jax.progress import LOG
@@ -156,7 +155,7 @@ class ExampleFile:
         return read_records(
             file,
             is_header=lambda cells: is_header(cells) or not named.isdisjoint(cells),
-            default_names=TEXTS,
+            default_names=names_without_header,
         )
 
     def _all_rows(self, names: tuple[str, str, str], *, log: bool) -> Iterator[tuple[Row, float]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query
 from selfdistill_jax.data.files.jsonl import check_id
+from selfdistill_jax.data.files.qrels import QrelsLine, read_qrels_lines
 from selfdistill_jax.data.files.text import digest
 from selfdistill_jax.data.id_rows import IdRows
-from selfdistill_jax.data.sources.qrels import QrelsLine, read_qrels_lines
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 

@@ -5,7 +5,9 @@ from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.data.sources.example_columns import IDS
 from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.data.sources.external_triplets import TripletsOf, TripletsOver
+from selfdistill_jax.data.sources.first_examples import FirstExamples
 from selfdistill_jax.data.sources.held_out import HeldOutDev
+from selfdistill_jax.data.sources.msmarco import MsMarcoFolder, is_msmarco
 from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.errors import InputError, nearest
@@ -21,17 +23,20 @@ def open_source(
     dev_queries: int = 0,
     columns: str = "",
     positive_from: float = 0.5,
+    first_examples: int = 0,
 ) -> Source:
     """Returns the collection to train and evaluate on.
 
     Args:
-      dataset: name of an embedded collection or path of a BEIR folder. If empty, pydocs is used,
-        or with a ``triplets`` file of texts the held-out part of that file.
+      dataset: name of an embedded collection, or path of a BEIR folder or of a folder of MS MARCO's
+        files. If empty, pydocs is used, or with a ``triplets`` file of texts the held-out part of
+        that file.
       triplets: file or folder to train on instead of the dataset's own pairs, with texts or with
         ids of the dataset's queries and documents.
       dev_queries: number of training queries of a BEIR folder without a dev split that are held out
         as one, see `HeldOutDev`; 0 holds out none.
       columns, positive_from: how to read ``triplets``, see `ExampleFile`.
+      first_examples: number of training examples of each query, see `FirstExamples`; 0 for all.
 
     Raises:
       InputError: the dataset or file does not exist, or the file has ids and no dataset is given.
@@ -40,6 +45,13 @@ def open_source(
       >>> open_source().name
       'pydocs'
     """
+    source = _open_source(dataset, triplets, dev_queries, columns, positive_from)
+    return FirstExamples(source, first_examples) if first_examples else source
+
+
+def _open_source(
+    dataset: str, triplets: str, dev_queries: int, columns: str, positive_from: float
+) -> Source:
     file = None
     if triplets:
         file = ExampleFile(triplets, columns=columns, positive_from=positive_from)
@@ -68,11 +80,14 @@ def _open(dataset: str) -> Source:
     if not path.exists():
         raise InputError(
             f"dataset {dataset!r}: neither a folder nor an embedded collection; expected the path "
-            f"of a BEIR folder or one of: {', '.join(EMBEDDED)}{nearest(dataset, EMBEDDED)}"
+            "of a BEIR folder or a folder of MS MARCO's files, or one of: "
+            f"{', '.join(EMBEDDED)}{nearest(dataset, EMBEDDED)}"
         )
     if path.is_file():
         raise InputError(
             f"dataset {dataset!r}: is a file; expected a BEIR folder (give a file of triplets as "
             "triplets, not as dataset)"
         )
+    if is_msmarco(path):
+        return MsMarcoFolder(path)
     return BeirFolder(path)

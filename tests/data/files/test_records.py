@@ -18,8 +18,12 @@ def refusal(call, *args) -> str:
     return message
 
 
+def names(cells):
+    return "abc"[: len(cells)] if len(cells) in (2, 3) else ""
+
+
 def records(path):
-    return list(read_records(path, is_header=lambda cells: cells[0] == "a", default_names="abc"))
+    return list(read_records(path, is_header=lambda cells: cells[0] == "a", default_names=names))
 
 
 def test_csv(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from selfdistill_jax.data.sources.qrels import read_qrels_lines
+from selfdistill_jax.data.files.qrels import read_qrels_lines
 from selfdistill_jax.errors import InputError
 
 
