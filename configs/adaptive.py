@@ -1,7 +1,8 @@
 """Trains by self-distillation with the loss selfdistill_jax.losses.adaptive_margin."""
 
-from configs import base
+from configs import paper
 
 
-def get_config():
-    return base.get_config("adaptive")
+def get_config(setup: str = ""):
+    """Returns the default settings, or the paper's for ``configs/adaptive.py:msmarco``."""
+    return paper.get_config("adaptive", setup)

@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_collections
 import pytest
 
-from configs import base, distributed
+from configs import adaptive, base, contrastive, distributed, paper, static, teacher
 from selfdistill_jax import config
 from selfdistill_jax.train.run_folder import flatten
 from tests.test_imports import imports
@@ -63,7 +63,8 @@ def test_every_setting_is_read(tiny, tmp_path):
 
 # Known settings of the paper's released code.
 PAPER = {
-    "data.dataset": "msmarco", "data.query_length": 20, "data.document_length": 200,
+    "data.dataset": "msmarco", "data.triplets": "msmarco/qidpidtriples.train.full.2.tsv.gz",
+    "data.first_examples": 128, "data.query_length": 20, "data.document_length": 200,
     "encoder.init": "distilbert-base-uncased", "encoder.pooling": "cls", "encoder.max_length": 200,
     "encoder.dropout": "source", "loss.over": "positives", "train.steps": 20_000,
     "train.batch_size": 128, "train.learning_rate": 5e-7, "train.warmup_steps": 0,
@@ -74,14 +75,48 @@ PAPER = {
 }  # fmt: skip
 
 
+ENCODERS = {
+    "distilbert": "distilbert-base-uncased",
+    "roberta": "roberta-base",
+    "mpnet": "microsoft/mpnet-base",
+}
+
+
 def test_the_papers_setup(tiny, tmp_path):
     default, config = distributed.get_config(), distributed.get_config("msmarco")
     assert flatten(config.to_dict()) == flatten(default.to_dict()) | PAPER
     own = {k: v for k, v in tiny.settings.items() if k.startswith(("data.", "encoder."))}
+    own |= {"data.triplets": "", "data.first_examples": 0}
     config.update_from_flattened_dict({**own, "train.steps": 2, "train.batch_size": 8})
     assert train(config, tmp_path / "run", stop=lambda step: step == 1) is None
-    with pytest.raises(ValueError, match="no set-up 'marco'; there is 'msmarco'"):
+    with pytest.raises(ValueError, match="no set-up 'marco'; there are msmarco, msmarco-"):
         distributed.get_config("marco")
+
+
+@pytest.mark.parametrize("setup", paper.SETUPS)
+@pytest.mark.parametrize(
+    ("module", "own"),
+    [
+        (adaptive, {}),
+        (contrastive, {}),
+        (static, {"loss.margin": {"distilbert": 0.2, "roberta": 0.1, "mpnet": 0.3}}),
+        (teacher, {"data.first_examples": 0}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_papers_setups_of_other_losses_and_encoders(module, own, setup):
+    default, config = (flatten(module.get_config(name).to_dict()) for name in ("", setup))
+    changed = {key: value for key, value in config.items() if value != default[key]}
+    kind = setup.partition("-")[2] or "distilbert"
+    expected = {key: value for key, value in PAPER.items() if not key.startswith("loss.")}
+    pooling = {"roberta": "pooler"}.get(kind, "cls")
+    expected |= {"encoder.init": ENCODERS[kind], "encoder.pooling": pooling}
+    for key, value in own.items():
+        expected[key] = value[kind] if isinstance(value, dict) else value
+    if module is teacher:
+        scores = "bert_cat_ensemble_msmarcopassage_train_scores_ids.tsv"
+        expected["data.triplets"] = f"msmarco/{scores}"
+    assert changed == {key: value for key, value in expected.items() if value != default[key]}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
