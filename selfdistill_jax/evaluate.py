@@ -13,6 +13,7 @@ The values follow BEIR's rules: a document with the query's own id is left out o
 as not found. Unlike in BEIR, queries without a relevant document are left out of the mean.
 """
 
+import numpy as np
 from absl import flags
 
 from selfdistill_jax import BiEncoder, io, locks
@@ -22,10 +23,16 @@ from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.sources.registry import open_source
 from selfdistill_jax.data.store import Collection, open_collection
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.progress import show_log
-from selfdistill_jax.retrieval.eval_set import evaluate_bm25, evaluate_vectors, make_eval_set
+from selfdistill_jax.progress import Progress, show_log
+from selfdistill_jax.retrieval.eval_set import (
+    EvalSet,
+    evaluate_bm25,
+    evaluate_vectors,
+    make_eval_set,
+)
 from selfdistill_jax.retrieval.evaluation import ScoredRun, write_results
 from selfdistill_jax.retrieval.quantize import check_dimensions
+from selfdistill_jax.retrieval.search import search_blocks
 from selfdistill_jax.retrieval.text_table import results_table
 
 _FLAGS = flags.FlagValues()
@@ -104,24 +111,28 @@ def _evaluate(collection: Collection, models: dict[str, BiEncoder]) -> dict[str,
     eval_set = make_eval_set(collection, _FLAGS.split)
     systems = {"bm25": evaluate_bm25(eval_set, collection, k=_FLAGS.k)}
     for name, model in models.items():
-        queries, documents = (
-            one.encode_tokens(
-                one.tokenize(texts, prompt=one.encoder.prompts.of(kind)).take(rows),
-                dimensions=_FLAGS.dimensions,
-                progress=f"{collection.name}, {name}: {kind} texts",
-            )
-            for one, kind, texts, rows in (
-                (model, "query", collection.queries, eval_set.query_rows),
-                (
-                    model.of("document"),
-                    "document",
-                    collection.documents,
-                    eval_set.document_rows,
-                ),
-            )
-        )
-        systems[name] = evaluate_vectors(eval_set, queries, documents, k=_FLAGS.k)
+        systems[name] = _evaluate_encoder(eval_set, collection, name, model)
     return systems
+
+
+def _evaluate_encoder(
+    eval_set: EvalSet, collection: Collection, name: str, model: BiEncoder
+) -> ScoredRun:
+    label, cut = f"{collection.name}, {name}", {"dimensions": _FLAGS.dimensions}
+    queries = model.encode_query(
+        list(collection.queries.take(eval_set.query_rows)),
+        progress=f"{label}: query texts",
+        **cut,
+    )
+    documents = eval_set.document_rows
+
+    def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        with Progress(f"{label}: document texts", len(documents), unit="texts") as bar:
+            texts = collection.documents.take(documents)
+            blocks = model.document_blocks(texts, progress=bar, **cut)
+            return search_blocks(queries, blocks, k=k)
+
+    return evaluate_vectors(eval_set, queries, search, k=_FLAGS.k)
 
 
 if __name__ == "__main__":

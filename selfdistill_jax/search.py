@@ -14,9 +14,9 @@ from selfdistill_jax import BiEncoder, io
 from selfdistill_jax.cli import options
 from selfdistill_jax.cli.run import run_command
 from selfdistill_jax.encode import stream_texts
-from selfdistill_jax.progress import show_log
-from selfdistill_jax.retrieval.evaluation import dense_run
-from selfdistill_jax.retrieval.trec import write_run
+from selfdistill_jax.progress import Progress, show_log
+from selfdistill_jax.retrieval.search import search_blocks
+from selfdistill_jax.retrieval.trec import run_from_rows, write_run
 
 _FLAGS = flags.FlagValues()
 options.define_model(_FLAGS)
@@ -37,20 +37,21 @@ def main(argv: list[str]) -> None:
     out = _FLAGS.run
     options.refuse_existing(out)
     io.try_output(out, "--run")
-    documents, queries = (list(stream_texts(path)) for path in (_FLAGS.corpus, _FLAGS.queries))
+    queries, corpus = list(stream_texts(_FLAGS.queries)), _FLAGS.corpus
+    ids = [row.id for row in stream_texts(corpus)]  # checks all rows before encoding
     model = BiEncoder.load(_FLAGS.model, adapter=_FLAGS.adapter or "")
     cut = {"dimensions": _FLAGS.dimensions}
-    run = dense_run(
-        model.encode_query([row.content for row in queries], progress="Queries", **cut),
-        model.encode_document([row.content for row in documents], progress="Documents", **cut),
-        query_ids=[row.id for row in queries],
-        document_ids=[row.id for row in documents],
-        k=_FLAGS.k,
-    )
+    of_queries = model.encode_query([row.content for row in queries], progress="Queries", **cut)
+
+    with Progress("Documents", len(ids), unit="texts") as bar:
+        texts = (row.content for row in stream_texts(corpus))
+        blocks = model.document_blocks(texts, progress=bar, **cut)
+        found = search_blocks(of_queries, blocks, k=_FLAGS.k)
+    run = run_from_rows([row.id for row in queries], ids, *found)
     out.parent.mkdir(parents=True, exist_ok=True)
     names = [Path(name).absolute().name for name in (_FLAGS.model, _FLAGS.adapter) if name]
     write_run(out, run, tag="_".join("+".join(names).split()))
-    print(f"{len(queries):,} queries, {len(documents):,} documents: {out}")
+    print(f"{len(queries):,} queries, {len(ids):,} documents: {out}")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,11 @@ from examples.emoji.model import Inputs, encode, init_params
 from selfdistill_jax import BiEncoder
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG, show_log
-from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun, dense_run, score
+from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun, score
+from selfdistill_jax.retrieval.search import search
 from selfdistill_jax.retrieval.significance import paired_test
 from selfdistill_jax.retrieval.text_table import results_table
+from selfdistill_jax.retrieval.trec import run_from_rows
 from selfdistill_jax.train.checkpoint import Checkpoints
 from selfdistill_jax.train.compile_ahead import AheadOfTimeStep
 from selfdistill_jax.train.evaluation.selection import Selection
@@ -59,7 +61,8 @@ class Split:
         vectors = self._encode(params, Inputs(self.names, self.pictures, ones))
         q, p = np.split(np.asarray(vectors), [len(self.names)])
         ids = [str(row) for row in range(len(self.pairs.emoji))]
-        run = dense_run(q, p, query_ids=self.pairs.names, document_ids=ids, k=100)
+        found = search(q, p, k=100)
+        run = run_from_rows(self.pairs.names, ids, *found)
         return score(self.pairs.qrels(), run)
 
 

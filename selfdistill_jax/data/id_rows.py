@@ -24,19 +24,19 @@ class IdRows:
     """
 
     def __init__(self, ids: Iterable[str] = ()):
-        self._hashes = array("Q", map(_hash, ids))
+        self._hashes = array("Q", map(hash_text, ids))
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self._hashes)
 
     def add(self, id_: str) -> None:
-        self._hashes.append(_hash(id_))
+        self._hashes.append(hash_text(id_))
         self._sorted = None
 
     def find(self, ids: Sequence[str]) -> np.ndarray:
         """Returns the row of each id, ``[n]`` int32, -1 for an unknown one."""
-        wanted = np.fromiter(map(_hash, ids), np.uint64, len(ids))
+        wanted = np.fromiter(map(hash_text, ids), np.uint64, len(ids))
         hashes, rows = self._in_order()
         if not len(hashes):
             return np.full(len(ids), -1, np.int32)
@@ -67,5 +67,6 @@ class IdRows:
         return self._sorted
 
 
-def _hash(id_: str) -> int:
-    return int.from_bytes(hashlib.blake2b(id_.encode(), digest_size=8).digest(), "little")
+def hash_text(text: str) -> int:
+    """Returns a 64-bit hash of a text, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

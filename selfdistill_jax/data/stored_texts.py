@@ -68,6 +68,24 @@ class StoredTexts(Sequence[str]):
         for start in range(0, len(self), _AT_ONCE):
             yield from self._read(start, min(start + _AT_ONCE, len(self)))
 
+    def take(self, rows: np.ndarray) -> Iterator[str]:
+        """Yields the texts of some rows; consecutive ones are read together."""
+        for start in range(0, len(rows), _AT_ONCE):
+            part = rows[start : start + _AT_ONCE]
+            if (np.diff(part) == 1).all():
+                yield from self._read(int(part[0]), int(part[-1]) + 1)
+            else:
+                yield from self._read_each(part)
+
+    def _read_each(self, rows: np.ndarray) -> list[str]:
+        texts = []
+        with reports_damaged_cache(self._path.parent), self._path.open("rb") as file:
+            for row in rows:
+                begin, end = self._ends[row : row + 2].tolist()
+                file.seek(begin)
+                texts.append(file.read(end - begin).decode())
+        return texts
+
     def _read(self, start: int, stop: int) -> list[str]:
         ends = self._ends[start : stop + 1].tolist()
         with reports_damaged_cache(self._path.parent), self._path.open("rb") as file:

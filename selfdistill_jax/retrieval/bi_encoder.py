@@ -1,6 +1,7 @@
 """`BiEncoder`: a loaded model that turns texts into unit vectors."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from selfdistill_jax.retrieval.encode_corpus import (
     open_tokenizer,
 )
 from selfdistill_jax.retrieval.quantize import check_dimensions, truncate
+from selfdistill_jax.retrieval.search import BLOCK
 
 if TYPE_CHECKING:
     from selfdistill_jax.fit import Fitted
@@ -147,6 +149,23 @@ class BiEncoder:
         """Encodes documents as `encode` does, with the model's prompt for them, if it has one."""
         model = self.of("document")
         return model.encode(texts, prompt=model.encoder.prompts.of("document"), **options)
+
+    def document_blocks(self, texts: Iterable[str], **options: Any) -> Iterator[np.ndarray]:
+        """Encodes documents part by part, for `search_blocks`: no memory for all is needed.
+
+        Args:
+          texts: the documents.
+          options: as for `encode`, except ``prompt``.
+
+        Yields:
+          ``[n, D]`` float32 unit vectors of the next documents.
+
+        Raises:
+          InputError: as for `encode`.
+        """
+        texts = iter(texts)
+        while part := list(islice(texts, BLOCK)):
+            yield self.encode_document(part, **options)
 
     def tokenize(self, texts: Iterable[str], *, prompt: str = "") -> TokenTable:
         """Tokenizes prompt + text, truncated to the model's maximum length, for `encode_tokens`."""

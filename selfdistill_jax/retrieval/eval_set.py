@@ -1,12 +1,13 @@
 """Evaluation of one split: its queries, searched in the collection by an encoder or BM25."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.progress import LOG
-from selfdistill_jax.retrieval.evaluation import ScoredRun, bm25_run, dense_run, score
+from selfdistill_jax.retrieval.evaluation import ScoredRun, Search, bm25_run, dense_run, score
 from selfdistill_jax.retrieval.trec import Qrels, count_own_relevant
 
 
@@ -23,7 +24,7 @@ class EvalSet(NamedTuple):
     query_rows: np.ndarray
     document_rows: np.ndarray
     query_ids: list[str]
-    document_ids: list[str]
+    document_ids: Sequence[str]
     qrels: Qrels
     drop_own: bool
 
@@ -42,7 +43,7 @@ def make_eval_set(
     """
     judgements = collection.judgements(split)
     queries = np.unique([j.query for j in judgements])
-    documents = np.arange(len(collection.document_ids))
+    documents, ids = np.arange(len(collection.document_ids)), collection.document_ids
     if 0 < max_documents < len(documents):
         judged = [j.document for j in judgements if not isinstance(j.document, str)]
         judged = np.unique(np.array(judged, int))
@@ -50,12 +51,13 @@ def make_eval_set(
         count = max(max_documents - len(judged), 0)
         drawn = np.random.default_rng(seed).choice(others, min(count, len(others)), replace=False)
         documents = np.sort(np.concatenate([judged, drawn]))
+        ids = list(collection.document_ids.take(documents))
     qrels = collection.qrels(split)
     return EvalSet(
         queries,
         documents,
-        [collection.query_ids[r] for r in queries],
-        [collection.document_ids[r] for r in documents],
+        list(collection.query_ids.take(queries)),
+        ids,
         qrels,
         _drops_own(f"{collection.name}, {split}", collection, queries, qrels),
     )
@@ -80,19 +82,19 @@ def _drops_own(label: str, collection: Collection, queries: np.ndarray, qrels: Q
 
 
 def evaluate_vectors(
-    eval_set: EvalSet, queries: np.ndarray, documents: np.ndarray, *, k: int
+    eval_set: EvalSet, queries: np.ndarray, search: Search, *, k: int
 ) -> ScoredRun:
-    """Searches document vectors exactly, and scores the results.
+    """Searches document vectors, and scores the results.
 
     Args:
       eval_set: queries, documents and judgements.
       queries: ``[Q, D]`` unit vectors of ``eval_set.query_rows``.
-      documents: ``[N, D]`` unit vectors of ``eval_set.document_rows``.
+      search: finds vectors of ``eval_set.document_rows``, see `dense_run`.
       k: documents retrieved per query.
     """
     run = dense_run(
         queries,
-        documents,
+        search,
         query_ids=eval_set.query_ids,
         document_ids=eval_set.document_ids,
         k=k,
@@ -104,8 +106,8 @@ def evaluate_vectors(
 def evaluate_bm25(eval_set: EvalSet, collection: Collection, *, k: int) -> ScoredRun:
     """Scores the lexical baseline, BM25, on the same queries and documents."""
     run = bm25_run(
-        [collection.queries[r] for r in eval_set.query_rows],
-        [collection.documents[r] for r in eval_set.document_rows],
+        list(collection.queries.take(eval_set.query_rows)),
+        collection.documents.take(eval_set.document_rows),
         query_ids=eval_set.query_ids,
         document_ids=eval_set.document_ids,
         k=k,

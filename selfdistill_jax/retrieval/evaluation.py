@@ -1,6 +1,6 @@
 """Turns vectors or texts into runs and scores them, for training and for the commands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +10,11 @@ import numpy as np
 from selfdistill_jax.io import write_json, write_text
 from selfdistill_jax.retrieval.bm25 import BM25
 from selfdistill_jax.retrieval.metrics import evaluate, mean
-from selfdistill_jax.retrieval.search import search
 from selfdistill_jax.retrieval.significance import paired_test
 from selfdistill_jax.retrieval.trec import Qrels, Run, run_from_rows, without_own, write_run
 
+# Maps query vectors ``[Q, D]`` and k to scores and document rows ``[Q, k]``, best first.
+Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 MEASURES = ("nDCG@10", "MRR@10", "Recall@100")
 
 
@@ -29,25 +30,25 @@ class ScoredRun(NamedTuple):
 
 def dense_run(
     queries: np.ndarray,
-    documents: np.ndarray,
+    search: Search,
     *,
     query_ids: Sequence[str],
     document_ids: Sequence[str],
     k: int,
     drop_own: bool = False,
 ) -> Run:
-    """Searches document vectors ``[N, D]`` exactly for each query vector of ``[Q, D]``.
+    """Searches document vectors for each query vector of ``[Q, D]``.
 
     With ``drop_own``, the document with a query's own id is left out, and k others are returned.
     """
-    found = search(queries, documents, k=k + drop_own)
+    found = search(queries, k + drop_own)
     run = run_from_rows(query_ids, document_ids, *found)
     return without_own(run, k) if drop_own else run
 
 
 def bm25_run(
     queries: Sequence[str],
-    documents: Sequence[str],
+    documents: Iterable[str],
     *,
     query_ids: Sequence[str],
     document_ids: Sequence[str],

@@ -3,16 +3,19 @@
 Shape legend: Q queries of one block, N documents of one block, D dimensions, K results.
 """
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+BLOCK = 65536  # documents on the device at a time
 _SCORES = 2**24  # float32 scores per block of queries and documents: 64 MB
 
 
 def search(
-    queries: np.ndarray, documents: np.ndarray, *, k: int, block: int = 65536
+    queries: np.ndarray, documents: np.ndarray, *, k: int, block: int = BLOCK
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k documents with the highest inner product for each query, by scoring all of them.
 
@@ -46,26 +49,49 @@ def search(
         )
     if k < 1 or block < 1:
         raise ValueError(f"k and block must be at least 1; got k={k}, block={block}")
-    num_queries, num_documents = len(queries), len(documents)
-    k = min(k, num_documents)
-    if not num_queries or not num_documents:
-        return np.zeros((num_queries, k), np.float32), np.zeros((num_queries, k), np.int32)
-    block = min(block, num_documents)
-    size = min(max(1, _SCORES // block), num_queries)
+    block = max(min(block, len(documents)), 1)
+    blocks = (documents[start : start + block] for start in range(0, len(documents), block))
+    return search_blocks(queries, blocks, k=min(k, max(len(documents), 1)), block=block)
+
+
+def search_blocks(
+    queries: np.ndarray, blocks: Iterable[np.ndarray], *, k: int, block: int = BLOCK
+) -> tuple[np.ndarray, np.ndarray]:
+    """Searches documents that come in parts, such as while they are encoded, as `search` does.
+
+    Args:
+      queries: ``[number of queries, D]``, any float type.
+      blocks: consecutive parts of the documents, ``[at most block, D]``; read once.
+      k: results per query, clipped to the number of documents.
+      block: largest number of documents in a part.
+
+    Returns:
+      Scores and document rows, as from `search`.
+
+    Raises:
+      ValueError: a vector is not finite.
+    """
+    num_queries, num_documents = len(queries), 0
+    size = min(max(1, _SCORES // block), max(num_queries, 1))
     query_blocks = [
         jnp.asarray(_rows(queries, start, size)) for start in range(0, num_queries, size)
     ]
     # An explicit dtype: a weakly typed -inf would make the first block compile separately.
     empty = jnp.full((size, k), -jnp.inf, jnp.float32), jnp.full((size, k), -1, jnp.int32)
     best = [empty] * len(query_blocks)
-    for start in range(0, num_documents, block):
-        d_NxD = jnp.asarray(_rows(documents, start, block))
-        best = [
-            _merge(*found, q_QxD, d_NxD, start, num_documents)
-            for found, q_QxD in zip(best, query_blocks, strict=True)
-        ]
+    for part in blocks:
+        start, num_documents = num_documents, num_documents + len(part)
+        if query_blocks:
+            d_NxD = jnp.asarray(_rows(part, 0, block))
+            best = [
+                _merge(*found, q_QxD, d_NxD, start, num_documents)
+                for found, q_QxD in zip(best, query_blocks, strict=True)
+            ]
+    k = min(k, num_documents)
+    if not num_queries or not num_documents:
+        return np.zeros((num_queries, k), np.float32), np.zeros((num_queries, k), np.int32)
     scores, rows = (
-        np.concatenate(jax.device_get(parts))[:num_queries] for parts in zip(*best, strict=True)
+        np.concatenate(jax.device_get(parts))[:num_queries, :k] for parts in zip(*best, strict=True)
     )
     # top_k puts NaN first, so a bad vector always shows up among the results.
     if not np.isfinite(scores).all():

@@ -11,6 +11,7 @@ import numpy as np
 
 from selfdistill_jax.data.files.qrels import read_qrels_lines
 from selfdistill_jax.data.files.text import read_lines
+from selfdistill_jax.data.stored_texts import StoredTexts
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import explained, new_file
 
@@ -54,8 +55,15 @@ def run_from_rows(
         raise ValueError(
             f"scores {scores.shape} and rows {rows.shape} must be [{len(query_ids)} queries, k]"
         )
+    used = np.unique(rows[rows >= 0])
+    found = (
+        document_ids.take(used)
+        if isinstance(document_ids, StoredTexts)
+        else (document_ids[row] for row in used)
+    )
+    names = dict(zip(used.tolist(), found, strict=True))
     return {
-        query: {document_ids[r]: s for s, r in zip(*pair, strict=True) if r >= 0}
+        query: {names[r]: s for s, r in zip(*pair, strict=True) if r >= 0}
         for query, *pair in zip(query_ids, scores.tolist(), rows.tolist(), strict=True)
     }
 

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from selfdistill_jax.data import stored_texts
@@ -31,6 +32,8 @@ def test_texts_are_read_like_a_list(tmp_path, monkeypatch, at_once):
         for stop in (None, 0, 1, 5, -1, 99):
             assert found[start:stop] == TEXTS[start:stop]
     assert found[::-2] == TEXTS[::-2]
+    for rows in ([], [3], [2, 3, 4, 5], [0, 2, 1, 1], list(range(size))):
+        assert list(found.take(np.array(rows, int))) == [TEXTS[row] for row in rows]
     for row in (size, -size - 1):
         with pytest.raises(IndexError):
             found[row]

@@ -40,6 +40,12 @@ def lucene(texts, query, k1, b):
     return scores
 
 
+@pytest.fixture(params=[1, 4, 100_000])
+def shards(request, monkeypatch):
+    monkeypatch.setattr(bm25, "_SHARD", request.param)
+
+
+@pytest.mark.usefixtures("shards")
 @pytest.mark.parametrize("options", [{}, {"k1": 0.9, "b": 0.4}, {"k1": 1.2, "b": 0.0}])
 def test_equals_the_formula(options):
     queries = ["array", "sort the array in a file", "file file array", "unknown copy"]
@@ -61,6 +67,23 @@ def test_query_without_a_known_word_has_no_result(query):
     assert (rows[[0, 2], 0] >= 0).all()
 
 
+def test_equals_the_library():
+    import bm25s
+
+    draw = np.random.default_rng(0)
+    vocabulary = np.array([f"word{i}" for i in range(60)])
+    texts = [" ".join(draw.choice(vocabulary, size=n)) for n in draw.integers(0, 30, size=200)]
+    index = bm25s.BM25(method="lucene", k1=1.5, b=0.75, backend="numpy")
+    index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+    queries = [" ".join(draw.choice(vocabulary, size=4)) for _ in range(20)]
+    scores, rows = BM25(texts).search(queries, 10)
+    for query, found, at in zip(queries, scores, rows, strict=True):
+        expected = index.get_scores(query.split())
+        np.testing.assert_allclose(found, np.sort(expected)[::-1][:10], rtol=1e-5)
+        np.testing.assert_allclose(found, expected[at], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("shards")
 @pytest.mark.parametrize("texts", [[], ["", ""], ["of the", "a"]])
 def test_collection_without_words(texts):
     scores, rows = BM25(texts).search(["file", ""], 5)
@@ -75,7 +98,9 @@ def test_k_is_clipped_to_the_collection():
     assert BM25(TEXTS).search([], 3)[1].shape == (0, 3)
 
 
-def test_equal_scores_are_ordered_by_row():
+@pytest.mark.parametrize("size", [7, 100, 100_000])
+def test_equal_scores_are_ordered_by_row(size, monkeypatch):
+    monkeypatch.setattr(bm25, "_SHARD", size)
     texts = ["file array", "file", "array"] * 300  # the short ones score higher
     _, rows = BM25(texts).search(["file"], 500)
     assert rows[0].tolist() == [*range(1, 900, 3), *range(0, 600, 3)]

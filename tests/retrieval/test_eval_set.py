@@ -30,14 +30,14 @@ def test_all_documents_and_the_split_s_queries(collection):
     np.testing.assert_array_equal(eval_set.query_rows, np.arange(32, 40))
     np.testing.assert_array_equal(eval_set.document_rows, np.arange(40))
     assert eval_set.query_ids == [f"q{i}" for i in range(32, 40)]
-    assert eval_set.document_ids == [f"c{i}" for i in range(40)]
+    assert list(eval_set.document_ids) == [f"c{i}" for i in range(40)]
     assert eval_set.qrels == {f"q{i}": {f"c{i}": 1} for i in range(32, 40)}
 
 
 def test_a_part_of_the_documents(collection):
     def rows(limit, seed=0):
         eval_set = make_eval_set(collection, "dev", max_documents=limit, seed=seed)
-        assert eval_set.document_ids == [f"c{r}" for r in eval_set.document_rows]
+        assert list(eval_set.document_ids) == [f"c{r}" for r in eval_set.document_rows]
         return eval_set.document_rows.tolist()
 
     judged = list(range(24, 32))

@@ -12,9 +12,9 @@ from selfdistill_jax.checkpoints.peft import with_adapter
 from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
 from selfdistill_jax.retrieval.significance import mean_and_error, needed_errors
 from selfdistill_jax.train import run
-from selfdistill_jax.train.evaluation import final_test
+from selfdistill_jax.train.data import start_vectors
+from selfdistill_jax.train.evaluation import evaluator, final_test
 from selfdistill_jax.train.evaluation.best_model import interpolate
-from selfdistill_jax.train.evaluation.evaluator import Evaluator
 from selfdistill_jax.train.evaluation.final_choice import gains_of_steps
 from selfdistill_jax.train.monitoring.run_log import read_metrics
 from tests.tiny import metrics, train, write_collection
@@ -33,9 +33,9 @@ def on_dev(monkeypatch):
             of_query = {f"q{i}": value for i, value in enumerate(found)}
             return ScoredRun({}, dict.fromkeys(MEASURES, of_query))
 
-        monkeypatch.setattr(Evaluator, "score", score)
+        monkeypatch.setattr(evaluator.Evaluator, "score", score)
 
-    real = Evaluator.score
+    real = evaluator.Evaluator.score
     return script
 
 
@@ -187,13 +187,14 @@ def test_the_start_encoder_is_encoded_once_for_all_runs(tiny, tmp_path, monkeypa
     config = tiny.config(data__cache=str(tmp_path / "cache"), train__steps=2)
     train(config, tmp_path / "one")
     labels = []
-    encode = Evaluator._encode
+    encode = evaluator.encode_documents
 
-    def counted(self, table, rows, params, label):
+    def counted(*args, label, **options):
         labels.append(label)
-        return encode(self, table, rows, params, label)
+        return encode(*args, label=label, **options)
 
-    monkeypatch.setattr(Evaluator, "_encode", counted)
+    for module in (evaluator, start_vectors):
+        monkeypatch.setattr(module, "encode_documents", counted)
     train(config, tmp_path / "two")
     assert_same_run(tmp_path / "one", tmp_path / "two")
     assert [x for x in labels if "documents" in x and ("start" in x or "step 0" in x)] == []

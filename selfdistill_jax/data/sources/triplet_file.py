@@ -1,12 +1,19 @@
 """Makes a collection of a file of training examples: texts of queries, positives, negatives."""
 
 import hashlib
+import math
+from array import array
 from collections.abc import Iterator
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from selfdistill_jax.data.collection import SPLITS, Document, Example, Judgement, Query
+from selfdistill_jax.data.id_rows import hash_text
 from selfdistill_jax.data.sources.example_columns import TEXTS
 from selfdistill_jax.data.sources.example_file import ExampleFile
+from selfdistill_jax.data.sources.example_rows import Row
 from selfdistill_jax.errors import InputError
 
 _VERSION = "triplets-5"  # part of the fingerprint: raise it when the same file is read differently
@@ -18,7 +25,8 @@ class TripletFile:
 
     Texts that differ only in white space at their ends are one text, spelt as in the first row.
     Training leaves out a negative that is a positive of the same query in any row. Missing
-    negatives are drawn from the other documents.
+    negatives are drawn from the other documents. The file is read several times; memory holds 20
+    bytes for each of its texts.
 
     Args:
       file: the file or folder.
@@ -41,7 +49,6 @@ class TripletFile:
         self._file = file
         self._held_out = held_out
         self.path, self.name = file.path, file.name
-        self._read: tuple[list[str], list[str], list[Example]] | None = None
 
     def fingerprint(self) -> str:
         return self._file.fingerprint(f"{_VERSION} held_out={self._held_out}")
@@ -50,60 +57,104 @@ class TripletFile:
         return {**self._file.describe(), "format": _VERSION, "held_out": self._held_out}
 
     def documents(self) -> Iterator[Document]:
-        for row, text in enumerate(self._content()[0]):
-            yield Document(f"d{row}", "", text)
+        texts = (text for row in self._rows() for text in (row.positive, *row.negatives))
+        is_first = self._scan.documents.is_first
+        first = (text for text, new in zip(texts, is_first, strict=True) if new)
+        for number, text in enumerate(first):
+            yield Document(f"d{number}", "", text)
 
     def queries(self) -> Iterator[Query]:
-        for row, text in enumerate(self._content()[1]):
-            yield Query(f"q{row}", text)
+        is_first = self._scan.queries.is_first
+        first = (row.query for row, new in zip(self._rows(), is_first, strict=True) if new)
+        for number, text in enumerate(first):
+            yield Query(f"q{number}", text)
 
     def judgements(self, split: str) -> Iterator[Judgement]:
-        _, queries, examples = self._content()
-        splits = self._splits(queries)
-        pairs = dict.fromkeys((e.query, e.positive) for e in examples)
-        for query, positive in pairs:
-            if splits[query] == split:
-                yield Judgement(query, positive, 1)
+        found = self._scan
+        chosen = found.split == self.splits.index(split)
+        pairs = np.stack([found.queries.rows, found.documents.rows[found.begin[:-1]]], axis=1)
+        for query, positive in dict.fromkeys(map(tuple, pairs[chosen].tolist())):
+            yield Judgement(query, positive, 1)
 
     def examples(self) -> Iterator[Example]:
-        _, queries, examples = self._content()
-        splits = self._splits(queries)
-        return (e for e in examples if splits[e.query] == "train")
+        found = self._scan
+        for i in np.flatnonzero(found.split == self.splits.index("train")):
+            of_example = slice(found.begin[i], found.begin[i + 1])
+            positive, *negatives = found.documents.rows[of_example].tolist()
+            scores = found.scores[of_example].tolist()
+            scored = not math.isnan(scores[0])
+            yield Example(
+                int(found.queries.rows[i]),
+                positive,
+                tuple(negatives),
+                scores[0],
+                tuple(scores[1:]) if scored else (),
+            )
 
-    def _splits(self, queries: list[str]) -> list[str]:
-        if not self._held_out:
-            return ["train"] * len(queries)
-        return [_split(text.strip()) for text in queries]
+    def _rows(self, *, log: bool = False) -> Iterator[Row]:
+        return self._file.rows(TEXTS, log=log)
 
-    def _content(self) -> tuple[list[str], list[str], list[Example]]:
-        """Returns distinct documents, distinct queries, both in first-seen order, and examples."""
-        if self._read is None:
-            documents, queries = _Texts(), _Texts()
-            examples = []
-            for row in self._file.rows(TEXTS):
-                q, p = queries.add(row.query), documents.add(row.positive)
-                n = tuple(map(documents.add, row.negatives))
-                examples.append(Example(q, p, n, row.positive_score, row.negative_scores))
-            if not examples:
-                raise InputError(
-                    f"{self.path}: no triplets; expected rows of query, positive and negative"
-                )
-            self._read = documents.texts, queries.texts, examples
-        return self._read
+    @cached_property
+    def _scan(self) -> "_Scan":
+        """Reads the file once, without the texts themselves."""
+        queries, documents = array("Q"), array("Q")
+        begin, scores, split = array("q", [0]), array("d"), array("b")
+        for row in self._rows(log=True):
+            queries.append(hash_text(row.query.strip()))
+            documents.extend(hash_text(text.strip()) for text in (row.positive, *row.negatives))
+            begin.append(len(documents))
+            scores.append(row.positive_score)
+            scores.extend(row.negative_scores or [math.nan] * len(row.negatives))
+            split.append(self.splits.index(_split(row.query.strip())) if self._held_out else 0)
+        if not queries:
+            raise InputError(
+                f"{self.path}: no triplets; expected rows of query, positive and negative"
+            )
+        return _Scan(
+            _distinct(queries),
+            _distinct(documents),
+            np.frombuffer(begin, np.int64),
+            np.frombuffer(scores, np.float64),
+            np.frombuffer(split, np.int8),
+        )
 
 
-class _Texts:
-    """Numbers distinct texts in the order in which they are added."""
+class _Distinct(NamedTuple):
+    """Holds the row of each text of a file, and whether it is the first with that row."""
 
-    def __init__(self):
-        self.texts: list[str] = []
-        self._rows: dict[str, int] = {}
+    rows: np.ndarray
+    is_first: np.ndarray
 
-    def add(self, text: str) -> int:
-        row = self._rows.setdefault(text.strip(), len(self.texts))
-        if row == len(self.texts):
-            self.texts.append(text)
-        return row
+
+class _Scan(NamedTuple):
+    """Holds the examples of a file without their texts.
+
+    Attributes:
+      queries: ``[n]``, the query of each example.
+      documents: ``[m]``, positive and negatives of each example, one example after the other.
+      begin: ``[n + 1]`` where the documents of each example begin.
+      scores: ``[m]`` teacher's scores, or NaN.
+      split: ``[n]`` positions in `SPLITS`.
+    """
+
+    queries: _Distinct
+    documents: _Distinct
+    begin: np.ndarray
+    scores: np.ndarray
+    split: np.ndarray
+
+
+def _distinct(hashes: array) -> _Distinct:
+    """Numbers distinct texts in the order in which they first occur."""
+    _, first, inverse = np.unique(
+        np.frombuffer(hashes, np.uint64), return_index=True, return_inverse=True
+    )
+    order = np.argsort(first)
+    rows = np.empty(len(first), np.int32)
+    rows[order] = np.arange(len(first))
+    is_first = np.zeros(len(hashes), bool)
+    is_first[first] = True
+    return _Distinct(rows[inverse], is_first)
 
 
 def _split(query: str) -> str:

@@ -10,11 +10,14 @@ from selfdistill_jax.checkpoints.model_folder import fingerprint
 from selfdistill_jax.data.cache import load_array, save_array
 from selfdistill_jax.data.collection import SAMPLE_NEGATIVE
 from selfdistill_jax.data.negatives import top_candidates
-from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.bm25 import BM25
-from selfdistill_jax.retrieval.search import search
+from selfdistill_jax.train.data.document_vectors import (
+    DocumentVectors,
+    encode_documents,
+    share_of,
+)
 from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import DataSettings, TokenizedCollection
 from selfdistill_jax.train.model import Model
@@ -61,7 +64,6 @@ def find_candidates(
     facts: list[Any] = [_VERSION, kind, k]
     find = partial(_by_bm25, tables, drawn, k)
     if kind == "mined":
-        find = partial(_by_encoder, settings, tables, drawn, model, start_vectors)
         facts += ["frozen documents"] * settings.frozen_documents
         facts += [settings.mined_ceiling, settings.query_length, settings.document_length]
         start = model.pretrained
@@ -70,6 +72,8 @@ def find_candidates(
         facts.append(hashlib.sha256(drawn.tobytes()).hexdigest())
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     name = f"{tables.collection.folder.name}-{kind}-{digest}"
+    if kind == "mined":
+        find = partial(_by_encoder, settings, tables, drawn, model, start_vectors, name)
     folder = settings.cache / "negatives" / name
     if all_true(folder.is_dir()):
         found = all_succeed(lambda: np.array(load_array(folder)))
@@ -98,11 +102,11 @@ def find_candidates(
 def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarray:
     collection = tables.collection
     first = collection.training_pool.start
-    texts = collection.queries
-    index = BM25(collection.documents[first:])
+    pool = np.array(collection.training_pool)
+    index = BM25(collection.documents.take(pool))
 
     def of_queries(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        scores, found = index.search([texts[row] for row in rows], depth)
+        scores, found = index.search(list(collection.queries.take(rows)), depth)
         return scores, np.where(found >= 0, found + first, found)
 
     return top_candidates(
@@ -121,43 +125,66 @@ def _by_encoder(
     drawn: np.ndarray,
     model: Model,
     start_vectors: StartVectors,
+    name: str,
 ) -> np.ndarray:
     pool = tables.collection.training_pool
     queries, positives = tables.examples.query[drawn], tables.examples.positive[drawn]
     params = model.encode_table.on_devices(model.pretrained.params)
 
-    def vectors(table: TokenTable, rows: np.ndarray, limit: int, label: str) -> np.ndarray:
-        label = f"{_LABEL}, {label}"
-        made = model.encode_table(params, table.take(rows), limit=limit, progress=label)
-        if not np.isfinite(made).all():
+    def check(finite: bool) -> None:
+        if not all_true(finite):
             raise InputError(
                 f"config.data.negatives is 'mined', but vectors of {model.name} are not finite; "
                 "try config.train.dtype=float32"
             )
-        return made
 
     asked = np.unique(queries)
-    # Positives may be evaluation's documents, outside the pool; they precede the searched ones.
-    front = np.setdiff1d(positives, pool)
-    held = np.concatenate([front, np.array(pool)])
-    of_asked = vectors(tables.queries, asked, settings.query_length, "query texts")
+    of_asked = model.encode_table(
+        params,
+        tables.queries.take(asked),
+        limit=settings.query_length,
+        progress=f"{_LABEL}, query texts",
+    )
+    check(bool(np.isfinite(of_asked).all()))
     if settings.frozen_documents:
-        of_held = start_vectors.all("Documents")[held]
+        every, share = start_vectors.all("Documents"), share_of(len(pool))
+        own = slice(pool.start + share.start, pool.start + share.stop)
+        of_pool = DocumentVectors(every[own], share)
     else:
-        of_held = vectors(tables.documents, held, settings.document_length, "document texts")
+        of_pool = encode_documents(
+            model.encode_table,
+            params,
+            tables.documents,
+            np.array(pool),
+            limit=settings.document_length,
+            label=f"{_LABEL}, document texts",
+            folder=settings.cache / "vectors",
+            name=name,
+        )
+    check(of_pool.is_finite())
 
     def of_queries(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        pool_vectors = of_held[len(front) :]
-        scores, found = search(of_asked[np.searchsorted(asked, rows)], pool_vectors, k=depth)
-        return scores, found + pool.start
+        scores, found = of_pool.search(of_asked[np.searchsorted(asked, rows)], depth)
+        return scores, np.where(found < 0, found, found + pool.start)
 
     most = None
     if settings.mined_ceiling:
-        q = of_asked[np.searchsorted(asked, queries)]
-        p = of_held[np.searchsorted(held, positives)]
-        most = np.einsum("nd,nd->n", q, p)
+        query_of = np.searchsorted(asked, queries)
+        most = of_pool.products(of_asked, query_of, positives - pool.start)
+        # Positives may be evaluation's documents, outside the pool.
+        outside = np.flatnonzero(positives < pool.start)
+        if len(outside):
+            front, place = np.unique(positives[outside], return_inverse=True)
+            if settings.frozen_documents:
+                of_front = start_vectors.all("Documents")[front]
+            else:
+                of_front = model.encode_table(
+                    params, tables.documents.take(front), limit=settings.document_length
+                )
+            of_query = of_asked[query_of[outside]]
+            most[outside] = np.einsum("nd,nd->n", of_query, of_front[place])
         most = np.minimum(most, settings.mined_ceiling * most)  # cosines may be below 0
-    return top_candidates(
+    found = top_candidates(
         of_queries,
         queries,
         known=tables.known,
@@ -165,3 +192,5 @@ def _by_encoder(
         most=most,
         progress=_LABEL if is_first() else "",
     )
+    of_pool.remove()
+    return found

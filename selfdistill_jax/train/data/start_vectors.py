@@ -9,6 +9,11 @@ import numpy as np
 from selfdistill_jax.checkpoints.model_folder import fingerprint
 from selfdistill_jax.data.cache import load_array, save_array
 from selfdistill_jax.errors import InputError
+from selfdistill_jax.train.data.document_vectors import (
+    DocumentVectors,
+    encode_documents,
+    share_of,
+)
 from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection, Tokens
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.processes import all_equal, all_succeed, all_true, on_first
@@ -28,6 +33,9 @@ class StartVectors:
       tokens: the collection.
       cache: the cache folder.
       dtype: name of the type of matrix products.
+
+    Attributes:
+      folder: folder of the cache for vectors.
     """
 
     def __init__(
@@ -43,32 +51,43 @@ class StartVectors:
             jax.default_backend(),
         )
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-        self._folder = cache / "vectors" / f"{tokens.collection.folder.name}-{digest}"
+        self.folder = cache / "vectors"
+        self._folder = self.folder / f"{tokens.collection.folder.name}-{digest}"
         self._count = len(tokens.collection.documents)
         self._small = 4 * self._count * start.dimensions <= _MOST_BYTES
         self._every: np.ndarray | None = None
 
-    def __call__(self, rows: np.ndarray, label: str) -> np.ndarray:
+    def __call__(self, rows: np.ndarray, label: str) -> DocumentVectors:
         """Returns vectors of documents, cut at the start encoder's maximum length.
 
         Args:
           rows: ``[n]`` row numbers of the documents, in ascending order.
           label: label of the progress bar.
 
-        Returns:
-          ``[n, D]`` float32.
-
         Raises:
           InputError: the cached vectors are damaged, or a vector is not finite.
         """
+        share = share_of(len(rows))
         if self._every is None and self._small and all_true(self._folder.is_dir()):
             self._every = all_succeed(self._read)
         if self._every is not None:
-            return np.asarray(self._every[rows])
-        vectors = self._encode(rows, label)
+            return DocumentVectors(self._every[rows[share.start : share.stop]], share)
         if self._small and len(rows) == self._count:
+            vectors = self._encode(rows, label)
             on_first(lambda: save_array(self._folder, vectors))
-        return vectors
+            return DocumentVectors(vectors[share.start : share.stop], share)
+        encode, start = self._model.encode_table, self._model.pretrained
+        found = encode_documents(
+            encode,
+            encode.on_devices(start.params),
+            self._documents,
+            rows,
+            limit=start.max_length,
+            label=label,
+            folder=self.folder,
+        )
+        self._check(all_true(found.is_finite()))
+        return found
 
     def all(self, label: str) -> np.ndarray:
         """Returns the vectors of all documents, ``[N, D]``, and caches them whatever their size.
@@ -105,8 +124,11 @@ class StartVectors:
         encode, start = self._model.encode_table, self._model.pretrained
         params, texts = encode.on_devices(start.params), self._documents.take(rows)
         vectors = encode(params, texts, limit=start.max_length, progress=label)
-        if not np.isfinite(vectors).all():
+        self._check(bool(np.isfinite(vectors).all()))
+        return vectors
+
+    def _check(self, finite: bool) -> None:
+        if not finite:
             raise InputError(
                 f"vectors of {self._model.name} are not finite; try config.train.dtype=float32"
             )
-        return vectors

@@ -6,11 +6,13 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.retrieval.eval_set import EvalSet, evaluate_vectors
 from selfdistill_jax.retrieval.evaluation import ScoredRun
+from selfdistill_jax.train.data.document_vectors import DocumentVectors, encode_documents
 from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection, Tokens
 from selfdistill_jax.train.model import Model
 from selfdistill_jax.train.monitoring.alarm import HINT_LOWER_LR, NotFiniteError
 from selfdistill_jax.train.monitoring.throughput import RunStats
+from selfdistill_jax.train.processes import all_true
 
 _CHECKED = 64  # queries that show whether an encoder's vectors are finite
 
@@ -63,7 +65,7 @@ class Evaluator:
         self._encode(self._tokens.queries, rows, params, label)
 
     def start(
-        self, eval_set: EvalSet, label: str, documents: np.ndarray | None = None
+        self, eval_set: EvalSet, label: str, documents: DocumentVectors | None = None
     ) -> ScoredRun:
         """Evaluates the start encoder.
 
@@ -76,35 +78,47 @@ class Evaluator:
             documents = self.start_documents(eval_set, label)
         return self.score(eval_set, self._model.pretrained.params, documents, label)
 
-    def start_documents(self, eval_set: EvalSet, label: str) -> np.ndarray:
-        """Returns the start encoder's vectors of an eval set's documents, ``[N, D]``."""
+    def start_documents(self, eval_set: EvalSet, label: str) -> DocumentVectors:
+        """Returns the start encoder's vectors of an eval set's documents."""
         with self._stats.timed("evaluation"):
             return self._start_vectors(eval_set.document_rows, f"{label}: documents")
 
-    def documents(self, eval_set: EvalSet, params: Params, label: str) -> np.ndarray:
-        """Returns vectors of an eval set's documents, ``[N, D]``."""
+    def documents(self, eval_set: EvalSet, params: Params, label: str) -> DocumentVectors:
+        """Returns vectors of an eval set's documents."""
         if self._frozen:
             return self.start_documents(eval_set, label)
+        encode = self._model.encode_table
         with self._stats.timed("evaluation"):
-            return self._encode(
-                self._tokens.documents, eval_set.document_rows, params, f"{label}: documents"
+            vectors = encode_documents(
+                encode,
+                encode.on_devices(params),
+                self._tokens.documents,
+                eval_set.document_rows,
+                limit=self._model.pretrained.max_length,
+                label=f"{label}: documents",
+                folder=self._start_vectors.folder,
             )
+        self._check(vectors.is_finite(), label)
+        return vectors
 
     def score(
-        self, eval_set: EvalSet, params: Params, documents: np.ndarray, label: str
+        self, eval_set: EvalSet, params: Params, documents: DocumentVectors, label: str
     ) -> ScoredRun:
         """Evaluates one encoder, given its vectors of the documents."""
         with self._stats.timed("evaluation"):
             queries = self._encode(
                 self._tokens.queries, eval_set.query_rows, params, f"{label}: queries"
             )
-            return evaluate_vectors(eval_set, queries, documents, k=self._depth)
+            return evaluate_vectors(eval_set, queries, documents.search, k=self._depth)
 
     def _encode(
         self, table: TokenTable, rows: np.ndarray, params: Params, label: str
     ) -> np.ndarray:
         limit, encode = self._model.pretrained.max_length, self._model.encode_table
         vectors = encode(encode.on_devices(params), table.take(rows), limit=limit, progress=label)
-        if not np.isfinite(vectors).all():
-            raise NotFiniteError(f"{label}: vectors are not finite; {HINT_LOWER_LR}")
+        self._check(bool(np.isfinite(vectors).all()), label)
         return vectors
+
+    def _check(self, finite: bool, label: str) -> None:
+        if not all_true(finite):
+            raise NotFiniteError(f"{label}: vectors are not finite; {HINT_LOWER_LR}")

@@ -21,6 +21,7 @@ from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.eval_set import EvalSet
 from selfdistill_jax.retrieval.evaluation import MEASURES, ScoredRun
 from selfdistill_jax.retrieval.significance import mean_and_error, needed_errors
+from selfdistill_jax.train.data.document_vectors import DocumentVectors
 from selfdistill_jax.train.evaluation.best_model import BestModel, interpolate
 from selfdistill_jax.train.evaluation.evaluator import Evaluator
 from selfdistill_jax.train.monitoring.run_log import read_metrics
@@ -35,12 +36,12 @@ class Chosen(NamedTuple):
     Attributes:
       alpha: share of the change in training that is applied; 0 is the start encoder.
       params: the parameters.
-      documents: their vectors of all documents, ``[N, D]``; None if they must be encoded again.
+      documents: their vectors of all documents; None if they must be encoded again.
     """
 
     alpha: float
     params: Params
-    documents: np.ndarray | None = None
+    documents: DocumentVectors | None = None
 
 
 def gains_of_steps(records: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from selfdistill_jax.data.store import Collection
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
@@ -59,22 +57,11 @@ def measure_retention(
         "collection": collection.name,
         "queries": len(eval_set.query_ids),
         "documents": len(eval_set.document_ids),
-        "document_similarity": mean_cosine(documents),
+        "document_similarity": documents.mean_cosine(),
         "start": {m: start.mean(m) for m in MEASURES},
         "trained": {m: trained.mean(m) for m in MEASURES},
         "test": asdict(paired_test(start.values[MEASURES[0]], trained.values[MEASURES[0]])),
     }
-
-
-def mean_cosine(vectors: np.ndarray) -> float:
-    """Returns the mean cosine of two different ones of ``[N, D]`` unit vectors, NaN for N = 1.
-
-    Example:
-      >>> round(mean_cosine(np.array([[1, 0], [0, 1], [-1, 0]])), 2)
-      -0.33
-    """
-    n, total = len(vectors), vectors.astype(float).sum(0)
-    return float((total @ total - n) / (n * (n - 1))) if n > 1 else float("nan")
 
 
 def _stopped() -> None:
