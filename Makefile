@@ -10,7 +10,7 @@ PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 
 CONFIG ?= configs/distributed.py
 
-.PHONY: help demo setup weights peers tpu gpu test test-flags soak soak-damage real-accuracy real-encoders real-onnx tpu-compile gpu-compile lint format lock clean
+.PHONY: help demo setup weights peers tpu gpu test test-flags soak soak-damage soak-msmarco real-accuracy real-encoders real-onnx tpu-compile gpu-compile lint format lock clean
 help:  ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -63,6 +63,9 @@ soak: setup weights  ## Run the tests as users' programs are compiled: slower.
 
 soak-damage: setup  ## Damage files and arguments of all commands at random for ten minutes.
 	$(RUN) -m tests.soak.damage
+
+soak-msmarco: setup weights  ## Prepare, mine, train and search 300,000 passages in MS MARCO's format, killed twice (20 minutes).
+	$(RUN) -m tests.soak.msmarco
 
 real-accuracy: setup weights  ## Train the demo six times: in float32 and in bfloat16 (hours).
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(RUN) -m tests.real.accuracy

@@ -104,6 +104,7 @@ def get_config(loss: str = "softmax") -> ml_collections.ConfigDict:
     train.target_decay = 0.99  # target "ema": share of the moving average kept at each step
     train.collapse_cosine = 0.95  # warn of collapse if a batch's documents' mean cosine exceeds it
     train.collapse_stop = False  # True: end the training at that warning
+    train.tracker = "tensorboard"  # receives the numbers of the log: tensorboard, wandb, none
     train.checkpoint_every = 10  # steps between checkpoints
     train.evaluate_every = 15  # steps between evaluations on the dev split
     train.patience = 0  # stop after this many evaluations without a new best; 0: never

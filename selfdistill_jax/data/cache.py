@@ -89,6 +89,16 @@ def save_array(folder: Path, array: np.ndarray) -> None:
         LOG.warning("%s; the next run computes it again", error)
 
 
+def move_array(folder: Path, file: Path) -> None:
+    """Makes a .npy file of the cache the array of a new folder.
+
+    Raises:
+      InputError: the cache cannot be written.
+    """
+    with new_folder(folder) as new:
+        file.rename(new / _ARRAY)
+
+
 def load_array(folder: Path) -> np.ndarray:
     """Returns a cached array, memory-mapped.
 

@@ -14,6 +14,7 @@ from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.train.evaluation.final_test import SPLITS
 from selfdistill_jax.train.loss import TARGET_ENCODERS
 from selfdistill_jax.train.model import ADAPTERS
+from selfdistill_jax.train.monitoring.trackers import TRACKERS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _MINIMUM = {
@@ -30,6 +31,7 @@ _MINIMUM = {
     "train.batch_size": 2,  # one query has nothing to compare with; grain batches no single rows
     "train.fsdp": 1,
     "train.micro_batches": 1,
+    "data.first_examples": 0,
     "train.learning_rate": 0,
     "train.warmup_steps": 0,
     "train.weight_decay": 0,
@@ -45,6 +47,7 @@ _SHARES = ("train.target_decay", "data.mined_ceiling", "data.positive_from")
 _NAMES = {
     "train.dtype": ("auto", *DTYPES),
     "train.side": ("both", "query"),
+    "train.tracker": TRACKERS,
     "train.remat": REMATS,
     "train.attention": ATTENTIONS,
     "encoder.backend": BACKENDS,

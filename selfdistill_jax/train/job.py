@@ -42,6 +42,7 @@ from selfdistill_jax.train.model import (
     with_settings,
 )
 from selfdistill_jax.train.monitoring.hardware import fastest_dtype
+from selfdistill_jax.train.monitoring.trackers import check_tracker
 from selfdistill_jax.train.optimizer import make_optimizer, make_schedule
 from selfdistill_jax.train.processes import broadcast_from_first, on_first
 from selfdistill_jax.train.run_folder import flatten
@@ -70,6 +71,7 @@ class Job(NamedTuple):
       loop: settings of the training loop.
       target_encoder: whether targets come from an encoder other than the trained one.
       target_decay: share of that encoder's parameters that each step retains.
+      tracker: name of the tracker, see `open_tracker`.
       dtype: type of matrix products.
       load_model: reads the start encoder, or takes the given one, and checks the settings that
         depend on it.
@@ -85,6 +87,7 @@ class Job(NamedTuple):
     loop: LoopSettings
     patience: int
     evaluation: EvaluationSettings
+    tracker: str
     dtype: jnp.dtype
     load_model: Callable[..., Model]
 
@@ -113,6 +116,7 @@ def make_job(
     """
     devices = devices or jax.devices()
     check_settings(flatten(config.to_dict()), devices=len(devices))
+    check_tracker(config.train.tracker)
     check_adapter_targets(_names(config.encoder.adapter_targets))
     mesh = make_mesh(devices, fsdp=config.train.fsdp)
     train, data, cache = config.train, config.data, cache_folder(config.data.cache)
@@ -181,6 +185,7 @@ def make_job(
             collapse_stop=train.collapse_stop,
         ),
         patience=train.patience,
+        tracker=train.tracker,
         evaluation=EvaluationSettings(
             dev_documents=config.evaluation.dev_documents,
             depth=config.evaluation.depth,

@@ -32,6 +32,7 @@ from selfdistill_jax.train.monitoring.data_facts import data_facts
 from selfdistill_jax.train.monitoring.hardware import matmul_rate
 from selfdistill_jax.train.monitoring.run_log import RunLog
 from selfdistill_jax.train.monitoring.throughput import RunStats
+from selfdistill_jax.train.monitoring.trackers import open_tracker
 from selfdistill_jax.train.processes import first_then_rest, is_first, on_first, wait
 from selfdistill_jax.train.run_folder import (
     check_run,
@@ -96,7 +97,7 @@ def _train(job: Job, workdir: Path, *, restart: bool, stop: Callable[[int], bool
         state = start_state(trained.start, job.optimizer, job.mesh, target=job.target_encoder)
         checkpoints = opened.enter_context(closing(Checkpoints(workdir / "checkpoints")))
         begin = checkpoints.latest()
-        log = RunLog(workdir, step=-1 if begin is None else begin, active=is_first())
+        log = _log(job, workdir, -1 if begin is None else begin)
         opened.enter_context(closing(log))
         if begin is None:
             log.write("data", 0, data_facts(data, job.data))
@@ -241,11 +242,16 @@ def run_step(job: Job, model: Model) -> tuple[Any, TrainState]:
     return step, jax.eval_shape(start, trained.start)
 
 
+def _log(job: Job, workdir: Path, step: int) -> RunLog:
+    tracker = partial(open_tracker, job.tracker, workdir, job.settings, begin=step)
+    return RunLog(workdir, step=step, active=is_first(), open_tracker=tracker)
+
+
 def _log_stats(stats: RunStats, workdir: Path, job: Job, last_step: int) -> None:
     """Writes this process's figures: the last record of the metrics, and a table in the log."""
     if not stats.account()["steps"]:
         return
     stats.matmul_flops = matmul_rate(job.dtype) * jax.process_count()
-    with closing(RunLog(workdir, step=last_step, active=is_first())) as log:
+    with closing(_log(job, workdir, last_step)) as log:
         log.write("account", last_step, stats.account())
     LOG.info("Account of this run:\n%s", stats.table())

@@ -12,16 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selfdistill_jax.data.files import tfds
 from selfdistill_jax.data.files.hub import PREFIX, dataset_folder
 from selfdistill_jax.data.files.jsonl import read_jsonl
 from selfdistill_jax.data.files.text import decoded_lines, read_lines
+from selfdistill_jax.data.files.tfds import read_array_records
 from selfdistill_jax.data.files.tsv import read_tsv
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand, reason
 from selfdistill_jax.progress import LOG
 
+_TFDS = ".array_record"
 _LINES = (".jsonl", ".json", ".ndjson", ".tsv", ".csv")  # may be packed
-_TABLES = (".parquet", ".arrow")
+_TABLES = (".parquet", ".arrow", _TFDS)
 PACKED = (".gz", ".zst")
 _EXPECTED = ".jsonl, .json, .tsv, .csv (also with .gz or .zst), .parquet or .arrow"
 _SPLIT_WORD = re.compile(
@@ -40,7 +43,8 @@ def data_files(path: str | Path) -> list[Path]:
     contain "train", only those files are returned, and never those of other splits.
 
     Args:
-      path: a file, a folder, or a dataset of the hub, see `dataset_folder`.
+      path: a file, a folder, a dataset of the hub, see `dataset_folder`, or one that
+        tensorflow-datasets has prepared, see `tfds.prepared_folder`.
 
     Raises:
       InputError: the path does not exist, a suffix is unknown, or a folder has no data files or
@@ -54,6 +58,8 @@ def data_files(path: str | Path) -> list[Path]:
         suffixes = tuple(f"{suffix}{packed}" for suffix in _LINES for packed in ("", *PACKED))
         local = dataset_folder(str(path), (*suffixes, *_TABLES))
         return [local] if local.is_file() else _files_of_folder(local)
+    if str(path).startswith(tfds.PREFIX):
+        return _files_of_folder(tfds.prepared_folder(str(path)))
     found = expand(path)
     try:
         is_folder, is_file = found.is_dir(), found.is_file()
@@ -70,6 +76,8 @@ def data_files(path: str | Path) -> list[Path]:
 
 def kind(path: Path) -> str:
     """Returns the suffix that names a file's format, in lower case, such as ".csv"."""
+    if f"{_TFDS}-" in path.name:  # followed by the number of the file
+        return _TFDS
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in PACKED]
     return suffixes[-1] if suffixes else ""
 
@@ -88,6 +96,11 @@ def _files_of_folder(folder: Path) -> list[Path]:
     wanted = "train" if "train" in splits else ""
     used = [path for path, split in zip(files, splits, strict=True) if split == wanted]
     if not used:
+        if list(folder.glob("*.tfrecord*")):
+            raise InputError(
+                f"{folder}: prepared as tfrecord, which only TensorFlow reads; prepare the dataset "
+                "with file_format='array_record'"
+            )
         others = f" (only files of other splits: {files[0].name}, …)" if files else ""
         if not files and any(path.suffix == ".json" for path in folder.iterdir()):
             others = " (.json files are not read in folders; give the file itself)"
@@ -145,6 +158,8 @@ def read_records(
     """
     if kind(path) == ".parquet":
         yield from _parquet(path)
+    elif kind(path) == _TFDS:
+        yield from read_array_records(path)
     elif kind(path) == ".arrow":
         yield from _arrow(path)
     elif is_text_table(path):

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfdistill_jax.data.files.hub import PREFIX
 from selfdistill_jax.data.files.records import column_noun, data_files, read_records
 from selfdistill_jax.data.files.text import digest
 from selfdistill_jax.data.sources.example_columns import (
@@ -59,7 +58,7 @@ class ExampleFile:
 
     def __init__(self, path: str | Path, *, columns: str = "", positive_from: float = 0.5):
         self.files = data_files(path)
-        self.path = str(path) if str(path).startswith(PREFIX) else expand(path)
+        self.path = str(path) if "://" in str(path) else expand(path)
         self.name = Path(path).name.split(".")[0]
         self._columns, self._positive_from = columns, positive_from
         self._by_hand = parse_columns(columns)

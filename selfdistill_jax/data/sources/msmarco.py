@@ -1,5 +1,6 @@
 """Reads MS MARCO's passage collection from its official files, with the topics of TREC DL."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,14 @@ DOWNLOADS = (
 )  # fmt: skip
 
 
+# Of files that are read as they were downloaded; larger ones are compared by their number of rows.
+_CHECKSUMS = {
+    **{Path(d.url).name: d.md5 for d in DOWNLOADS if "collection" not in d.url},
+    "qrels.dev.small.tsv": "38a80559a561707ac2ec0f150ecd1e8a",
+    "qrels.dev.tsv": "9157ccaeaa8227f91722ba5770787b16",
+}
+
+
 class MsMarcoFolder(JudgedFiles):
     """Reads a folder of MS MARCO's official passage files; they may end in ``.gz``.
 
@@ -103,6 +112,13 @@ class MsMarcoFolder(JudgedFiles):
         )  # fmt: skip
 
     def _read_documents(self) -> Iterator[Placed]:
+        for path in self._files():
+            expected = _CHECKSUMS.get(path.name)
+            if expected and (found := _md5(path)) != expected:
+                LOG.warning(
+                    "%s: not the official file (md5 %s, expected %s); download it again if it "
+                    "should be", path, found, expected,
+                )  # fmt: skip
         number = 0
         for line, id_, text in _rows(self._corpus):
             number += 1
@@ -148,6 +164,11 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
                 "separated by a tab"
             )
         yield line, id_, text
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _pair(folder: Path, names: list[tuple[str, str]]) -> tuple[Path, Path] | None:

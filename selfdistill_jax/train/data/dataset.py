@@ -5,19 +5,22 @@ from typing import Any
 
 import jax
 
+from selfdistill_jax.checkpoints.model_folder import Pretrained
 from selfdistill_jax.data.batches import TrainingBatches
 from selfdistill_jax.data.packing import block_limit
+from selfdistill_jax.data.store import Collection, open_collection
 from selfdistill_jax.errors import InputError
-from selfdistill_jax.retrieval.encode_corpus import on_accelerator
+from selfdistill_jax.retrieval.encode_corpus import on_accelerator, open_tokenizer
 from selfdistill_jax.train.data.hard_negatives import find_candidates
 from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import (
     DataSettings,
     TokenizedCollection,
     open_tokenized,
+    token_caches,
 )
 from selfdistill_jax.train.model import Model
-from selfdistill_jax.train.processes import all_equal, first_then_rest
+from selfdistill_jax.train.processes import all_equal, all_succeed, first_then_rest
 
 
 def load_data(
@@ -33,6 +36,9 @@ def load_data(
       InputError: the data are faulty, there is nothing to train on, or the processes read
         different data.
     """
+    if jax.process_count() > 1:
+        collection = first_then_rest(partial(open_collection, settings.source, settings.cache))
+        all_succeed(partial(_make_tokens, settings, model.pretrained, collection))
     tables = first_then_rest(partial(open_tokenized, settings, model.pretrained))
     read = tables.collection.fingerprint, tables.tokenizer.fingerprint
     if not all_equal(repr(read).encode()):
@@ -55,6 +61,13 @@ def load_data(
         **options,
     )
     return tables, batches, start_vectors
+
+
+def _make_tokens(settings: DataSettings, encoder: Pretrained, collection: Collection) -> None:
+    """Makes this process's share of the tokens, for all processes if they share a cache."""
+    tokenizer = open_tokenizer(encoder)
+    for cache in token_caches(collection, settings.cache, encoder, tokenizer):
+        cache.make_share(jax.process_index(), jax.process_count())
 
 
 def batch_options(settings: DataSettings, *, devices: int, accelerator: bool) -> dict[str, Any]:

@@ -34,11 +34,11 @@ class DocumentVectors:
       file: file that the vectors are in, which `remove` deletes; None for none.
 
     Attributes:
-      vectors, share: as given.
+      vectors, share, file: as given.
     """
 
     def __init__(self, vectors: np.ndarray, share: range, file: Path | None = None):
-        self.vectors, self.share, self._file = vectors, share, file
+        self.vectors, self.share, self.file = vectors, share, file
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the k highest scores and their positions among all documents, ``[Q, k]``.
@@ -106,8 +106,8 @@ class DocumentVectors:
 
     def remove(self) -> None:
         """Deletes the file of the vectors, if they have one."""
-        if self._file is not None:
-            self._file.unlink(missing_ok=True)
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
 
 
 def share_of(count: int) -> range:

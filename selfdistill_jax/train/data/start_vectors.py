@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from selfdistill_jax.checkpoints.model_folder import fingerprint
-from selfdistill_jax.data.cache import load_array, save_array
+from selfdistill_jax.data.cache import load_array, move_array, save_array
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.data.document_vectors import (
     DocumentVectors,
@@ -99,6 +99,8 @@ class StartVectors:
             return self._every
         if all_true(self._folder.is_dir()):
             every = all_succeed(self._read)
+        elif jax.process_count() == 1 and not self._small:
+            every = self._encode_to_disk(label)
         else:
             every = self._encode(np.arange(self._count), label)
             on_first(lambda: save_array(self._folder, every))
@@ -119,6 +121,23 @@ class StartVectors:
                 "delete the folder; the next run builds it again"
             )
         return every
+
+    def _encode_to_disk(self, label: str) -> np.ndarray:
+        encode, start = self._model.encode_table, self._model.pretrained
+        found = encode_documents(
+            encode,
+            encode.on_devices(start.params),
+            self._documents,
+            np.arange(self._count),
+            limit=start.max_length,
+            label=label,
+            folder=self.folder,
+            name=self._folder.name,
+        )
+        self._check(found.is_finite())
+        assert found.file is not None
+        move_array(self._folder, found.file)
+        return self._read()
 
     def _encode(self, rows: np.ndarray, label: str) -> np.ndarray:
         encode, start = self._model.encode_table, self._model.pretrained

@@ -1,15 +1,17 @@
-"""Writes the log of a run: ``metrics.jsonl`` and TensorBoard events."""
+"""Writes the log of a run: ``metrics.jsonl``, and the numbers that a tracker receives."""
 
-import functools
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from selfdistill_jax.io import write_text
+from selfdistill_jax.train.monitoring.trackers import TensorBoard, Tracker
 
 METRICS = "metrics.jsonl"
 
@@ -17,24 +19,29 @@ METRICS = "metrics.jsonl"
 class RunLog:
     """Appends records; a resumed run drops records past its checkpoint, so none is repeated.
 
-    A thread writes those of TensorBoard: the first one imports torch if that is installed, and the
-    first step waited 2 to 4 s for it. An error of the thread is raised by the next record, or at
-    the end.
+    A thread opens the tracker and sends to it: TensorBoard's imports torch if that is installed,
+    and the first step waited 2 to 4 s for it. An error of the thread is raised by the next record,
+    or at the end.
 
     Args:
       workdir: the run's folder.
       step: the step that the run starts from; records of later steps are dropped.
       active: whether to write anything; True on the first process only.
+      open_tracker: opens the tracker, or returns None; without it, TensorBoard's is opened.
     """
 
-    def __init__(self, workdir: Path, *, step: int, active: bool):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        step: int,
+        active: bool,
+        open_tracker: Callable[[], Tracker | None] | None = None,
+    ):
         self._file = None
         self._thread = ThreadPoolExecutor(1)
         self._sent: Future | None = None
-        self._tensorboard: dict[str, Any] = {
-            "logdir": str(workdir / "tensorboard"),
-            "purge_step": step + 1 if step else None,
-        }
+        self._open_tracker = open_tracker or partial(TensorBoard, workdir, step)
         if not active:
             return
         path = workdir / METRICS
@@ -43,14 +50,12 @@ class RunLog:
             write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
-    @functools.cached_property
-    def _events(self):
-        import tensorboardX
-
-        return tensorboardX.SummaryWriter(**self._tensorboard)
+    @cached_property
+    def _tracker(self) -> Tracker | None:
+        return self._open_tracker()
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Appends one record; arrays become lists, numbers are also sent to TensorBoard."""
+        """Appends one record; arrays become lists, numbers are also sent to the tracker."""
         if self._file is None:
             return
         values = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
@@ -64,15 +69,16 @@ class RunLog:
     def _send(self, numbers: dict[str, float], step: int, before: Future | None) -> None:
         if before is not None:
             before.result()  # else a record added meanwhile would hide its error
-        for name, value in numbers.items():
-            self._events.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.write(numbers, step)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
         self._thread.shutdown()
-        if "_events" in self.__dict__:
-            self._events.close()
+        tracker = self.__dict__.get("_tracker")
+        if tracker is not None:
+            tracker.close()
         if self._sent is not None:
             self._sent.result()
 

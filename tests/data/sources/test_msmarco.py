@@ -12,6 +12,12 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from tests.msmarco_files import write_files
 
+EVALUATION = (
+    "2019qrels-pass.txt",
+    "2020qrels-pass.txt",
+    "msmarco-test2019-queries.tsv.gz",
+    "msmarco-test2020-queries.tsv.gz",
+)
 TRIPLES = "qidpidtriples.train.full.2.tsv.gz"
 
 
@@ -54,7 +60,11 @@ def refusal(folder, triplets="") -> str:
 def test_a_folder_is_recognised_and_read(folder, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(LOG, "propagate", True)
     found = open_collection(open_source(dataset=str(folder)), tmp_path / "cache")
-    assert caplog.messages[0].startswith(f"{folder}/collection.tsv: 300 passages, but the official")
+    *checksums, size = caplog.messages
+    assert size.startswith(f"{folder}/collection.tsv: 300 passages, but the official")
+    small = (*EVALUATION, "qrels.train.tsv", "qrels.dev.small.tsv")
+    expected = sorted(f"{folder}/{name}: not the official file (md5 " for name in small)
+    assert [m[: len(e)] for m, e in zip(sorted(checksums), expected, strict=True)] == expected
     assert found.splits == ("train", "dev", "dl19", "dl20", "test")
     assert list(found.document_ids) == [str(i) for i in range(300)]
     first = (folder / "collection.tsv").read_text().splitlines()[0]

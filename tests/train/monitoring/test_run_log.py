@@ -1,13 +1,17 @@
 """Tests the records that a run writes, and those that a resumed run keeps."""
 
 import struct
+import sys
 from concurrent.futures import wait
+from functools import partial
 
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.monitoring.run_log import METRICS, RunLog, read_metrics
+from selfdistill_jax.train.monitoring.trackers import check_tracker, open_tracker
 
 
 def write(workdir, steps, *, begin=0):
@@ -76,6 +80,56 @@ def test_what_tensorboard_cannot_write_is_told(tmp_path, monkeypatch, at):
         log.close() if at == "the end" else log.write("train", 2, {"loss": 1.0})
     log._file.close()
     assert read_metrics(tmp_path)[0]["loss"] == 1.0
+
+
+class Wandb:
+    """Stands in for the library: one run that remembers what it is given."""
+
+    def __init__(self):
+        self.runs = []
+
+    def init(self, **options):
+        self.runs.append({"logged": [], "finished": False, **options})
+        return self
+
+    def log(self, numbers, step):
+        self.runs[-1]["logged"].append((step, numbers))
+
+    def finish(self):
+        self.runs[-1]["finished"] = True
+
+
+def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    opened = partial(open_tracker, "wandb", tmp_path, {"seed": 3}, begin=0)
+    for steps in ([1, 2], [3]):  # a run, and the same run resumed
+        log = RunLog(tmp_path, step=steps[0] - 1, active=True, open_tracker=opened)
+        for step in steps:
+            log.write("train", step, {"loss": step / 2, "ended": "at once"})
+        log.close()
+    one, two = wandb.runs
+    assert [one["logged"], two["logged"]] == [
+        [(1, {"train/loss": 0.5}), (2, {"train/loss": 1.0})],
+        [(3, {"train/loss": 1.5})],
+    ]
+    assert one["id"] == two["id"]
+    assert (one["resume"], one["config"], one["finished"]) == ("allow", {"seed": 3}, True)
+    assert len(read_metrics(tmp_path)) == 3
+
+
+def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
+    with pytest.raises(InputError, match=r"the package is not installed; run `pip install wandb`"):
+        check_tracker("wandb")
+    check_tracker("tensorboard")
+
+
+def test_without_a_tracker_only_the_metrics_are_written(tmp_path):
+    opened = partial(open_tracker, "none", tmp_path, {}, begin=0)
+    log = RunLog(tmp_path, step=0, active=True, open_tracker=opened)
+    log.write("train", 1, {"loss": 1.0})
+    log.close()
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS]
 
 
 def test_other_processes_write_nothing(tmp_path):
