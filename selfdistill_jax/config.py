@@ -57,6 +57,8 @@ def get_config(loss: str = "softmax") -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.dataset = ""  # pydocs, BEIR or MS MARCO folder; "": part of data.triplets, else pydocs
     data.triplets = ""  # file, folder or hf://datasets/… of examples; "": the dataset's own pairs
+    data.sources = ()  # several files in place of triplets: ("faq.jsonl weight=2", "web.parquet")
+    data.mix = "examples"  # of sources: mix examples within a batch, or batches of one file each
     data.columns = ""  # of data.triplets, as "query=question,positive=answer"; "": found by name
     data.positive_from = 0.5  # pairs with a label or score are positive if it is at least this
     data.first_examples = 0  # n: the first n examples of each query that has as many; 0: all

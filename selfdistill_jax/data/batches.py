@@ -5,6 +5,8 @@ changes the training data.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import grain
@@ -12,6 +14,7 @@ import jax
 import numpy as np
 
 from selfdistill_jax.data.batch_shape import balance_parts, choose_shape
+from selfdistill_jax.data.example_order import mean_and_variance, order_of_examples
 from selfdistill_jax.data.negatives import KnownPositives, choose_given, draw
 from selfdistill_jax.data.packing import lay_out, write_tokens
 from selfdistill_jax.data.store import Examples
@@ -82,6 +85,9 @@ class TrainingBatches:
       single_block: see `choose_shape`.
       dropout: whether texts get dropout seeds.
       vectors: ``[documents, D]`` float32, fixed vectors of all documents, or None to encode them.
+      weights: shares of the examples of each file, if there are several; NaN for a file's own
+        number of examples.
+      mix: see `order_of_examples`.
 
     Attributes:
       negatives: K.
@@ -109,11 +115,14 @@ class TrainingBatches:
         single_block: bool = False,
         dropout: bool = False,
         vectors: np.ndarray | None = None,
+        weights: Sequence[float] = (),
+        mix: str = "examples",
     ):
         self._examples, self.candidates = examples, candidates
         self._known, self._pool, self.negatives = known, pool, negatives
         self._seed, self._parts, self._local = seed, parts, local_parts
         self._dropout, self._vectors = dropout, vectors
+        self._weights, self._mix = weights, mix
         encoded = 1 + negatives if vectors is None else 0  # documents of an example
         self._tables = (queries, *[documents] * encoded)
         self._limits = (query_length, *[document_length] * encoded)
@@ -126,14 +135,10 @@ class TrainingBatches:
             limit=max(self._limits),
             single_block=single_block,
         )
-        self._batches = (
-            grain.MapDataset.range(len(examples))
-            .seed(seed)
-            .shuffle()
-            .repeat()  # in a new order each epoch
-            .batch(batch_size)
-            .map_with_index(self._make)
+        order = order_of_examples(
+            examples, seed=seed, batch_size=batch_size, weights=weights, mix=mix
         )
+        self._batches = order.map_with_index(self._make)
 
     def _tokens_of_examples(self) -> tuple[float, float]:
         """Returns mean and standard deviation of the number of encoded tokens of a triplet.
@@ -141,9 +146,12 @@ class TrainingBatches:
         A drawn negative counts with the mean and variance of the documents that it is drawn from.
         """
         queries, documents = self._lengths
+        of_batch = partial(
+            mean_and_variance, examples=self._examples, weights=self._weights, mix=self._mix
+        )
         if self._vectors is not None:
-            totals = queries[self._examples.query]
-            return float(totals.mean()), float(totals.std())
+            mean, variance = of_batch(queries[self._examples.query])
+            return mean, variance**0.5
         of_drawn = documents[self._pool.start : self._pool.stop]
         if self.candidates is not None and (self.candidates >= 0).any():
             of_drawn = documents[self.candidates[self.candidates >= 0]]
@@ -155,8 +163,9 @@ class TrainingBatches:
         if drawn.any():
             negatives = negatives + drawn * of_drawn.mean()
         totals = queries[self._examples.query] + documents[self._examples.positive] + negatives
-        variance = totals.var() + (drawn.mean() * of_drawn.var() if drawn.any() else 0.0)
-        return float(totals.mean()), float(variance**0.5)
+        mean, variance = of_batch(totals)
+        variance += drawn.mean() * of_drawn.var() if drawn.any() else 0.0
+        return mean, float(variance**0.5)
 
     def shapes(self) -> list[TripletBatch]:
         """Returns the shapes and types of the batches' arrays, those of the first batch first."""

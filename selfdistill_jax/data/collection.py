@@ -38,6 +38,7 @@ class Example(NamedTuple):
     Attributes:
       query, positive, negatives: rows; training draws more negatives if there are too few.
       positive_score, negative_scores: a teacher's scores; NaN and empty if the source has none.
+      source: number of its file among several; 0 for a single one.
     """
 
     query: int
@@ -45,6 +46,7 @@ class Example(NamedTuple):
     negatives: tuple[int, ...] = ()
     positive_score: float = float("nan")
     negative_scores: tuple[float, ...] = ()
+    source: int = 0
 
 
 class Source(Protocol):

@@ -25,7 +25,7 @@ from selfdistill_jax.data.stored_texts import StoredTexts, TextWriter
 from selfdistill_jax.io import short_name
 from selfdistill_jax.progress import LOG, Progress
 
-_VERSION = "2.0.0"  # version of the folder's layout
+_VERSION = "2.1.0"  # version of the folder's layout
 _INFO = "collection.json"
 _NUMBERS = "{}.npy"  # [rows, columns]
 _OWN = "own_documents"
@@ -40,12 +40,14 @@ class Examples:
       query, positive: ``[n]`` int32 rows.
       negatives: ``[n, K]`` int32 rows, `SAMPLE_NEGATIVE` after the last.
       scores: ``[n, 1 + K]`` float32, a teacher's scores of the positive and the negatives, or NaN.
+      source: ``[n]`` int8, number of each example's file among several; None for a single one.
     """
 
     query: np.ndarray
     positive: np.ndarray
     negatives: np.ndarray
     scores: np.ndarray
+    source: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Returns the number of examples."""
@@ -101,8 +103,9 @@ class Collection:
 
     def examples(self) -> Examples:
         """Returns the training examples, memory-mapped."""
-        rows, scores = self._numbers("examples"), self._numbers("scores")
-        return Examples(rows[:, 0], rows[:, 1], rows[:, 2:], scores)
+        rows, scores, source = map(self._numbers, ("examples", "scores", "sources"))
+        several = source if len(source) else None
+        return Examples(rows[:, 0], rows[:, 1], rows[:, 2:], scores, several)
 
     def _numbers(self, name: str) -> np.ndarray:
         with reports_damaged_cache(self.folder):
@@ -213,12 +216,14 @@ def _write_examples(source: Source, folder: Path) -> None:
     The number of columns is known only at the end, so parts are written first.
     """
     parts: list[tuple[Path, int, int]] = []  # file, rows, most negatives
+    sources = array("b")
     examples = source.examples()
     with Progress(f"Reading {source.name}, examples", None, unit="rows") as bar:
         while part := list(islice(examples, _AT_ONCE)):
             most = max(len(example.negatives) for example in part)
             rows = np.full((len(part), 2 + most), SAMPLE_NEGATIVE, np.int32)
             scores = np.full((len(part), 1 + most), np.nan, np.float32)
+            sources.extend(example.source for example in part)
             for own, given, example in zip(rows, scores, part, strict=True):
                 own[:2], given[0] = example[:2], example.positive_score
                 own[2 : 2 + len(example.negatives)] = example.negatives
@@ -247,3 +252,5 @@ def _write_examples(source: Source, folder: Path) -> None:
         whole.flush()
     for path, *_ in parts:
         path.unlink()
+    several = np.frombuffer(sources, np.int8)
+    np.save(folder / _NUMBERS.format("sources"), several if several.any() else several[:0])

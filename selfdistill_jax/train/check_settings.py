@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from selfdistill_jax.data.example_order import MIXES
 from selfdistill_jax.data.negatives import NEGATIVES
 from selfdistill_jax.encoder.apply import BACKENDS
 from selfdistill_jax.encoder.attention import ATTENTIONS
@@ -54,6 +55,7 @@ _NAMES = {
     "encoder.dropout": ("none", "source"),
     "encoder.adapter": ADAPTERS,
     "data.negatives": NEGATIVES,
+    "data.mix": MIXES,
     "evaluation.split": SPLITS,
 }
 

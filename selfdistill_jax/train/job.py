@@ -15,6 +15,7 @@ import optax
 from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.collection import Source
+from selfdistill_jax.data.sources.mixed_files import parse_source
 from selfdistill_jax.data.sources.registry import open_source
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.encoder.config import read_dropout
@@ -141,17 +142,19 @@ def make_job(
         decay=train.decay,
         decay_rate=train.decay_rate,
     )
+    sources = [parse_source(text) for text in data.sources]
     return Job(
         settings=settings,
         mesh=mesh,
         data=DataSettings(
             source=open_source(
-                first_examples=config.data.first_examples,
                 dataset=data.dataset,
                 triplets=data.triplets,
                 dev_queries=data.dev_queries,
                 columns=data.columns,
                 positive_from=data.positive_from,
+                first_examples=data.first_examples,
+                sources=sources,
             ),
             cache=cache,
             negatives=data.negatives,
@@ -167,6 +170,8 @@ def make_job(
             frozen_documents=train.side == "query",
             needs_teacher=needs_teacher(loss),
             dtype=dtype,
+            weights=tuple(source.weight for source in sources),
+            mix=data.mix,
         ),
         loss=loss,
         optimizer=make_optimizer(

@@ -90,7 +90,7 @@ def assert_equal(arrays, examples):
     assert arrays.negatives.shape == (len(examples), most)
     assert arrays.scores.shape == (len(examples), 1 + most)
     assert arrays.query.dtype == arrays.positive.dtype == arrays.negatives.dtype == np.int32
-    for i, (query, positive, negatives, score, scores) in enumerate(examples):
+    for i, (query, positive, negatives, score, scores, _) in enumerate(examples):
         assert (arrays.query[i], arrays.positive[i]) == (query, positive)
         assert arrays.negatives[i].tolist() == [*negatives, *[-1] * (most - len(negatives))]
         want = [score, *scores, *[np.nan] * (most - len(scores))]
@@ -108,8 +108,8 @@ def test_damaged_tables_are_named(tmp_path, keep):
     folder = open_collection(source(), tmp_path).folder
     paths = sorted(folder.iterdir())
     # Two of each table of texts and of each table of ids; judgements of three splits, examples,
-    # scores, own documents; and collection.json.
-    assert len(paths) == 4 * 2 + 3 + 3 + 1
+    # scores, sources, own documents; and collection.json.
+    assert len(paths) == 4 * 2 + 3 + 4 + 1
     for path in paths:
         whole = path.read_bytes()
         path.unlink()

@@ -21,6 +21,7 @@ class Row(NamedTuple):
       where: file and line, for messages.
       query, positive, negatives: texts or ids.
       positive_score, negative_scores: a teacher's scores; NaN and empty without.
+      source: number of the file among several, see `MixedFiles`.
     """
 
     where: str
@@ -29,6 +30,7 @@ class Row(NamedTuple):
     negatives: tuple[str, ...] = ()
     positive_score: float = math.nan
     negative_scores: tuple[float, ...] = ()
+    source: int = 0
 
 
 class RowReader:

@@ -11,6 +11,7 @@ from selfdistill_jax.data.id_rows import IdRows
 from selfdistill_jax.data.sources.example_columns import IDS
 from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.data.sources.example_rows import Row
+from selfdistill_jax.data.sources.mixed_files import MixedFiles
 from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.errors import InputError
 
@@ -102,7 +103,7 @@ class TripletsOf:
       >>> TripletsOf(BeirFolder("msmarco"), ExampleFile("triplets.tsv"))  # doctest: +SKIP
     """
 
-    def __init__(self, collection: Source, file: ExampleFile):
+    def __init__(self, collection: Source, file: ExampleFile | MixedFiles):
         self._collection, self._file = collection, file
         self.name = f"{collection.name}+{file.name}"
         self.splits = collection.splits
@@ -164,8 +165,8 @@ class TripletsOf:
                     kind, id_ = problem
                     wrong.setdefault(kind, [0, row.where, id_])[0] += 1
                 elif not wrong:
-                    scores = row.positive_score, row.negative_scores
-                    yield Example(query, positive, negatives, *scores)
+                    others = row.positive_score, row.negative_scores, row.source
+                    yield Example(query, positive, negatives, *others)
         for kind, (count, where, id_) in wrong.items():
             raise InputError(
                 f"{self._file.path}: {count:,} of {total:,} examples name {kind} (first: {id_!r} "

@@ -1,5 +1,7 @@
 """Opens the collection given by the settings ``dataset`` and ``triplets``."""
 
+from collections.abc import Sequence
+
 from selfdistill_jax.data.collection import Source
 from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.data.sources.example_columns import IDS
@@ -7,6 +9,7 @@ from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.data.sources.external_triplets import TripletsOf, TripletsOver
 from selfdistill_jax.data.sources.first_examples import FirstExamples
 from selfdistill_jax.data.sources.held_out import HeldOutDev
+from selfdistill_jax.data.sources.mixed_files import MixedFiles, SourceFile
 from selfdistill_jax.data.sources.msmarco import MsMarcoFolder, is_msmarco
 from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.data.sources.triplet_file import TripletFile
@@ -24,6 +27,7 @@ def open_source(
     columns: str = "",
     positive_from: float = 0.5,
     first_examples: int = 0,
+    sources: Sequence[SourceFile] = (),
 ) -> Source:
     """Returns the collection to train and evaluate on.
 
@@ -36,29 +40,36 @@ def open_source(
       dev_queries: number of training queries of a BEIR folder without a dev split that are held out
         as one, see `HeldOutDev`; 0 holds out none.
       columns, positive_from: how to read ``triplets``, see `ExampleFile`.
+      sources: several files in place of ``triplets``.
       first_examples: number of training examples of each query, see `FirstExamples`; 0 for all.
 
     Raises:
-      InputError: the dataset or file does not exist, or the file has ids and no dataset is given.
+      InputError: the dataset or file does not exist, the file has ids and no dataset is given, or
+        there are both ``triplets`` and ``sources``.
 
     Example:
       >>> open_source().name
       'pydocs'
     """
-    source = _open_source(dataset, triplets, dev_queries, columns, positive_from)
+    file: ExampleFile | MixedFiles | None = None
+    if triplets and sources:
+        raise InputError(
+            "both config.data.triplets and config.data.sources are given; put all files in "
+            "config.data.sources"
+        )
+    if triplets:
+        file = ExampleFile(triplets, columns=columns, positive_from=positive_from)
+    if sources:
+        file = MixedFiles(sources, positive_from=positive_from)
+    source = _open_source(dataset, file, dev_queries)
     return FirstExamples(source, first_examples) if first_examples else source
 
 
-def _open_source(
-    dataset: str, triplets: str, dev_queries: int, columns: str, positive_from: float
-) -> Source:
-    file = None
-    if triplets:
-        file = ExampleFile(triplets, columns=columns, positive_from=positive_from)
+def _open_source(dataset: str, file: ExampleFile | MixedFiles | None, dev_queries: int) -> Source:
     of_ids = file is not None and file.has_ids
-    if of_ids and not dataset:
+    if file is not None and of_ids and not dataset:
         raise InputError(
-            f"{triplets}: has ids ({', '.join(IDS)}), but no dataset is given; give the dataset "
+            f"{file.path}: has ids ({', '.join(IDS)}), but no dataset is given; give the dataset "
             "with these queries and documents"
         )
     if file and not dataset:
@@ -68,7 +79,7 @@ def _open_source(
         return TripletsOver(collection, TripletFile(file, held_out=False))
     source = TripletsOf(collection, file) if file else collection
     splits = collection.splits
-    if dev_queries and "dev" not in splits and (triplets or "train" in splits):
+    if dev_queries and "dev" not in splits and (file or "train" in splits):
         return HeldOutDev(source, dev_queries)
     return source
 

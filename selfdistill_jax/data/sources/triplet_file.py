@@ -14,6 +14,7 @@ from selfdistill_jax.data.id_rows import hash_text
 from selfdistill_jax.data.sources.example_columns import TEXTS
 from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.data.sources.example_rows import Row
+from selfdistill_jax.data.sources.mixed_files import MixedFiles
 from selfdistill_jax.errors import InputError
 
 _VERSION = "triplets-5"  # part of the fingerprint: raise it when the same file is read differently
@@ -29,7 +30,7 @@ class TripletFile:
     bytes for each of its texts.
 
     Args:
-      file: the file or folder.
+      file: the file or folder, or several.
       held_out: whether to hold out 5 % of the queries for dev and 5 % for test. A hash of the
         query's text chooses them, so that adding rows moves no query to another split.
 
@@ -45,7 +46,7 @@ class TripletFile:
     corpus_size = None
     pool_start = 0
 
-    def __init__(self, file: ExampleFile, *, held_out: bool = True):
+    def __init__(self, file: ExampleFile | MixedFiles, *, held_out: bool = True):
         self._file = file
         self._held_out = held_out
         self.path, self.name = file.path, file.name
@@ -89,6 +90,7 @@ class TripletFile:
                 tuple(negatives),
                 scores[0],
                 tuple(scores[1:]) if scored else (),
+                int(found.source[i]),
             )
 
     def _rows(self, *, log: bool = False) -> Iterator[Row]:
@@ -99,10 +101,12 @@ class TripletFile:
         """Reads the file once, without the texts themselves."""
         queries, documents = array("Q"), array("Q")
         begin, scores, split = array("q", [0]), array("d"), array("b")
+        source = array("b")
         for row in self._rows(log=True):
             queries.append(hash_text(row.query.strip()))
             documents.extend(hash_text(text.strip()) for text in (row.positive, *row.negatives))
             begin.append(len(documents))
+            source.append(row.source)
             scores.append(row.positive_score)
             scores.extend(row.negative_scores or [math.nan] * len(row.negatives))
             split.append(self.splits.index(_split(row.query.strip())) if self._held_out else 0)
@@ -116,6 +120,7 @@ class TripletFile:
             np.frombuffer(begin, np.int64),
             np.frombuffer(scores, np.float64),
             np.frombuffer(split, np.int8),
+            np.frombuffer(source, np.int8),
         )
 
 
@@ -135,6 +140,7 @@ class _Scan(NamedTuple):
       begin: ``[n + 1]`` where the documents of each example begin.
       scores: ``[m]`` teacher's scores, or NaN.
       split: ``[n]`` positions in `SPLITS`.
+      source: ``[n]`` number of the file among several.
     """
 
     queries: _Distinct
@@ -142,6 +148,7 @@ class _Scan(NamedTuple):
     begin: np.ndarray
     scores: np.ndarray
     split: np.ndarray
+    source: np.ndarray
 
 
 def _distinct(hashes: array) -> _Distinct:

@@ -88,4 +88,6 @@ def batch_options(settings: DataSettings, *, devices: int, accelerator: bool) ->
         "block": block_limit(accelerator=accelerator),
         "single_block": accelerator,
         "dropout": settings.dropout,
+        "weights": settings.weights,
+        "mix": settings.mix,
     }

@@ -34,6 +34,7 @@ class DataSettings(NamedTuple):
       frozen_documents: whether documents keep the start encoder's vectors.
       needs_teacher: whether every triplet needs teacher scores.
       dtype: name of the type of matrix products, which mined negatives and vectors depend on.
+      weights, mix: see `order_of_examples`.
     """
 
     source: Source
@@ -51,6 +52,8 @@ class DataSettings(NamedTuple):
     frozen_documents: bool
     needs_teacher: bool
     dtype: str
+    weights: tuple[float, ...] = ()
+    mix: str = "examples"
 
 
 class Tokens(NamedTuple):

@@ -173,7 +173,7 @@ def test_published_scores_for_margin_mse(folder, tmp_path):
     path = tmp_path / "bert_cat_ensemble_msmarcopassage_train_scores_ids.tsv"
     path.write_text(f"7.5\t-1.25\t{query}\t3\t4\n-0.5\t1e-3\t{query}\t3\t9\n")
     source = open_source(dataset=str(folder), triplets=str(path))
-    found = [example[1:] for example in source.examples()]
+    found = [example[1:5] for example in source.examples()]
     assert found == [(3, (4,), 7.5, (-1.25,)), (3, (9,), -0.5, (0.001,))]
 
 

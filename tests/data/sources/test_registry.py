@@ -106,7 +106,7 @@ def test_scores_of_triplets_of_ids(folder, tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text(json.dumps({**JSON_OF_IDS[0], "positive_score": 2, "negative_score": -1}))
     (triplet,) = open_source(dataset=str(folder), triplets=str(path)).examples()
-    assert triplet[3:] == (2, (-1,))
+    assert triplet[3:5] == (2, (-1,))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_reads_distinct_texts_in_first_seen_order(tmp_path, name):
     assert list(source.queries()) == [Query("q0", "sort an array"), Query("q1", "open a file")]
     triplets = list(source.examples())
     assert [t[:3] for t in triplets] == [(0, 0, (1,)), (1, 1, ()), (0, 2, ()), (1, 1, (0,))]
-    assert triplets[3][3:] == (9, (-1.5,))
+    assert triplets[3][3:5] == (9, (-1.5,))
     assert all(math.isnan(t.positive_score) and not t.negative_scores for t in triplets[:3])
     # Rows 2 and 4 have the same pair, which gives one judgement.
     assert list(source.judgements("train")) == [(0, 0, 1), (1, 1, 1), (0, 2, 1)]
@@ -78,7 +78,7 @@ def named(path, **settings):
     documents, queries = ([x.text for x in xs] for xs in (source.documents(), source.queries()))
     return [
         (queries[q], documents[p], *([documents[row] for row in n] or [None]), score, *scores)
-        for q, p, n, score, scores in source.examples()
+        for q, p, n, score, scores, _ in source.examples()
     ]
 
 
