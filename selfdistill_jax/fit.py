@@ -16,8 +16,8 @@ from selfdistill_jax.cli.config_flag import change_settings
 from selfdistill_jax.cli.session import keep_compiled
 from selfdistill_jax.config import LOSSES, get_config
 from selfdistill_jax.data.cache import cache_folder
-from selfdistill_jax.data.sources.example_columns import IDS, TEXTS
-from selfdistill_jax.data.sources.example_file import ExampleFile
+from selfdistill_jax.data.examples.columns import IDS, TEXTS
+from selfdistill_jax.data.examples.file import ExampleFile
 from selfdistill_jax.errors import InputError, nearest
 from selfdistill_jax.io import expand, write_text
 from selfdistill_jax.progress import show_log

@@ -15,7 +15,7 @@ import optax
 from selfdistill_jax.checkpoints.model_folder import Pretrained, read_folder
 from selfdistill_jax.data.cache import cache_folder
 from selfdistill_jax.data.collection import Source
-from selfdistill_jax.data.sources.mixed_files import parse_source
+from selfdistill_jax.data.examples.mixed import parse_source
 from selfdistill_jax.data.sources.registry import open_source
 from selfdistill_jax.encoder.apply import make_encode
 from selfdistill_jax.encoder.config import read_dropout

@@ -7,12 +7,13 @@ from itertools import islice
 from typing import Any
 
 from selfdistill_jax.data.collection import Document, Example, Judgement, Query, Source
+from selfdistill_jax.data.examples.columns import IDS
+from selfdistill_jax.data.examples.file import ExampleFile
+from selfdistill_jax.data.examples.mixed import MixedFiles
+from selfdistill_jax.data.examples.rows import Row
 from selfdistill_jax.data.id_rows import IdRows
-from selfdistill_jax.data.sources.example_columns import IDS
-from selfdistill_jax.data.sources.example_file import ExampleFile
-from selfdistill_jax.data.sources.example_rows import Row
-from selfdistill_jax.data.sources.mixed_files import MixedFiles
 from selfdistill_jax.data.sources.triplet_file import TripletFile
+from selfdistill_jax.data.sources.wrapped import Wrapped
 from selfdistill_jax.errors import InputError
 
 _VERSION = "id-triplets-4"  # part of the fingerprint: raise it when a file is read differently
@@ -85,7 +86,7 @@ class TripletsOver:
             )
 
 
-class TripletsOf:
+class TripletsOf(Wrapped):
     """Combines a collection with training triplets of the ids of its queries and documents.
 
     The collection's judgements stay in use. The file is refused if it has queries that are judged
@@ -104,43 +105,32 @@ class TripletsOf:
     """
 
     def __init__(self, collection: Source, file: ExampleFile | MixedFiles):
-        self._collection, self._file = collection, file
+        super().__init__(collection)
+        self._file = file
         self.name = f"{collection.name}+{file.name}"
-        self.splits = collection.splits
         self._document_rows = IdRows()  # empty until the documents are read
         self._query_rows = IdRows()
 
-    @property
-    def corpus_size(self) -> int | None:
-        return self._collection.corpus_size
-
-    @property
-    def pool_start(self) -> int:
-        return self._collection.pool_start
-
     def documents(self) -> Iterator[Document]:
         rows = IdRows()
-        for document in self._collection.documents():
+        for document in self._source.documents():
             rows.add(document.id)
             yield document
         self._document_rows = rows
 
     def queries(self) -> Iterator[Query]:
         rows = IdRows()
-        for query in self._collection.queries():
+        for query in self._source.queries():
             rows.add(query.id)
             yield query
         self._query_rows = rows
 
-    def judgements(self, split: str) -> Iterator[Judgement]:
-        return self._collection.judgements(split)
-
     def fingerprint(self) -> str:
-        return self._file.fingerprint(f"{_VERSION} {self._collection.fingerprint()}")
+        return self._file.fingerprint(f"{_VERSION} {self._source.fingerprint()}")
 
     def describe(self) -> dict[str, Any]:
         training = {**self._file.describe(), "format": _VERSION}
-        return {"evaluation": self._collection.describe(), "training": training}
+        return {"evaluation": self._source.describe(), "training": training}
 
     def examples(self) -> Iterator[Example]:
         for rows, read in (("_document_rows", self.documents), ("_query_rows", self.queries)):
@@ -187,7 +177,7 @@ class TripletsOf:
         kinds = ("queries", *["documents"] * (len(ids) - 1))
         for kind, id_, row in zip(kinds, ids, rows, strict=True):
             if row < 0:
-                return f"{kind} that are not in {self._collection.name}", id_
+                return f"{kind} that are not in {self._source.name}", id_
             if kind == "queries" and row in evaluated:
                 return "queries that are judged in dev or test", id_
             if kind == "documents" and row < first:

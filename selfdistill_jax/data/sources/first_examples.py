@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from selfdistill_jax.data.collection import Document, Example, Judgement, Query, Source
+from selfdistill_jax.data.collection import Example, Source
+from selfdistill_jax.data.sources.wrapped import Wrapped
 from selfdistill_jax.errors import InputError
 
 _VERSION = "first-examples-1"  # part of the fingerprint: raise it when others are chosen
 
 
-class FirstExamples:
+class FirstExamples(Wrapped):
     """Takes the first n training examples of each query that has at least n.
 
     The paper's authors train on MS MARCO's triples in this way, with n = 128.
@@ -28,16 +29,8 @@ class FirstExamples:
     """
 
     def __init__(self, source: Source, count: int):
-        self._source, self._count = source, count
-        self.name, self.splits = source.name, source.splits
-
-    @property
-    def corpus_size(self) -> int | None:
-        return self._source.corpus_size
-
-    @property
-    def pool_start(self) -> int:
-        return self._source.pool_start
+        super().__init__(source)
+        self._count = count
 
     def fingerprint(self) -> str:
         parts = f"{_VERSION} {self._count} {self._source.fingerprint()}"
@@ -45,15 +38,6 @@ class FirstExamples:
 
     def describe(self) -> dict[str, Any]:
         return {**self._source.describe(), "first_examples": self._count}
-
-    def documents(self) -> Iterator[Document]:
-        return self._source.documents()
-
-    def queries(self) -> Iterator[Query]:
-        return self._source.queries()
-
-    def judgements(self, split: str) -> Iterator[Judgement]:
-        return self._source.judgements(split)
 
     def examples(self) -> Iterator[Example]:
         """Yields the examples; reads the source's twice, since a query's number is needed first."""

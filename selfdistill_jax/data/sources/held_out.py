@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from selfdistill_jax.data.collection import Document, Example, Judgement, Query, Source
+from selfdistill_jax.data.collection import Example, Judgement, Source
+from selfdistill_jax.data.sources.wrapped import Wrapped
 from selfdistill_jax.progress import LOG
 
 _VERSION = "held-out-dev-1"  # part of the fingerprint: raise it when others are held out
 _SHARE = 0.1  # of the training queries
 
 
-class HeldOutDev:
+class HeldOutDev(Wrapped):
     """Makes a tenth of a collection's training queries its dev split.
 
     A hash of a query's text decides, so that copies of a query are on the same side, and the same
@@ -27,23 +28,9 @@ class HeldOutDev:
     """
 
     def __init__(self, source: Source, most: int):
-        self._source, self._most = source, most
-        self.name = source.name
-        self.splits: tuple[str, ...] = (*source.splits, "dev")
-
-    @property
-    def corpus_size(self) -> int | None:
-        return self._source.corpus_size
-
-    @property
-    def pool_start(self) -> int:
-        return self._source.pool_start
-
-    def documents(self) -> Iterator[Document]:
-        return self._source.documents()
-
-    def queries(self) -> Iterator[Query]:
-        return self._source.queries()
+        super().__init__(source)
+        self._most = most
+        self.splits = (*source.splits, "dev")
 
     def fingerprint(self) -> str:
         parts = f"{_VERSION} {self._most} {self._source.fingerprint()}"

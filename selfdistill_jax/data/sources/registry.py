@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from selfdistill_jax.data.collection import Source
+from selfdistill_jax.data.examples.columns import IDS
+from selfdistill_jax.data.examples.file import ExampleFile
+from selfdistill_jax.data.examples.mixed import MixedFiles, SourceFile
 from selfdistill_jax.data.sources.beir import BeirFolder
-from selfdistill_jax.data.sources.example_columns import IDS
-from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.data.sources.external_triplets import TripletsOf, TripletsOver
 from selfdistill_jax.data.sources.first_examples import FirstExamples
 from selfdistill_jax.data.sources.held_out import HeldOutDev
-from selfdistill_jax.data.sources.mixed_files import MixedFiles, SourceFile
 from selfdistill_jax.data.sources.msmarco import MsMarcoFolder, is_msmarco
 from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.data.sources.triplet_file import TripletFile

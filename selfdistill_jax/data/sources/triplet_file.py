@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from selfdistill_jax.data.collection import SPLITS, Document, Example, Judgement, Query
+from selfdistill_jax.data.examples.columns import TEXTS
+from selfdistill_jax.data.examples.file import ExampleFile
+from selfdistill_jax.data.examples.mixed import MixedFiles
+from selfdistill_jax.data.examples.rows import Row
 from selfdistill_jax.data.id_rows import hash_text
-from selfdistill_jax.data.sources.example_columns import TEXTS
-from selfdistill_jax.data.sources.example_file import ExampleFile
-from selfdistill_jax.data.sources.example_rows import Row
-from selfdistill_jax.data.sources.mixed_files import MixedFiles
 from selfdistill_jax.errors import InputError
 
 _VERSION = "triplets-5"  # part of the fingerprint: raise it when the same file is read differently

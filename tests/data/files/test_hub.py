@@ -6,9 +6,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
+from selfdistill_jax.data.examples.file import ExampleFile
 from selfdistill_jax.data.files import hub
 from selfdistill_jax.data.files.records import data_files
-from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.errors import InputError
 from tests.data.sources.test_triplet_file import ROWS, named
 

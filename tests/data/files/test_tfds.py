@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from selfdistill_jax.data.examples.file import ExampleFile
 from selfdistill_jax.data.files.records import data_files
-from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.errors import InputError
 

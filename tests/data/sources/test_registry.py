@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from selfdistill_jax.data.examples.file import ExampleFile
 from selfdistill_jax.data.sources.beir import BeirFolder
-from selfdistill_jax.data.sources.example_file import ExampleFile
 from selfdistill_jax.data.sources.external_triplets import TripletsOf, TripletsOver
 from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.data.sources.registry import open_source

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from selfdistill_jax.data.collection import Document, Query
-from selfdistill_jax.data.sources.example_file import ExampleFile
+from selfdistill_jax.data.examples.file import ExampleFile
 from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.errors import InputError
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.data.sources.test_example_file import save
+from tests.data.examples.test_file import save
 from tests.tiny import load_batches, texts, train
 
 QUERIES, TITLES, BODIES = zip(*(texts(i, i % 5) for i in range(40)), strict=True)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from selfdistill_jax.data.sources.example_columns import TEXTS, find_columns, parse_columns
+from selfdistill_jax.data.examples.columns import TEXTS, find_columns, parse_columns
 from selfdistill_jax.errors import InputError
 from tests.data.sources.test_triplet_file import ROWS, named, refusal, write
 

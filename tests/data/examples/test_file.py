@@ -7,8 +7,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from selfdistill_jax.data.sources.example_columns import IDS, TEXTS
-from selfdistill_jax.data.sources.example_file import ExampleFile
+from selfdistill_jax.data.examples.columns import IDS, TEXTS
+from selfdistill_jax.data.examples.file import ExampleFile
 from selfdistill_jax.errors import InputError
 from tests.data.sources.test_triplet_file import named, refusal, write
 

@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfdistill_jax.data.files.records import column_noun, data_files, read_records
-from selfdistill_jax.data.files.text import digest
-from selfdistill_jax.data.sources.example_columns import (
+from selfdistill_jax.data.examples.columns import (
     Columns,
     find_columns,
     holds_ids,
     is_required,
     parse_columns,
 )
-from selfdistill_jax.data.sources.example_rows import Row, RowReader, without_repetition
-from selfdistill_jax.data.sources.header import is_header, names_without_header
+from selfdistill_jax.data.examples.header import is_header, names_without_header
+from selfdistill_jax.data.examples.rows import Row, RowReader, without_repetition
+from selfdistill_jax.data.files.records import column_noun, data_files, read_records
+from selfdistill_jax.data.files.text import digest
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import expand
 from selfdistill_jax.progress import LOG

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selfdistill_jax.data.example_order import mean_and_variance, order_of_examples
-from selfdistill_jax.data.sources.mixed_files import SourceFile, parse_source
+from selfdistill_jax.data.examples.mixed import SourceFile, parse_source
 from selfdistill_jax.data.sources.registry import open_source
 from selfdistill_jax.data.store import Examples, open_collection
 from selfdistill_jax.errors import InputError

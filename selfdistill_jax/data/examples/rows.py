@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from selfdistill_jax.data.examples.columns import TEXTS, Columns
 from selfdistill_jax.data.files.jsonl import field
 from selfdistill_jax.data.files.records import column_noun, is_text_table
-from selfdistill_jax.data.sources.example_columns import TEXTS, Columns
 from selfdistill_jax.errors import InputError
 
 _LIST = re.compile(r"""\s*\[(\s*|\s*['"{].*)\]\s*""", re.DOTALL)  # a list written as text

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from selfdistill_jax.data.sources.example_columns import (
+from selfdistill_jax.data.examples.columns import (
     IDS,
     IGNORED,
     SCORES,

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from selfdistill_jax.data.sources.example_columns import TEXTS
-from selfdistill_jax.data.sources.example_file import ExampleFile
-from selfdistill_jax.data.sources.example_rows import Row
+from selfdistill_jax.data.examples.columns import TEXTS
+from selfdistill_jax.data.examples.file import ExampleFile
+from selfdistill_jax.data.examples.rows import Row
 from selfdistill_jax.errors import InputError, nearest
 
 _OPTIONS = ("weight", "prompt", "columns")
