@@ -26,7 +26,7 @@ _VERSION = "rows-1"  # part of the fingerprint: raise it when the same file is r
 class ExampleFile:
     """Reads training examples from a file, or from a folder of files.
 
-    Columns are found by their names, in any order and case, see `example_columns`. Columns that do
+    Columns are found by their names, in any order and case, see `columns.py`. Columns that do
     not concern an example, such as ``url``, are ignored; any other column is an error that names
     it. The log says how the columns are read.
 

@@ -167,8 +167,9 @@ def encode_documents(
         if bytes_ <= _IN_MEMORY:
             vectors = np.empty((len(own), size), np.float32)
         else:
+            with io.explained(folder, "vectors of documents", "free some space"):
+                folder.mkdir(parents=True, exist_ok=True)
             io.check_room(folder, bytes_, "vectors of documents")
-            folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left over
                 vectors = np.memmap(file, np.float32, "w+", shape=(len(own), size))
         done = 0

@@ -161,7 +161,10 @@ def _by_encoder(
             folder=settings.cache / "vectors",
             name=name,
         )
-    check(of_pool.is_finite())
+    finite = of_pool.is_finite()
+    if not finite:
+        of_pool.remove()  # so that the next run does not read them
+    check(finite)
 
     def of_queries(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         scores, found = of_pool.search(of_asked[np.searchsorted(asked, rows)], depth)

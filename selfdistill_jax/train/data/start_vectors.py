@@ -134,7 +134,10 @@ class StartVectors:
             folder=self.folder,
             name=self._folder.name,
         )
-        self._check(found.is_finite())
+        finite = found.is_finite()
+        if not finite:
+            found.remove()  # so that the next run does not read them
+        self._check(finite)
         assert found.file is not None
         move_array(self._folder, found.file)
         return self._read()
