@@ -16,7 +16,7 @@ def order_of_examples(
 ) -> grain.MapDataset:
     """Returns the examples of each batch, a pure function of the seed and the step.
 
-    Each file is shuffled anew in each epoch of its own.
+    Each file has its own epochs, each in a new order.
 
     Args:
       examples: training examples.

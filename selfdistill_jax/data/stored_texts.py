@@ -16,8 +16,7 @@ _AT_ONCE = 4096  # texts read together: 250 MB/s, against 60 MB/s one by one
 class StoredTexts(Sequence[str]):
     """Reads texts written by `TextWriter`.
 
-    Texts are read from the file when they are asked for, so a table of any size takes 8 bytes of
-    memory for each text.
+    Texts are read from the file when they are asked for; where they end is memory-mapped.
 
     Args:
       path: path given to `TextWriter`.
@@ -39,7 +38,8 @@ class StoredTexts(Sequence[str]):
     """
 
     def __init__(self, path: Path, count: int | None = None):
-        ends = np.load(_ends(path))
+        # As plain arrays, memory-mapped ones are read faster.
+        ends = np.asarray(np.load(_ends(path), mmap_mode="r"))
         self._path = _bytes(path)
         size = self._path.stat().st_size
         if size != ends[-1]:

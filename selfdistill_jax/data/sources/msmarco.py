@@ -83,8 +83,8 @@ class MsMarcoFolder(JudgedFiles):
     official triples are given as ``config.data.triplets``.
 
     Raises:
-      InputError: a file is missing; the message says what to download. The content is checked when
-        read.
+      InputError: a file is missing; the message lists the downloads. The content is checked when
+        it is read.
 
     Example:
       >>> MsMarcoFolder("/data/msmarco")  # doctest: +SKIP

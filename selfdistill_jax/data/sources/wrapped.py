@@ -1,4 +1,4 @@
-"""Changes a part of a collection and passes on the rest."""
+"""Defines the base of sources that change a part of another source."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from selfdistill_jax.data.collection import Document, Example, Judgement, Query,
 
 
 class Wrapped:
-    """Has the content of another source; subclasses replace what they change.
+    """Passes on the content of another source; subclasses override the parts that they change.
 
     Args:
       source: the other source.

@@ -46,7 +46,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """Logs to Weights & Biases; the library's own variables (``WANDB_PROJECT`` …) apply.
 
-    The id of the run there is kept in the run's folder, so that a resumed run goes on as the same.
+    The id of the run there is stored in the run's folder, so that a resumed run continues it.
 
     Args:
       workdir: the run's folder.
