@@ -1,4 +1,4 @@
-"""BM25 search, for hard negatives and as the lexical baseline, in parts that fit in memory."""
+"""Searches by BM25, for hard negatives and as the lexical baseline, with an index on disk."""
 
 import itertools
 import logging
