@@ -71,11 +71,7 @@ def main(argv: list[str]) -> None:
     texts, output = _FLAGS.input, _FLAGS.output
     if output.suffix != ".npy":
         raise InputError(f"--output={output}: expected a name that ends in .npy")
-    if texts.exists() and not texts.is_file():
-        raise InputError(
-            f"--input={texts}: not a regular file; it is read several times, which a pipe does not "
-            "allow; write the texts to a file first"
-        )
+    options.refuse_pipe("input", texts)
     # Two processes would overwrite each other's rows.
     with locks.locked_output(output, "--output"):
         _encode(texts, output)

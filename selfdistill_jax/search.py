@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     options.refuse_rest(argv)
     options.required(_FLAGS, "model", "corpus", "queries", "run")
     out = _FLAGS.run
+    options.refuse_pipe("corpus", _FLAGS.corpus)
     options.refuse_existing(out)
     io.try_output(out, "--run")
     queries, corpus = list(stream_texts(_FLAGS.queries)), _FLAGS.corpus

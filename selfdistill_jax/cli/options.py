@@ -84,6 +84,19 @@ def split_datasets(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def refuse_pipe(flag: str, path: Path) -> None:
+    """Checks that an input that is read several times is not a pipe.
+
+    Raises:
+      InputError: it is.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(
+            f"--{flag}={path}: not a regular file; it is read several times, which a pipe does not "
+            "allow; write the texts to a file first"
+        )
+
+
 def refuse_existing(*paths: Path) -> None:
     """Raises InputError that names the first of these files that already exists."""
     for path in paths:

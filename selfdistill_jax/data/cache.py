@@ -1,6 +1,7 @@
 """Locates the cache of prepared data, and writes and reads its folders."""
 
 import os
+import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,9 @@ def reports_damaged_cache(folder: Path) -> Generator[None]:
     except PermissionError as error:
         where = error.filename or folder
         raise InputError(f"{where}: cannot be read ({io.reason(error)}); {_ADVICE}") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (
+        OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile
+    ) as error:  # fmt: skip
         raise InputError(
             f"{folder}: damaged ({type(error).__name__}: {error}); delete the folder; the next "
             "run builds it again"

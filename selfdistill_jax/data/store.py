@@ -66,6 +66,7 @@ class Collection:
       corpus_size: number of leading documents that evaluation searches.
       training_pool: range of document rows that negatives are drawn from.
       document_ids: ids of the first ``corpus_size`` documents, in row order.
+      all_document_ids: ids of all documents, in row order.
       query_ids: ids of all queries, in row order.
       own_documents: ``[n, 2]`` int32, rows of each query and document with the same id, among the
         documents that evaluation searches.
@@ -83,6 +84,7 @@ class Collection:
             if [*map(len, (ids, self.query_ids))] != [len(self.documents), len(self.queries)]:
                 raise ValueError("the numbers of texts and ids differ")
             self.corpus_size = info["corpus_size"] or len(ids)
+            self.all_document_ids = ids
             self.document_ids = StoredTexts(folder / "documents.ids", self.corpus_size)
         self.own_documents = self._numbers(_OWN)
         self.name: str = info["name"]

@@ -83,7 +83,10 @@ class StoredTexts(Sequence[str]):
             for row in rows:
                 begin, end = self._ends[row : row + 2].tolist()
                 file.seek(begin)
-                texts.append(file.read(end - begin).decode())
+                content = file.read(end - begin)
+                if len(content) < end - begin:
+                    raise ValueError(f"{self._path.name} became shorter while it was in use")
+                texts.append(content.decode())
         return texts
 
     def _read(self, start: int, stop: int) -> list[str]:

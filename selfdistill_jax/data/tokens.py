@@ -10,6 +10,7 @@ import numpy as np
 
 from selfdistill_jax.data.cache import new_cache_file, new_folder, reports_damaged_cache
 from selfdistill_jax.data.tokenizer import Edges, Tokenizer
+from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import Progress
 
 _CHUNK = 2048
@@ -168,7 +169,7 @@ class TokenCache:
         done = sum(self._size(start) for start in made)
         with Progress(self._progress, total, unit="texts", start=done) as bar:
             for start in shards:
-                if start in made:
+                if start in made or self._folder.is_dir():  # another run may have made it
                     continue
                 table = TokenTable.from_texts(
                     self._tokenizer,
@@ -177,8 +178,14 @@ class TokenCache:
                     prompt=self._prompt,
                     progress=bar,
                 )
-                with new_cache_file(self._shard(start)) as file:
-                    np.savez(file, ids=table._ids, lengths=np.diff(table._offsets))
+                try:
+                    with new_cache_file(self._shard(start)) as file:
+                        np.savez(file, ids=table._ids, lengths=np.diff(table._offsets))
+                except InputError:  # another run may have removed the folder of the shards
+                    if not self._folder.is_dir():
+                        raise
+        if self._folder.is_dir():
+            shutil.rmtree(self._parts, ignore_errors=True)
 
     def open(self) -> TokenTable:
         """Returns the table; makes it first if it is missing.
@@ -190,7 +197,7 @@ class TokenCache:
             self.make_share(0, 1)
             try:
                 self._join()
-            except FileNotFoundError:  # another process joined and removed the shards
+            except InputError:  # another run may have joined and removed the shards meanwhile
                 if not self._folder.is_dir():
                     raise
         with reports_damaged_cache(self._folder):
@@ -209,7 +216,7 @@ class TokenCache:
         """Joins the shards to a table, and removes them."""
         shards = [self._shard(start) for start in range(0, len(self._texts), _SHARD)]
         with reports_damaged_cache(self._parts):
-            lengths = [np.load(path)["lengths"] for path in shards]
+            lengths = [_read_array(path, "lengths") for path in shards]
         offsets = np.concatenate([[0], *lengths]).cumsum(dtype=np.int64)
         with new_folder(self._folder) as new:
             np.save(new / "offsets.npy", offsets)
@@ -218,6 +225,11 @@ class TokenCache:
                 np.lib.format.write_array_header_1_0(file, header)
                 for path in shards:
                     with reports_damaged_cache(self._parts):
-                        ids = np.load(path)["ids"]
+                        ids = _read_array(path, "ids")
                     file.write(ids.astype("<i4").tobytes())
         shutil.rmtree(self._parts, ignore_errors=True)
+
+
+def _read_array(path: Path, name: str) -> np.ndarray:
+    with path.open("rb") as file, np.load(file) as arrays:
+        return arrays[name]

@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-_SHARD = 2**17  # texts that are indexed and searched together: 60 MB for 30 words a text
+_SHARD = 2**16  # texts that are indexed and searched together: 300 MB while they are indexed
 
 
 class _Shard(NamedTuple):

@@ -43,13 +43,14 @@ def all_succeed(make: Callable[[], Made]) -> Made:
     """Returns ``make()``, called on every process; if it fails on one, all raise an error.
 
     Raises:
-      InputError: ``make`` failed on this process, or on another one.
+      InputError: ``make`` failed on another process.
+      Exception: the error of ``make`` on this process.
     """
     made: Any = None
-    failure = None
+    failure: Exception | None = None
     try:
         made = make()
-    except InputError as error:
+    except Exception as error:  # whatever it is, the others must not wait
         failure = error
     if not all_true(failure is None):
         raise failure or InputError("another process failed; see its error message")

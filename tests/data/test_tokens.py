@@ -216,6 +216,34 @@ def test_an_interrupted_build_continues_and_processes_share_it(tiny, tmp_path, m
     assert texts.slices == []
 
 
+def test_another_run_may_join_the_shards_meanwhile(tiny, tmp_path, monkeypatch):
+    tokenizer = Tokenizer(tiny.encoder)
+    monkeypatch.setattr(tokens, "_SHARD", 2)
+    one, two = (TokenCache(tmp_path / "a", tokenizer, some_texts(), limit=LIMIT) for _ in range(2))
+    join, expected = TokenCache._join, everything(two.open())
+    shutil.rmtree(next(tmp_path.iterdir()))
+
+    def slow(self):
+        monkeypatch.setattr(TokenCache, "_join", join)
+        two.open()
+        join(self)
+
+    monkeypatch.setattr(TokenCache, "_join", slow)
+    assert everything(one.open()) == expected
+    one.make_share(0, 1)
+    (folder,) = tmp_path.iterdir()
+    assert folder.suffix != ".parts"
+
+
+def test_a_damaged_shard_is_named(tiny, tmp_path):
+    cache = TokenCache(tmp_path / "a", Tokenizer(tiny.encoder), some_texts(), limit=LIMIT)
+    cache.make_share(0, 1)
+    (shard,) = tmp_path.rglob("*.npz")
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(InputError, match=rf"^{shard.parent}: damaged \(BadZipFile: .*; delete"):
+        cache.open()
+
+
 @pytest.mark.parametrize("name", ["ids.npy", "offsets.npy"])
 @pytest.mark.parametrize("keep", [None, 0, 20, 128, 0.5, -1])
 def test_a_damaged_cache_is_not_read(tiny, tmp_path, name, keep):

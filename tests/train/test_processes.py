@@ -61,6 +61,16 @@ def test_where_one_fails_all_end(other):
         processes.all_succeed(fail)
 
 
+@pytest.mark.parametrize("error", [InputError, OSError, KeyError])
+def test_whatever_fails_the_others_are_told(other, error):
+    def fail():
+        raise error("mine")
+
+    other(np.int32(True))  # the value is taken, so the other process does not wait
+    with pytest.raises(error, match="mine"):
+        processes.all_succeed(fail)
+
+
 def test_of_the_first(other, monkeypatch):
     sent = []
     monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", sent.append)

@@ -59,7 +59,7 @@ class ExampleFile:
     def __init__(self, path: str | Path, *, columns: str = "", positive_from: float = 0.5):
         self.files = data_files(path)
         self.path = str(path) if "://" in str(path) else expand(path)
-        self.name = Path(path).name.split(".")[0]
+        self.name = Path(path).name.split(".")[0].split(":")[0]
         self._columns, self._positive_from = columns, positive_from
         self._by_hand = parse_columns(columns)
 

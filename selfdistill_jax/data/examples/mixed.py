@@ -11,6 +11,7 @@ from selfdistill_jax.data.examples.file import ExampleFile
 from selfdistill_jax.data.examples.rows import Row
 from selfdistill_jax.errors import InputError, nearest
 
+_MOST = 127  # the numbers of the files are stored as int8
 _OPTIONS = ("weight", "prompt", "columns")
 _EXPECTED = "expected a file and, after it, weight=NUMBER, prompt='TEXT' or columns=…"
 
@@ -44,9 +45,12 @@ def parse_source(text: str) -> SourceFile:
     """
     where = f"config.data.sources: {text!r}"
     try:
-        path, *options = shlex.split(text)
-    except ValueError as error:  # nothing in it, or a quotation mark that is not closed
+        parts = shlex.split(text)
+    except ValueError as error:  # a quotation mark that is not closed
         raise InputError(f"{where}: {error}; {_EXPECTED}") from None
+    if not parts:
+        raise InputError(f"{where}: names no file; {_EXPECTED}")
+    path, *options = parts
     given: dict[str, Any] = {}
     for option in options:
         name, equals, value = option.partition("=")
@@ -80,6 +84,11 @@ class MixedFiles:
     """
 
     def __init__(self, sources: Sequence[SourceFile], *, positive_from: float = 0.5):
+        if len(sources) > _MOST:
+            raise InputError(
+                f"config.data.sources has {len(sources)} entries; expected {_MOST} at most; join "
+                "some of the files"
+            )
         self._sources = sources
         self._files = [
             ExampleFile(source.path, columns=source.columns, positive_from=positive_from)

@@ -114,7 +114,8 @@ def _files_of_folder(folder: Path) -> list[Path]:
             f"{folder}: training data of several datasets or formats ({', '.join(names)}); give "
             "one of these folders or one file"
         )
-    stems = [path.name.split(".")[0] for path in used]
+    # Files of tensorflow-datasets differ in the number at the end.
+    stems = [path.name if kind(path) == _TFDS else path.name.split(".")[0] for path in used]
     for stem in stems:
         if stems.count(stem) > 1:
             twice = " and ".join(path.name for path in used if path.name.split(".")[0] == stem)

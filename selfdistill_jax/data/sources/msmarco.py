@@ -100,6 +100,12 @@ class MsMarcoFolder(JudgedFiles):
         if corpus is None or not pairs:
             missing = CORPUS if corpus is None else "no queries with judgements"
             raise InputError(f"{folder}: {missing} is missing; {_how_to_get()}")
+        skipped = [split for split in _SPLITS if split not in pairs and _has_any(folder, split)]
+        if skipped:
+            LOG.warning(
+                "%s: no %s, since their queries or their judgements are missing",
+                folder, ", ".join(skipped),
+            )  # fmt: skip
         # A query of a smaller file may be in a larger one too, and is then taken from the smaller.
         queries = [queries for queries, _ in reversed(pairs.values())]
         qrels = {split: [judged] for split, (_, judged) in pairs.items()}
@@ -164,6 +170,10 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
                 "separated by a tab"
             )
         yield line, id_, text
+
+
+def _has_any(folder: Path, split: str) -> bool:
+    return any(find_packed(folder / name) for pair in _SPLITS[split] for name in pair)
 
 
 def _md5(path: Path) -> str:

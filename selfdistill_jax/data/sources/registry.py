@@ -57,6 +57,11 @@ def open_source(
             "both config.data.triplets and config.data.sources are given; put all files in "
             "config.data.sources"
         )
+    if columns and sources:
+        raise InputError(
+            "config.data.columns has no effect on config.data.sources; write columns=… after each "
+            "file there"
+        )
     if triplets:
         file = ExampleFile(triplets, columns=columns, positive_from=positive_from)
     if sources:

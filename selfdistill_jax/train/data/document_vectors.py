@@ -1,7 +1,8 @@
 """Encodes many documents and searches them; each process has a share of the vectors."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from jax.experimental import multihost_utils
 from selfdistill_jax import io
 from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import Params
+from selfdistill_jax.errors import InputError
+from selfdistill_jax.locks import lock
 from selfdistill_jax.progress import Progress
 from selfdistill_jax.retrieval.search import search
 from selfdistill_jax.retrieval.vectors import VectorFile
 from selfdistill_jax.train.evaluation.encode_table import TableEncoder
-from selfdistill_jax.train.processes import all_succeed
+from selfdistill_jax.train.processes import all_succeed, all_true
 
 _IN_MEMORY = 2**28  # bytes of a process's share; a larger one is written to disk
 _AT_ONCE = 2**16  # texts that are encoded together
@@ -125,7 +128,6 @@ def encode_documents(
     limit: int,
     label: str,
     folder: Path,
-    name: str = "",
 ) -> DocumentVectors:
     """Encodes documents, a share on each process.
 
@@ -136,46 +138,102 @@ def encode_documents(
       rows: ``[N]`` rows of the documents to encode.
       limit: tokens that each text is truncated to.
       label: label of the progress bar.
-      folder: folder of the cache for vectors that do not fit in memory.
-      name: name that identifies the vectors. With it, they are written to a file whatever their
-        size, and an interrupted encoding is continued.
+      folder: folder of the cache, for vectors that do not fit in memory.
 
     Raises:
       InputError: the folder cannot be written, or has too little space.
     """
     share = share_of(len(rows))
-    own, size = rows[share.start : share.stop], encode.dimensions
+    own = rows[share.start : share.stop]
 
-    def parts(done: int) -> Iterator[np.ndarray]:
-        shown = label if jax.process_index() == 0 else ""
-        with Progress(shown, len(own), unit="texts", start=done) as bar:
-            for start in range(done, len(own), _AT_ONCE):
-                texts = documents.take(own[start : start + _AT_ONCE])
-                yield encode.share(params, texts, limit=limit, progress=bar)
-
-    def to_file() -> DocumentVectors:
-        path = folder / f"{name}.{jax.process_index()}-of-{jax.process_count()}.npy"
-        if not path.is_file():
-            file = VectorFile(path, rows=len(own), dimensions=size, of=name)
-            for part in parts(file.done):
-                file.add(part)
-            file.finish()
-        return DocumentVectors(np.load(path, mmap_mode="r"), share, path)
-
-    def to_memory() -> DocumentVectors:
-        bytes_ = 4 * len(own) * size
+    def make() -> DocumentVectors:
+        bytes_ = 4 * len(own) * encode.dimensions
         if bytes_ <= _IN_MEMORY:
-            vectors = np.empty((len(own), size), np.float32)
+            vectors = np.empty((len(own), encode.dimensions), np.float32)
         else:
-            with io.explained(folder, "vectors of documents", "free some space"):
-                folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
             io.check_room(folder, bytes_, "vectors of documents")
             with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left over
-                vectors = np.memmap(file, np.float32, "w+", shape=(len(own), size))
+                vectors = np.memmap(file, np.float32, "w+", shape=(len(own), encode.dimensions))
         done = 0
-        for part in parts(0):
+        for part in _parts(encode, params, documents, own, 0, limit, label):
             vectors[done : done + len(part)] = part
             done += len(part)
         return DocumentVectors(vectors, share)
 
-    return all_succeed(to_file if name and len(own) else to_memory)
+    return all_succeed(make)
+
+
+@contextmanager
+def documents_in_file(
+    encode: TableEncoder,
+    params: Params,
+    documents: TokenTable,
+    rows: np.ndarray,
+    *,
+    limit: int,
+    label: str,
+    folder: Path,
+    name: str,
+) -> Generator[DocumentVectors]:
+    """Encodes documents to a file, and deletes it at the end of the block.
+
+    An interrupted encoding is continued. If another run writes the same file, this one does not
+    use it.
+
+    Args:
+      encode, params, documents, rows, limit, label, folder: as for `encode_documents`.
+      name: name that identifies the vectors.
+
+    Raises:
+      InputError: as for `encode_documents`.
+    """
+    share = share_of(len(rows))
+    own = rows[share.start : share.stop]
+    path = folder / f"{name}.{jax.process_index()}-of-{jax.process_count()}.npy"
+
+    def make() -> DocumentVectors:
+        if not path.is_file():
+            file = VectorFile(path, rows=len(own), dimensions=encode.dimensions, of=name)
+            for part in _parts(encode, params, documents, own, file.done, limit, label):
+                file.add(part)
+            file.finish()
+        return DocumentVectors(np.load(path, mmap_mode="r"), share, path)
+
+    with ExitStack() as held:
+        _make_folder(folder)
+        free = bool(len(own))  # a file of no rows cannot be memory-mapped
+        try:
+            held.enter_context(lock(path.with_name(f".{path.name}.lock"), str(path)))
+        except InputError:
+            free = False
+        if all_true(free):
+            found = all_succeed(make)
+        else:
+            found = encode_documents(
+                encode, params, documents, rows, limit=limit, label=label, folder=folder
+            )
+        yield found
+        found.remove()
+
+
+def _make_folder(folder: Path) -> None:
+    with io.explained(folder, "vectors of documents", "free some space"):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _parts(
+    encode: TableEncoder,
+    params: Params,
+    documents: TokenTable,
+    rows: np.ndarray,
+    done: int,
+    limit: int,
+    label: str,
+) -> Iterator[np.ndarray]:
+    """Yields vectors of the rows after the first ``done``, part by part."""
+    shown = label if jax.process_index() == 0 else ""
+    with Progress(shown, len(rows), unit="texts", start=done) as bar:
+        for start in range(done, len(rows), _AT_ONCE):
+            texts = documents.take(rows[start : start + _AT_ONCE])
+            yield encode.share(params, texts, limit=limit, progress=bar)

@@ -1,6 +1,7 @@
 """Finds hard negatives: documents that a search ranks high for a query, wrongly."""
 
 import hashlib
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.bm25 import BM25
 from selfdistill_jax.train.data.document_vectors import (
     DocumentVectors,
-    encode_documents,
+    documents_in_file,
     share_of,
 )
 from selfdistill_jax.train.data.start_vectors import StartVectors
@@ -114,7 +115,6 @@ def _by_bm25(tables: TokenizedCollection, drawn: np.ndarray, k: int) -> np.ndarr
         tables.examples.query[drawn],
         known=tables.known,
         k=k,
-        at_once=1000,  # each query scores all documents
         progress=_LABEL if is_first() else "",
     )
 
@@ -146,54 +146,54 @@ def _by_encoder(
         progress=f"{_LABEL}, query texts",
     )
     check(bool(np.isfinite(of_asked).all()))
-    if settings.frozen_documents:
-        every, share = start_vectors.all("Documents"), share_of(len(pool))
-        own = slice(pool.start + share.start, pool.start + share.stop)
-        of_pool = DocumentVectors(every[own], share)
-    else:
-        of_pool = encode_documents(
-            model.encode_table,
-            params,
-            tables.documents,
-            np.array(pool),
-            limit=settings.document_length,
-            label=f"{_LABEL}, document texts",
-            folder=settings.cache / "vectors",
-            name=name,
+    with ExitStack() as opened:
+        if settings.frozen_documents:
+            every, share = start_vectors.all("Documents"), share_of(len(pool))
+            own = slice(pool.start + share.start, pool.start + share.stop)
+            of_pool = DocumentVectors(every[own], share)
+        else:
+            in_file = documents_in_file(
+                model.encode_table,
+                params,
+                tables.documents,
+                np.array(pool),
+                limit=settings.document_length,
+                label=f"{_LABEL}, document texts",
+                folder=settings.cache / "vectors",
+                name=name,
+            )
+            of_pool = opened.enter_context(in_file)
+        finite = of_pool.is_finite()
+        if not finite:
+            of_pool.remove()  # so that the next run does not read them
+        check(finite)
+
+        def of_queries(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+            scores, found = of_pool.search(of_asked[np.searchsorted(asked, rows)], depth)
+            return scores, np.where(found < 0, found, found + pool.start)
+
+        most = None
+        if settings.mined_ceiling:
+            query_of = np.searchsorted(asked, queries)
+            most = of_pool.products(of_asked, query_of, positives - pool.start)
+            # Positives may be evaluation's documents, outside the pool.
+            outside = np.flatnonzero(positives < pool.start)
+            if len(outside):
+                front, place = np.unique(positives[outside], return_inverse=True)
+                if settings.frozen_documents:
+                    of_front = start_vectors.all("Documents")[front]
+                else:
+                    of_front = model.encode_table(
+                        params, tables.documents.take(front), limit=settings.document_length
+                    )
+                of_query = of_asked[query_of[outside]]
+                most[outside] = np.einsum("nd,nd->n", of_query, of_front[place])
+            most = np.minimum(most, settings.mined_ceiling * most)  # cosines may be below 0
+        return top_candidates(
+            of_queries,
+            queries,
+            known=tables.known,
+            k=settings.candidates,
+            most=most,
+            progress=_LABEL if is_first() else "",
         )
-    finite = of_pool.is_finite()
-    if not finite:
-        of_pool.remove()  # so that the next run does not read them
-    check(finite)
-
-    def of_queries(rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        scores, found = of_pool.search(of_asked[np.searchsorted(asked, rows)], depth)
-        return scores, np.where(found < 0, found, found + pool.start)
-
-    most = None
-    if settings.mined_ceiling:
-        query_of = np.searchsorted(asked, queries)
-        most = of_pool.products(of_asked, query_of, positives - pool.start)
-        # Positives may be evaluation's documents, outside the pool.
-        outside = np.flatnonzero(positives < pool.start)
-        if len(outside):
-            front, place = np.unique(positives[outside], return_inverse=True)
-            if settings.frozen_documents:
-                of_front = start_vectors.all("Documents")[front]
-            else:
-                of_front = model.encode_table(
-                    params, tables.documents.take(front), limit=settings.document_length
-                )
-            of_query = of_asked[query_of[outside]]
-            most[outside] = np.einsum("nd,nd->n", of_query, of_front[place])
-        most = np.minimum(most, settings.mined_ceiling * most)  # cosines may be below 0
-    found = top_candidates(
-        of_queries,
-        queries,
-        known=tables.known,
-        k=settings.candidates,
-        most=most,
-        progress=_LABEL if is_first() else "",
-    )
-    of_pool.remove()
-    return found

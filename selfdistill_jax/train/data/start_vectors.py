@@ -11,6 +11,7 @@ from selfdistill_jax.data.cache import load_array, move_array, save_array
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.data.document_vectors import (
     DocumentVectors,
+    documents_in_file,
     encode_documents,
     share_of,
 )
@@ -124,7 +125,7 @@ class StartVectors:
 
     def _encode_to_disk(self, label: str) -> np.ndarray:
         encode, start = self._model.encode_table, self._model.pretrained
-        found = encode_documents(
+        in_file = documents_in_file(
             encode,
             encode.on_devices(start.params),
             self._documents,
@@ -134,12 +135,15 @@ class StartVectors:
             folder=self.folder,
             name=self._folder.name,
         )
-        finite = found.is_finite()
-        if not finite:
-            found.remove()  # so that the next run does not read them
-        self._check(finite)
-        assert found.file is not None
-        move_array(self._folder, found.file)
+        with in_file as found:
+            finite = found.is_finite()
+            if not finite:
+                found.remove()  # so that the next run does not read them
+            self._check(finite)
+            if found.file is None:  # another run writes the same file
+                save_array(self._folder, found.vectors)
+                return found.vectors
+            move_array(self._folder, found.file)
         return self._read()
 
     def _encode(self, rows: np.ndarray, label: str) -> np.ndarray:

@@ -200,7 +200,7 @@ def _without_known(
         "%s: %s of %s given negatives are known positives of their query, or copies of one, and "
         "are left out (first: query %r, document %r)",
         collection.name, f"{count:,}", f"{int(given.sum()):,}",
-        collection.query_ids[examples.query[row]], collection.document_ids[rows[row, column]],
+        collection.query_ids[examples.query[row]], collection.all_document_ids[rows[row, column]],
     )  # fmt: skip
     negatives = np.where(wrong, -1, examples.negatives)
     order = np.argsort(negatives < 0, axis=1, kind="stable")  # -1 follows the last

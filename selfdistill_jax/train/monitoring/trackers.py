@@ -1,6 +1,8 @@
 """Sends a run's numbers to TensorBoard or Weights & Biases."""
 
 import importlib
+import importlib.util
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +12,7 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.io import write_text
 
 TRACKERS = ("tensorboard", "wandb", "none")
+_STEP = "training_step"
 _WANDB_ID = "wandb-id.txt"
 
 
@@ -66,29 +69,39 @@ class WeightsAndBiases:
             name=workdir.name,
             config=dict(settings),
         )
+        self._run.define_metric("*", step_metric=_STEP)
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
+        # A field and not W&B's own step, which drops the steps that a resumed run repeats.
         if numbers:
-            self._run.log(dict(numbers), step=step)
+            self._run.log({**numbers, _STEP: step})
 
     def close(self) -> None:
         self._run.finish()
 
 
 def check_tracker(name: str) -> None:
-    """Checks that the library of a tracker is installed.
+    """Checks that a tracker can be used.
 
     Raises:
-      InputError: it is not.
+      InputError: its library is not installed, or it would ask for a key.
     """
-    if name == "wandb":
-        from importlib.util import find_spec
-
-        if find_spec("wandb") is None:
-            raise InputError(
-                "config.train.tracker is 'wandb', but the package is not installed; run "
-                "`pip install wandb`, or set it to 'tensorboard' or 'none'"
-            )
+    if name != "wandb":
+        return
+    found = importlib.util.find_spec("wandb")
+    if found is None or found.origin is None:  # without an origin: a run's folder of that name
+        raise InputError(
+            "config.train.tracker is 'wandb', but the package is not installed; run "
+            "`pip install wandb`, or set it to 'tensorboard' or 'none'"
+        )
+    if os.environ.get("WANDB_MODE", "online") != "online" or os.environ.get("WANDB_API_KEY"):
+        return
+    wandb: Any = importlib.import_module("wandb")
+    if not getattr(getattr(wandb, "api", None), "api_key", None):
+        raise InputError(
+            "config.train.tracker is 'wandb', but there is no key for it; run `wandb login`, or "
+            "set WANDB_API_KEY or WANDB_MODE=offline"
+        )
 
 
 def open_tracker(

@@ -12,7 +12,7 @@ from selfdistill_jax.data.examples.mixed import SourceFile, parse_source
 from selfdistill_jax.data.sources.registry import open_source
 from selfdistill_jax.data.store import Examples, open_collection
 from selfdistill_jax.errors import InputError
-from tests.tiny import load_batches, texts, train, write_rows
+from tests.tiny import texts, train, write_rows
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_entries(text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not enough values to unpack"),
+        ("", "names no file; expected a file and, after it, weight=NUMBER"),
         ("a.jsonl 'weight", "No closing quotation"),
         ("a.jsonl wieght=2", "unknown 'wieght=2'; expected a file and, after it, weight=NUMBER"),
         ("a.jsonl b.jsonl", "unknown 'b.jsonl'"),
@@ -91,6 +91,10 @@ def test_what_does_not_fit_is_refused(files, tmp_path):
         open_source(dataset="pydocs", sources=[SourceFile(str(ids), prompt="q: ")])
     with pytest.raises(InputError, match=r"both config\.data.triplets and config.data.sources"):
         open_source(triplets=str(files[0]), sources=sources)
+    with pytest.raises(InputError, match=r"write columns=… after each file there"):
+        open_source(columns="query=q", sources=sources)
+    with pytest.raises(InputError, match=r"has 128 entries; expected 127 at most"):
+        open_source(sources=sources[:1] * 128)
 
 
 def examples_of(*counts):
@@ -146,6 +150,4 @@ def test_a_run_on_several_files(files, tiny, tmp_path, mix):
     entries = (f"{files[0]} weight=1", f"{files[1]} weight=1 prompt='ask: '")
     settings = {"data__sources": entries, "data__mix": mix, "data__dataset": ""}
     config = tiny.config(**settings, data__cache=str(tmp_path / "cache"), train__batch_size=8)
-    batches, *_ = load_batches(config)
-    assert batches is not None
     assert train(config, tmp_path / "run") is not None

@@ -60,12 +60,22 @@ def test_the_train_split_is_read(folder, monkeypatch, name):
 def test_the_latest_version_is_taken(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     (whole,) = data_files(folder / "questions" / "1.2.0")
-    for version in ("1.2.0", "1.10.0"):
+    for version in ("1.2.0", "1.10.0", "1.11.0.incompleteAB12"):
         copy = tmp_path / "questions" / version
         copy.mkdir(parents=True)
         for path in whole.parent.iterdir():
             (copy / path.name).write_bytes(path.read_bytes())
     assert data_files("tfds://questions") == [tmp_path / "questions" / "1.10.0" / whole.name]
+
+
+def test_a_split_of_several_files_is_read_whole(folder, tmp_path):
+    (whole,) = data_files(folder / "questions" / "1.2.0")
+    (tmp_path / "features.json").write_bytes((whole.parent / "features.json").read_bytes())
+    for number in range(2):
+        name = f"questions-train.array_record-0000{number}-of-00002"
+        (tmp_path / name).write_bytes(whole.read_bytes())
+    source = TripletFile(ExampleFile(tmp_path), held_out=False)
+    assert len(list(source.examples())) == 10
 
 
 def refusal(name) -> str:

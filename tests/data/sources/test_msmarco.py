@@ -97,6 +97,15 @@ def test_packed_files_are_the_same_and_other_dev_queries_are_used(folder):
     assert len(list(source.judgements("dev"))) == 10
 
 
+def test_a_split_without_its_judgements_is_named(folder, monkeypatch, caplog):
+    monkeypatch.setattr(LOG, "propagate", True)
+    (folder / "2019qrels-pass.txt").unlink()
+    (folder / "queries.dev.small.tsv").unlink()
+    assert MsMarcoFolder(folder).splits == ("train", "dl20", "test")
+    (message,) = caplog.messages
+    assert message.startswith(f"{folder}: no dev, dl19, since their queries or their judgements")
+
+
 def test_a_query_in_two_files_counts_once(folder):
     dev = (folder / "queries.dev.small.tsv").read_text()
     with (folder / "queries.train.tsv").open("a") as file:

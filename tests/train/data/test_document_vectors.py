@@ -1,61 +1,69 @@
 """Tests that vectors of documents are the same wherever they are, and that shares search as one."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
+from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.search import search
 from selfdistill_jax.train.data import document_vectors
-from selfdistill_jax.train.data.document_vectors import DocumentVectors, encode_documents
+from selfdistill_jax.train.data.document_vectors import (
+    DocumentVectors,
+    documents_in_file,
+    encode_documents,
+)
 from selfdistill_jax.train.data.tokenized_collection import open_tokenized
 from selfdistill_jax.train.job import make_job
 
 
 @pytest.fixture
 def encoded(tiny, tmp_path):
-    """Returns ``encode(name)``, which encodes all documents but the first, part by part."""
+    """Returns the arguments that encode all documents but the first, and their vectors."""
     job = make_job(tiny.config())
     model = job.load_model()
     tables = open_tokenized(job.data, model.pretrained)
     params = model.encode_table.on_devices(model.pretrained.params)
     rows = np.arange(1, len(tables.documents))
-
-    def encode(name=""):
-        return encode_documents(
-            model.encode_table,
-            params,
-            tables.documents,
-            rows,
-            limit=12,
-            label="",
-            folder=tmp_path / "vectors",
-            name=name,
-        )
-
+    given = model.encode_table, params, tables.documents, rows
+    options = {"limit": 12, "label": "", "folder": tmp_path / "vectors"}
     expected = model.encode_table(params, tables.documents.take(rows), limit=12)
-    return encode, expected
+    return (
+        partial(encode_documents, *given, **options),
+        partial(documents_in_file, *given, **options, name="a name"),
+        expected,
+    )
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_in_memory_on_disk_and_in_a_file(encoded, monkeypatch, tmp_path):
-    encode, expected = encoded
+    encode, in_file, expected = encoded
+    folder = tmp_path / "vectors"
     monkeypatch.setattr(document_vectors, "_AT_ONCE", 16)
     in_memory = encode()
+    assert not folder.exists()
     monkeypatch.setattr(document_vectors, "_IN_MEMORY", 0)
     on_disk = encode()
     assert isinstance(on_disk.vectors, np.memmap)
-    assert list((tmp_path / "vectors").iterdir()) == []  # the file has no name
-    in_file = encode("a name")
-    for found in (in_memory, on_disk, in_file):
-        np.testing.assert_allclose(found.vectors, expected, atol=1e-6)
-        assert found.share == range(len(expected))
-        assert found.is_finite()
-    assert [path.name for path in (tmp_path / "vectors").iterdir()] == ["a name.0-of-1.npy"]
-    in_file.remove()
-    in_memory.remove()
-    assert list((tmp_path / "vectors").iterdir()) == []
+    assert names(folder) == []  # the file has no name
+    with in_file() as found:
+        assert "a name.0-of-1.npy" in names(folder)
+        for one in (in_memory, on_disk, found):
+            np.testing.assert_allclose(one.vectors, expected, atol=1e-6)
+            assert one.share == range(len(expected))
+            assert one.is_finite()
+        with in_file() as other:  # another run at the same time does not touch the file
+            np.testing.assert_allclose(other.vectors, expected, atol=1e-6)
+            assert other.file is None
+        np.testing.assert_allclose(np.load(found.file), expected, atol=1e-6)
+    assert names(folder) == []
 
 
-def test_a_file_is_continued(encoded, monkeypatch):
-    encode, expected = encoded
+def test_a_file_is_continued(encoded, monkeypatch, tmp_path):
+    _, in_file, expected = encoded
     monkeypatch.setattr(document_vectors, "_AT_ONCE", 16)
     add, added = document_vectors.VectorFile.add, []
 
@@ -65,17 +73,21 @@ def test_a_file_is_continued(encoded, monkeypatch):
         added.append(len(vectors))
         add(self, vectors)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(document_vectors.VectorFile, "add", killed)
-        with pytest.raises(KeyboardInterrupt):
-            encode("a name")
-    monkeypatch.setattr(
-        document_vectors.VectorFile, "add", lambda self, v: added.append(len(v)) or add(self, v)
-    )
-    np.testing.assert_allclose(encode("a name").vectors, expected, atol=1e-6)
+    def counted(self, vectors):
+        added.append(len(vectors))
+        add(self, vectors)
+
+    monkeypatch.setattr(document_vectors.VectorFile, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        in_file().__enter__()
+    monkeypatch.setattr(document_vectors.VectorFile, "add", counted)
+    with pytest.raises(InputError), in_file():
+        raise InputError("the search fails")
     assert added == [16, 16, len(expected) - 32]
-    encode("a name")  # whole, so it is only opened
+    with in_file() as found:  # whole, so it is only opened
+        np.testing.assert_allclose(found.vectors, expected, atol=1e-6)
     assert len(added) == 3
+    assert names(tmp_path / "vectors") == []
 
 
 class Gathering:

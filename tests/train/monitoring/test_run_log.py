@@ -92,8 +92,11 @@ class Wandb:
         self.runs.append({"logged": [], "finished": False, **options})
         return self
 
-    def log(self, numbers, step):
-        self.runs[-1]["logged"].append((step, numbers))
+    def define_metric(self, name, step_metric):
+        self.runs[-1]["step"] = (name, step_metric)
+
+    def log(self, numbers):
+        self.runs[-1]["logged"].append(numbers)
 
     def finish(self):
         self.runs[-1]["finished"] = True
@@ -110,18 +113,37 @@ def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
         log.close()
     one, two = wandb.runs
     assert [one["logged"], two["logged"]] == [
-        [(1, {"train/loss": 0.5}), (2, {"train/loss": 1.0})],
-        [(3, {"train/loss": 1.5})],
+        [{"train/loss": 0.5, "training_step": 1}, {"train/loss": 1.0, "training_step": 2}],
+        [{"train/loss": 1.5, "training_step": 3}],
     ]
+    assert one["step"] == ("*", "training_step")
     assert one["id"] == two["id"]
     assert (one["resume"], one["config"], one["finished"]) == ("allow", {"seed": 3}, True)
     assert len(read_metrics(tmp_path)) == 3
 
 
-def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
+@pytest.mark.parametrize("folder_of_a_run", [False, True])
+def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch, folder_of_a_run):
+    if folder_of_a_run:  # which Python takes for a package without a file
+        (tmp_path / "wandb").mkdir()
+        monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(InputError, match=r"the package is not installed; run `pip install wandb`"):
         check_tracker("wandb")
     check_tracker("tensorboard")
+
+
+def test_weights_and_biases_needs_a_key_before_the_run(tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text("class api:\n    api_key = None\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=r"there is no key for it; run `wandb login`, or set"):
+        check_tracker("wandb")
+    for name, value in (("WANDB_MODE", "offline"), ("WANDB_API_KEY", "k")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            check_tracker("wandb")
+    sys.modules.pop("wandb")
 
 
 def test_without_a_tracker_only_the_metrics_are_written(tmp_path):
