@@ -1,4 +1,4 @@
-"""Finds rows by id in 12 bytes for each id, where a dict takes 150."""
+"""Finds rows by id with 20 bytes of memory for each id, where a dict takes 150."""
 
 import hashlib
 from array import array

@@ -1,4 +1,4 @@
-"""Stores texts in one file, from which any of them is read without loading the others."""
+"""Stores texts in one file, and reads single texts or slices from it."""
 
 from array import array
 from collections.abc import Iterator, Sequence

@@ -50,7 +50,7 @@ def all_succeed(make: Callable[[], Made]) -> Made:
     failure: Exception | None = None
     try:
         made = make()
-    except Exception as error:  # whatever it is, the others must not wait
+    except Exception as error:  # of any type, or the other processes would wait for this one
         failure = error
     if not all_true(failure is None):
         raise failure or InputError("another process failed; see its error message")

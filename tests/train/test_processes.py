@@ -66,9 +66,12 @@ def test_whatever_fails_the_others_are_told(other, error):
     def fail():
         raise error("mine")
 
-    other(np.int32(True))  # the value is taken, so the other process does not wait
+    other(np.int32(True))
     with pytest.raises(error, match="mine"):
         processes.all_succeed(fail)
+    # The first value was taken: the other process received this one's, and does not wait.
+    other(np.int32(False))
+    assert not processes.all_true(True)
 
 
 def test_of_the_first(other, monkeypatch):

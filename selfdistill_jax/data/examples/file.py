@@ -34,7 +34,7 @@ class ExampleFile:
     numbered columns, or in a list. Items of a list are texts, or objects with ``text`` and
     ``title``. Each positive becomes an example with all negatives of the row. Rows with a label or
     score, from 0 to 1, and no negatives are labelled pairs. Those of at least ``positive_from`` are
-    positive pairs; the documents of the others become negatives of their query.
+    positive pairs. In every other pair, the document becomes a negative of the query.
 
     Args:
       path: the file, folder or dataset of the hub, see `data_files`.

@@ -1,7 +1,7 @@
 """Reads the records of data files: JSONL, TSV, CSV, Parquet and Arrow files, or folders of them.
 
 A record is a dict from column to value: texts in TSV and CSV files, and values of any JSON type in
-the others. Errors name the file and the line; in a Parquet or Arrow file, the row number.
+the others. Errors name the file and the line (the row number in Parquet, Arrow and tfds files).
 """
 
 import csv

@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 4096  # 29,000 rows/s, against 15,000 one by one
 def prepared_folder(name: str) -> Path:
     """Returns the folder of a prepared dataset.
 
-    It is looked for in ``TFDS_DATA_DIR``, or in ``~/tensorflow_datasets`` if that is not set.
+    Searches ``TFDS_DATA_DIR``, or ``~/tensorflow_datasets`` if that is not set.
 
     Args:
       name: ``tfds://NAME[/CONFIG][:VERSION]``; without a version, the latest is taken.

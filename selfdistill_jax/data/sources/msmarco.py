@@ -34,8 +34,12 @@ _TREC = "https://trec.nist.gov/data/deep/"
 class Download(NamedTuple):
     url: str
     size: str
-    md5: str
+    md5: str  # "" if none is published
     holds: str
+
+    def __str__(self) -> str:
+        md5 = f", md5 {self.md5}" if self.md5 else ""
+        return f"{self.url} ({self.size}{md5}): {self.holds}"
 
 
 # Sizes and checksums as ir_datasets and Anserini publish them.
@@ -63,12 +67,16 @@ DOWNLOADS = (
         f"{_TREC}2020qrels-pass.txt", "0.2 MB", "0355ccee7509ac0463e8278186cdd8d1",
         "judgements of TREC DL 2020",
     ),
+    Download(
+        f"{_MSMARCO}qidpidtriples.train.full.2.tsv.gz", "5.7 GB", "",
+        "ids of triples, for config.data.triplets; leave it packed",
+    ),
 )  # fmt: skip
 
 
-# Of files that are read as they were downloaded; larger ones are compared by their number of rows.
+# MD5 of the files that are read as they were downloaded, without unpacking an archive first.
 _CHECKSUMS = {
-    **{Path(d.url).name: d.md5 for d in DOWNLOADS if "collection" not in d.url},
+    **{Path(d.url).name: d.md5 for d in DOWNLOADS if d.md5 and not d.url.endswith(".tar.gz")},
     "qrels.dev.small.tsv": "38a80559a561707ac2ec0f150ecd1e8a",
     "qrels.dev.tsv": "9157ccaeaa8227f91722ba5770787b16",
 }
@@ -98,8 +106,8 @@ class MsMarcoFolder(JudgedFiles):
         found = {split: _pair(folder, names) for split, names in _SPLITS.items()}
         pairs = {split: pair for split, pair in found.items() if pair}
         if corpus is None or not pairs:
-            missing = CORPUS if corpus is None else "no queries with judgements"
-            raise InputError(f"{folder}: {missing} is missing; {_how_to_get()}")
+            missing = CORPUS if corpus is None else "queries with their judgements"
+            raise InputError(f"{folder}: no {missing}; {how_to_get()}")
         skipped = [split for split in _SPLITS if split not in pairs and _has_any(folder, split)]
         if skipped:
             LOG.warning(
@@ -114,7 +122,7 @@ class MsMarcoFolder(JudgedFiles):
             qrels["test"] = topics
         super().__init__(
             folder, corpus=corpus, queries=queries, qrels=qrels, version=_VERSION,
-            layout=_how_to_get(),
+            layout=how_to_get(),
         )  # fmt: skip
 
     def _read_documents(self) -> Iterator[Placed]:
@@ -189,6 +197,6 @@ def _pair(folder: Path, names: list[tuple[str, str]]) -> tuple[Path, Path] | Non
     return None
 
 
-def _how_to_get() -> str:
-    files = "; ".join(f"{d.url} ({d.size}, md5 {d.md5}): {d.holds}" for d in DOWNLOADS)
-    return f"download and unpack into this folder: {files}"
+def how_to_get() -> str:
+    """Returns a sentence that lists the downloads."""
+    return f"download and unpack into this folder: {'; '.join(map(str, DOWNLOADS))}"

@@ -10,7 +10,7 @@ from selfdistill_jax.data.sources.beir import BeirFolder
 from selfdistill_jax.data.sources.external_triplets import TripletsOf, TripletsOver
 from selfdistill_jax.data.sources.first_examples import FirstExamples
 from selfdistill_jax.data.sources.held_out import HeldOutDev
-from selfdistill_jax.data.sources.msmarco import MsMarcoFolder, is_msmarco
+from selfdistill_jax.data.sources.msmarco import MsMarcoFolder, how_to_get, is_msmarco
 from selfdistill_jax.data.sources.pydocs import PyDocs
 from selfdistill_jax.data.sources.triplet_file import TripletFile
 from selfdistill_jax.errors import InputError, nearest
@@ -51,6 +51,7 @@ def open_source(
       >>> open_source().name
       'pydocs'
     """
+    collection = _open(dataset) if dataset else None
     file: ExampleFile | MixedFiles | None = None
     if triplets and sources:
         raise InputError(
@@ -66,20 +67,22 @@ def open_source(
         file = ExampleFile(triplets, columns=columns, positive_from=positive_from)
     if sources:
         file = MixedFiles(sources, positive_from=positive_from)
-    source = _open_source(dataset, file, dev_queries)
+    source = _with_examples(collection, file, dev_queries)
     return FirstExamples(source, first_examples) if first_examples else source
 
 
-def _open_source(dataset: str, file: ExampleFile | MixedFiles | None, dev_queries: int) -> Source:
+def _with_examples(
+    collection: Source | None, file: ExampleFile | MixedFiles | None, dev_queries: int
+) -> Source:
     of_ids = file is not None and file.has_ids
-    if file is not None and of_ids and not dataset:
+    if file is not None and of_ids and collection is None:
         raise InputError(
             f"{file.path}: has ids ({', '.join(IDS)}), but no dataset is given; give the dataset "
             "with these queries and documents"
         )
-    if file and not dataset:
+    if file and collection is None:
         return TripletFile(file)
-    collection = _open(dataset or "pydocs")
+    collection = collection or _open("pydocs")
     if file and not of_ids:
         return TripletsOver(collection, TripletFile(file, held_out=False))
     source = TripletsOf(collection, file) if file else collection
@@ -94,6 +97,8 @@ def _open(dataset: str) -> Source:
         return EMBEDDED[dataset]()
     path = expand(dataset)
     if not path.exists():
+        if path.name.lower().startswith("msmarco"):
+            raise InputError(f"{path}: no such folder; for MS MARCO, {how_to_get()}")
         raise InputError(
             f"dataset {dataset!r}: neither a folder nor an embedded collection; expected the path "
             "of a BEIR folder or a folder of MS MARCO's files, or one of: "

@@ -28,8 +28,8 @@ _AT_ONCE = 2**16  # texts that are encoded together
 class DocumentVectors:
     """Holds this process's share of the vectors of some documents, in memory or on disk.
 
-    The share is a range of consecutive documents. All processes must call the methods together. No
-    process receives the vectors of another.
+    The share is a range of consecutive documents. All processes must call the methods together,
+    except `remove`. No process receives the vectors of another.
 
     Args:
       vectors: ``[n, D]`` float32 vectors of the share; may be memory-mapped.
@@ -83,7 +83,7 @@ class DocumentVectors:
             part = own[start : start + _AT_ONCE]
             vectors = self.vectors[positions[part] - self.share.start]
             products[part] = np.einsum("nd,nd->n", queries[query_of[part]], vectors)
-        if jax.process_count() > 1:  # each document is in one share, and 0 in the others
+        if jax.process_count() > 1:  # shares give 0 for documents that they do not hold
             products = np.asarray(multihost_utils.process_allgather(products)).sum(0)
         return products
 
@@ -103,9 +103,9 @@ class DocumentVectors:
         return float((total @ total - n) / (n * (n - 1))) if n > 1 else float("nan")
 
     def is_finite(self) -> bool:
-        """Returns whether all numbers of the share are finite."""
+        """Returns whether all numbers of all shares are finite."""
         parts = range(0, len(self.vectors), _AT_ONCE)
-        return all(np.isfinite(self.vectors[at : at + _AT_ONCE]).all() for at in parts)
+        return all_true(all(np.isfinite(self.vectors[at : at + _AT_ONCE]).all() for at in parts))
 
     def remove(self) -> None:
         """Deletes the file of the vectors, if they have one."""
@@ -178,8 +178,8 @@ def documents_in_file(
 ) -> Generator[DocumentVectors]:
     """Encodes documents to a file, and deletes it at the end of the block.
 
-    An interrupted encoding is continued. If another run writes the same file, this one does not
-    use it.
+    An interrupted encoding is continued. If another run is writing the same file, this one encodes
+    the documents without a file.
 
     Args:
       encode, params, documents, rows, limit, label, folder: as for `encode_documents`.
@@ -201,13 +201,16 @@ def documents_in_file(
         return DocumentVectors(np.load(path, mmap_mode="r"), share, path)
 
     with ExitStack() as held:
-        _make_folder(folder)
-        free = bool(len(own))  # a file of no rows cannot be memory-mapped
-        try:
-            held.enter_context(lock(path.with_name(f".{path.name}.lock"), str(path)))
-        except InputError:
-            free = False
-        if all_true(free):
+
+        def claim() -> bool:
+            _make_folder(folder)
+            try:
+                held.enter_context(lock(path.with_name(f".{path.name}.lock"), str(path)))
+            except InputError:  # another run writes the file
+                return False
+            return bool(len(own))  # a file of no rows cannot be memory-mapped
+
+        if all_true(all_succeed(claim)):
             found = all_succeed(make)
         else:
             found = encode_documents(

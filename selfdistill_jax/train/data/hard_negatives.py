@@ -132,7 +132,7 @@ def _by_encoder(
     params = model.encode_table.on_devices(model.pretrained.params)
 
     def check(finite: bool) -> None:
-        if not all_true(finite):
+        if not finite:
             raise InputError(
                 f"config.data.negatives is 'mined', but vectors of {model.name} are not finite; "
                 "try config.train.dtype=float32"
@@ -145,7 +145,7 @@ def _by_encoder(
         limit=settings.query_length,
         progress=f"{_LABEL}, query texts",
     )
-    check(bool(np.isfinite(of_asked).all()))
+    check(all_true(bool(np.isfinite(of_asked).all())))
     with ExitStack() as opened:
         if settings.frozen_documents:
             every, share = start_vectors.all("Documents"), share_of(len(pool))

@@ -87,7 +87,7 @@ class StartVectors:
             label=label,
             folder=self.folder,
         )
-        self._check(all_true(found.is_finite()))
+        self._check(found.is_finite())
         return found
 
     def all(self, label: str) -> np.ndarray:

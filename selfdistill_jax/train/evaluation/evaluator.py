@@ -116,9 +116,9 @@ class Evaluator:
     ) -> np.ndarray:
         limit, encode = self._model.pretrained.max_length, self._model.encode_table
         vectors = encode(encode.on_devices(params), table.take(rows), limit=limit, progress=label)
-        self._check(bool(np.isfinite(vectors).all()), label)
+        self._check(all_true(bool(np.isfinite(vectors).all())), label)
         return vectors
 
     def _check(self, finite: bool, label: str) -> None:
-        if not all_true(finite):
+        if not finite:
             raise NotFiniteError(f"{label}: vectors are not finite; {HINT_LOWER_LR}")

@@ -1,4 +1,4 @@
-"""Tests training on several files: their rows, weights, prompts, and the batches made of them."""
+"""Tests that several training files are read, weighted, and mixed into batches."""
 
 import json
 import math

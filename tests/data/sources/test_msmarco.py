@@ -122,13 +122,17 @@ def test_a_query_in_two_files_counts_once(folder):
 def test_what_is_missing_can_be_downloaded(folder):
     (folder / "collection.tsv").unlink()
     message = refusal(folder)
-    assert message.startswith(f"{folder}: collection.tsv is missing; download and unpack into")
+    assert message.startswith(f"{folder}: no collection.tsv; download and unpack into")
     for download in DOWNLOADS:
-        assert f"{download.url} ({download.size}, md5 {download.md5})" in message
+        assert f"{download.url} ({download.size}" in message
+        assert download.md5 in message
+    # Also where the triples are missing with the folder, as for configs/distributed.py:msmarco.
+    with pytest.raises(InputError, match=r"/msmarco: no such folder; for MS MARCO, download and"):
+        read_all(folder / "msmarco", folder / "msmarco" / TRIPLES)
     for path in folder.glob("*queries*"):
         path.unlink()
     (folder / "collection.tsv").write_text("0\ta\n")
-    assert refusal(folder).startswith(f"{folder}: no queries with judgements is missing; download")
+    assert refusal(folder).startswith(f"{folder}: no queries with their judgements; download")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +202,7 @@ def test_quotation_marks_in_triples_of_texts_are_text(tmp_path):
 def test_the_first_examples_of_each_query(folder, tmp_path):
     queries = [row[0] for row in rows(folder / "qrels.train.tsv")[:3]]
     path = tmp_path / "triples.tsv"
-    order = [0, 1, 0, 2, 0, 1, 2, 0]  # query 0 has four, the others two
+    order = [0, 1, 0, 2, 0, 1, 2, 0]  # four examples of query 0, two of 1, two of 2
     path.write_text("".join(f"{queries[q]}\t1\t{10 + i}\n" for i, q in enumerate(order)))
 
     def negatives(count):

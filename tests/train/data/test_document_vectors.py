@@ -91,10 +91,7 @@ def test_a_file_is_continued(encoded, monkeypatch, tmp_path):
 
 
 class Gathering:
-    """Stands in for the gathering of all processes: first records, then returns what was recorded.
-
-    A process's share is searched once to record, and once more with the shares of all.
-    """
+    """Replaces `process_allgather`: first records the value of each process, then returns all."""
 
     def __init__(self):
         self.recorded = []

@@ -83,7 +83,7 @@ def test_what_tensorboard_cannot_write_is_told(tmp_path, monkeypatch, at):
 
 
 class Wandb:
-    """Stands in for the library: one run that remembers what it is given."""
+    """Replaces the wandb library, and records its calls."""
 
     def __init__(self):
         self.runs = []
