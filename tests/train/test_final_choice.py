@@ -189,9 +189,9 @@ def test_the_start_encoder_is_encoded_once_for_all_runs(tiny, tmp_path, monkeypa
     labels = []
     encode = evaluator.encode_documents
 
-    def counted(*args, label, **options):
-        labels.append(label)
-        return encode(*args, label=label, **options)
+    def counted(texts, **options):
+        labels.append(texts.label)
+        return encode(texts, **options)
 
     for module in (evaluator, start_vectors):
         monkeypatch.setattr(module, "encode_documents", counted)

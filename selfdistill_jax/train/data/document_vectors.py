@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -119,62 +119,73 @@ def share_of(count: int) -> range:
     return range(count * index // processes, count * (index + 1) // processes)
 
 
-def encode_documents(
-    encode: TableEncoder,
-    params: Params,
-    documents: TokenTable,
-    rows: np.ndarray,
-    *,
-    limit: int,
-    label: str,
-    folder: Path,
-) -> DocumentVectors:
-    """Encodes documents, a share on each process.
+class DocumentTexts(NamedTuple):
+    """Describes documents to encode.
 
-    Args:
+    Attributes:
       encode: the encoder.
       params: its parameters, from `TableEncoder.on_devices`.
-      documents: tokens of the collection's documents.
+      tokens: tokens of the collection's documents.
       rows: ``[N]`` rows of the documents to encode.
       limit: tokens that each text is truncated to.
       label: label of the progress bar.
+    """
+
+    encode: TableEncoder
+    params: Params
+    tokens: TokenTable
+    rows: np.ndarray
+    limit: int
+    label: str
+
+    @property
+    def share(self) -> range:
+        """Returns the range of positions in ``rows`` that this process encodes."""
+        return share_of(len(self.rows))
+
+    def parts(self, done: int = 0) -> Iterator[np.ndarray]:
+        """Yields the vectors of this process's share after the first ``done``, part by part."""
+        own = self.rows[self.share.start : self.share.stop]
+        shown = self.label if jax.process_index() == 0 else ""
+        with Progress(shown, len(own), unit="texts", start=done) as bar:
+            for start in range(done, len(own), _AT_ONCE):
+                texts = self.tokens.take(own[start : start + _AT_ONCE])
+                yield self.encode.share(self.params, texts, limit=self.limit, progress=bar)
+
+
+def encode_documents(texts: DocumentTexts, *, folder: Path) -> DocumentVectors:
+    """Encodes documents, a share on each process.
+
+    Args:
+      texts: the documents.
       folder: folder of the cache, for vectors that do not fit in memory.
 
     Raises:
       InputError: the folder cannot be written, or has too little space.
     """
-    share = share_of(len(rows))
-    own = rows[share.start : share.stop]
 
     def make() -> DocumentVectors:
-        bytes_ = 4 * len(own) * encode.dimensions
+        shape = len(texts.share), texts.encode.dimensions
+        bytes_ = 4 * shape[0] * shape[1]
         if bytes_ <= _IN_MEMORY:
-            vectors = np.empty((len(own), encode.dimensions), np.float32)
+            vectors = np.empty(shape, np.float32)
         else:
             _make_folder(folder)
             io.check_room(folder, bytes_, "vectors of documents")
             with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left over
-                vectors = np.memmap(file, np.float32, "w+", shape=(len(own), encode.dimensions))
+                vectors = np.memmap(file, np.float32, "w+", shape=shape)
         done = 0
-        for part in _parts(encode, params, documents, own, 0, limit, label):
+        for part in texts.parts():
             vectors[done : done + len(part)] = part
             done += len(part)
-        return DocumentVectors(vectors, share)
+        return DocumentVectors(vectors, texts.share)
 
     return all_succeed(make)
 
 
 @contextmanager
 def documents_in_file(
-    encode: TableEncoder,
-    params: Params,
-    documents: TokenTable,
-    rows: np.ndarray,
-    *,
-    limit: int,
-    label: str,
-    folder: Path,
-    name: str,
+    texts: DocumentTexts, *, folder: Path, name: str
 ) -> Generator[DocumentVectors]:
     """Encodes documents to a file, and deletes it at the end of the block.
 
@@ -182,23 +193,23 @@ def documents_in_file(
     the documents without a file.
 
     Args:
-      encode, params, documents, rows, limit, label, folder: as for `encode_documents`.
+      texts: the documents.
+      folder: folder of the cache.
       name: name that identifies the vectors.
 
     Raises:
       InputError: as for `encode_documents`.
     """
-    share = share_of(len(rows))
-    own = rows[share.start : share.stop]
     path = folder / f"{name}.{jax.process_index()}-of-{jax.process_count()}.npy"
+    rows, dimensions = len(texts.share), texts.encode.dimensions
 
     def make() -> DocumentVectors:
         if not path.is_file():
-            file = VectorFile(path, rows=len(own), dimensions=encode.dimensions, of=name)
-            for part in _parts(encode, params, documents, own, file.done, limit, label):
+            file = VectorFile(path, rows=rows, dimensions=dimensions, of=name)
+            for part in texts.parts(file.done):
                 file.add(part)
             file.finish()
-        return DocumentVectors(np.load(path, mmap_mode="r"), share, path)
+        return DocumentVectors(np.load(path, mmap_mode="r"), texts.share, path)
 
     with ExitStack() as held:
 
@@ -208,14 +219,12 @@ def documents_in_file(
                 held.enter_context(lock(path.with_name(f".{path.name}.lock"), str(path)))
             except InputError:  # another run writes the file
                 return False
-            return bool(len(own))  # a file of no rows cannot be memory-mapped
+            return bool(rows)  # a file of no rows cannot be memory-mapped
 
         if all_true(all_succeed(claim)):
             found = all_succeed(make)
         else:
-            found = encode_documents(
-                encode, params, documents, rows, limit=limit, label=label, folder=folder
-            )
+            found = encode_documents(texts, folder=folder)
         yield found
         found.remove()
 
@@ -223,20 +232,3 @@ def documents_in_file(
 def _make_folder(folder: Path) -> None:
     with io.explained(folder, "vectors of documents", "free some space"):
         folder.mkdir(parents=True, exist_ok=True)
-
-
-def _parts(
-    encode: TableEncoder,
-    params: Params,
-    documents: TokenTable,
-    rows: np.ndarray,
-    done: int,
-    limit: int,
-    label: str,
-) -> Iterator[np.ndarray]:
-    """Yields vectors of the rows after the first ``done``, part by part."""
-    shown = label if jax.process_index() == 0 else ""
-    with Progress(shown, len(rows), unit="texts", start=done) as bar:
-        for start in range(done, len(rows), _AT_ONCE):
-            texts = documents.take(rows[start : start + _AT_ONCE])
-            yield encode.share(params, texts, limit=limit, progress=bar)

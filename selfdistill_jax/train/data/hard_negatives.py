@@ -15,6 +15,7 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.progress import LOG
 from selfdistill_jax.retrieval.bm25 import BM25
 from selfdistill_jax.train.data.document_vectors import (
+    DocumentTexts,
     DocumentVectors,
     documents_in_file,
     share_of,
@@ -152,16 +153,15 @@ def _by_encoder(
             own = slice(pool.start + share.start, pool.start + share.stop)
             of_pool = DocumentVectors(every[own], share)
         else:
-            in_file = documents_in_file(
+            texts = DocumentTexts(
                 model.encode_table,
                 params,
                 tables.documents,
                 np.array(pool),
                 limit=settings.document_length,
                 label=f"{_LABEL}, document texts",
-                folder=settings.cache / "vectors",
-                name=name,
             )
+            in_file = documents_in_file(texts, folder=settings.cache / "vectors", name=name)
             of_pool = opened.enter_context(in_file)
         finite = of_pool.is_finite()
         if not finite:

@@ -10,6 +10,7 @@ from selfdistill_jax.checkpoints.model_folder import fingerprint
 from selfdistill_jax.data.cache import load_array, move_array, save_array
 from selfdistill_jax.errors import InputError
 from selfdistill_jax.train.data.document_vectors import (
+    DocumentTexts,
     DocumentVectors,
     documents_in_file,
     encode_documents,
@@ -77,16 +78,7 @@ class StartVectors:
             vectors = self._encode(rows, label)
             on_first(lambda: save_array(self._folder, vectors))
             return DocumentVectors(vectors[share.start : share.stop], share)
-        encode, start = self._model.encode_table, self._model.pretrained
-        found = encode_documents(
-            encode,
-            encode.on_devices(start.params),
-            self._documents,
-            rows,
-            limit=start.max_length,
-            label=label,
-            folder=self.folder,
-        )
+        found = encode_documents(self._texts(rows, label), folder=self.folder)
         self._check(found.is_finite())
         return found
 
@@ -123,19 +115,14 @@ class StartVectors:
             )
         return every
 
-    def _encode_to_disk(self, label: str) -> np.ndarray:
+    def _texts(self, rows: np.ndarray, label: str) -> DocumentTexts:
         encode, start = self._model.encode_table, self._model.pretrained
-        in_file = documents_in_file(
-            encode,
-            encode.on_devices(start.params),
-            self._documents,
-            np.arange(self._count),
-            limit=start.max_length,
-            label=label,
-            folder=self.folder,
-            name=self._folder.name,
-        )
-        with in_file as found:
+        params = encode.on_devices(start.params)
+        return DocumentTexts(encode, params, self._documents, rows, start.max_length, label)
+
+    def _encode_to_disk(self, label: str) -> np.ndarray:
+        texts = self._texts(np.arange(self._count), label)
+        with documents_in_file(texts, folder=self.folder, name=self._folder.name) as found:
             finite = found.is_finite()
             if not finite:
                 found.remove()  # so that the next run does not read them

@@ -6,7 +6,11 @@ from selfdistill_jax.data.tokens import TokenTable
 from selfdistill_jax.encoder.apply import Params
 from selfdistill_jax.retrieval.eval_set import EvalSet, evaluate_vectors
 from selfdistill_jax.retrieval.evaluation import ScoredRun
-from selfdistill_jax.train.data.document_vectors import DocumentVectors, encode_documents
+from selfdistill_jax.train.data.document_vectors import (
+    DocumentTexts,
+    DocumentVectors,
+    encode_documents,
+)
 from selfdistill_jax.train.data.start_vectors import StartVectors
 from selfdistill_jax.train.data.tokenized_collection import TokenizedCollection, Tokens
 from selfdistill_jax.train.model import Model
@@ -89,15 +93,15 @@ class Evaluator:
             return self.start_documents(eval_set, label)
         encode = self._model.encode_table
         with self._stats.timed("evaluation"):
-            vectors = encode_documents(
+            texts = DocumentTexts(
                 encode,
                 encode.on_devices(params),
                 self._tokens.documents,
                 eval_set.document_rows,
                 limit=self._model.pretrained.max_length,
                 label=f"{label}: documents",
-                folder=self._start_vectors.folder,
             )
+            vectors = encode_documents(texts, folder=self._start_vectors.folder)
         self._check(vectors.is_finite(), label)
         return vectors
 

@@ -9,6 +9,7 @@ from selfdistill_jax.errors import InputError
 from selfdistill_jax.retrieval.search import search
 from selfdistill_jax.train.data import document_vectors
 from selfdistill_jax.train.data.document_vectors import (
+    DocumentTexts,
     DocumentVectors,
     documents_in_file,
     encode_documents,
@@ -25,12 +26,12 @@ def encoded(tiny, tmp_path):
     tables = open_tokenized(job.data, model.pretrained)
     params = model.encode_table.on_devices(model.pretrained.params)
     rows = np.arange(1, len(tables.documents))
-    given = model.encode_table, params, tables.documents, rows
-    options = {"limit": 12, "label": "", "folder": tmp_path / "vectors"}
+    given = DocumentTexts(model.encode_table, params, tables.documents, rows, 12, "")
+    options = {"folder": tmp_path / "vectors"}
     expected = model.encode_table(params, tables.documents.take(rows), limit=12)
     return (
-        partial(encode_documents, *given, **options),
-        partial(documents_in_file, *given, **options, name="a name"),
+        partial(encode_documents, given, **options),
+        partial(documents_in_file, given, **options, name="a name"),
         expected,
     )
 
