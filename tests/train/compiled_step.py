@@ -2,8 +2,7 @@
 
     python -m tests.train.compiled_step TOPOLOGY_OR_GPUS NUMBER_OF_SLICES ATTENTION
 
-It runs in a separate process, because JAX has to be configured for this before its first
-use.
+It runs in a separate process, because JAX must be configured before it is first used.
 """
 
 import json

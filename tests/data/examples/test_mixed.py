@@ -133,6 +133,15 @@ def test_files_are_mixed_by_weight(mix, weights):
     assert other[0].tolist() != order[0].tolist()
 
 
+def test_files_of_one_size_have_different_orders():
+    options = {"seed": 5, "batch_size": 8, "weights": (1.0, 1.0), "mix": "batches"}
+    order = order_of_examples(examples_of(8, 8), **options)
+    first, second = (order[step].tolist() for step in (0, 1))
+    assert sorted(first) == list(range(8))
+    assert sorted(second) == list(range(8, 16))
+    assert [number + 8 for number in first] != second
+
+
 def test_mean_and_variance_of_a_batch():
     examples, draw = examples_of(40, 10), np.random.default_rng(0)
     values = np.concatenate([draw.normal(5, 1, 40), draw.normal(9, 2, 10)])
